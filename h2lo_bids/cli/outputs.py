@@ -293,7 +293,7 @@ def _of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Output]
             if bundle.task == SYNTHESIZE:
                 yield from _result(settings, "evaluated_realism", contrast=contrast, model=name)
         yield from _result(settings, "evaluation_tables", contrast=contrast)
-    yield from _result(settings, "group_report")
+    yield from _result(settings, "evaluation_report")
 
 
 def _of_fits(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator[Output]:

@@ -38,9 +38,9 @@ CITATION, CITATION_2 = (f"{_PAPER}, Table {number}" for number in (1, 2))
 Printed = dict[tuple[str, str, str], tuple[float, float]]
 CAPTION = (
     "Mean ± population standard deviation over the means of the folds, or over participants "
-    "where there are not two folds. Best in bold, second underlined; rows with † lack folds or "
-    "participants and take no place. PSNR, SSIM and NCC run over the whole volume, the other "
-    "metrics over the foreground, as in the paper."
+    "where there are not two folds. Best in bold, second underlined; rows with † lack folds, "
+    "participants or figures and take no place. PSNR, SSIM and NCC run over the whole volume, the "
+    "other metrics over the foreground, as in the paper."
 )
 _EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
 _PLAIN = str.maketrans({NOTHING: "n/a", "\N{MINUS SIGN}": "-"})
@@ -104,6 +104,11 @@ class Row:
     summary: Mapping[str, Summary] = field(hash=False)  # by metric
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the further columns
     partial: bool = False  # it lacks folds or subjects of others, is marked and takes no place
+
+    @property
+    def heading(self) -> str:
+        """The title, with the mark of a row that lacks something."""
+        return f"{self.title} {MARK}" if self.partial else self.title
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class Table:
             for m in paper:
                 figures = self.printed.get((block.contrast, row.name, m), (math.nan, math.nan))
                 cells.append(_cell(Summary(row.name, m, {}, *figures)))
-            rows.append((f"{row.title} {MARK}" if row.partial else row.title, tuple(cells)))
+            rows.append((row.heading, tuple(cells)))
         return Printout(tuple(heads), tuple(rows))
 
     def to_json(self) -> catalogue.Columns:
@@ -360,10 +365,9 @@ def _list(notes: tuple[str, ...]) -> list[str]:
 
 def _paired_md(block: Block, metrics: Sequence[str]) -> str:
     """Lay out the mean differences, first less second, with the corrected p."""
-    chance = CATALOGUE["ncc"].write
     heads, tested = block.paired(metrics, " less ")
     rows = (
-        (_escaped(title), *(f"{test.signed} (p = {chance(test.p_holm)})" for test in tests))
+        (_escaped(title), *(f"{test.signed} (p {catalogue.chance(test.p_holm)})" for test in tests))
         for title, tests in tested
     )
     return _grid(("Methods", *heads), rows) + (

@@ -222,7 +222,7 @@ CURVES = {
 
 
 @_style()
-def training_curves(runs: Sequence[Run], methods: Sequence[str], column: str) -> Markup | None:
+def training_curves(runs: Sequence[Run], titles: Mapping[str, str], column: str) -> Markup | None:
     """Draw one of `CURVES` of all folds; None when no log has it.
 
     A fold's thousands of steps are averaged down to what the eye can see; the
@@ -236,7 +236,7 @@ def training_curves(runs: Sequence[Run], methods: Sequence[str], column: str) ->
         return None
     axes = _axes(430, 262, 58, 48)
     for run, line in lines:
-        shade = _LIGHT[colour(run.method, methods)]
+        shade = _LIGHT[colour(run.method, tuple(titles))]
         end = f"{run.name}: {line[-1, 1]:.4g} at step {line[-1, 0]:.0f}"
         _curve(axes, "run", end, line, color=shade)
         if validated and {"best_step", "best_psnr"} <= run.record.keys():
@@ -247,8 +247,9 @@ def training_curves(runs: Sequence[Run], methods: Sequence[str], column: str) ->
     if known:
         level = float(np.mean(known))
         axes.axhline(level, color=_LIGHT["hf"], linewidth=1.5, linestyle=_DASHES)
-        axes.annotate(f"HF image {level:.2f}", (1, level), (0, 5), ha="right", color=_LIGHT["dim"],
-                      xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+        axes.annotate(f"{titles[IDENTITY]} {level:.2f}", (1, level), (0, 5), ha="right",
+                      color=_LIGHT["dim"], xycoords=("axes fraction", "data"),
+                      textcoords="offset points")  # fmt: skip
     _number_steps(axes, max(float(line[-1, 0]) for _, line in lines), log=not validated)
     return _svg(axes, f"{CURVES[column]} against step, {len(lines)} fits")
 

@@ -26,6 +26,7 @@ from h2lo_bids.reports.records import Failure, ModelInfo
 from h2lo_bids.vocabulary import ENHANCE
 
 _COMMANDS = 5
+_PAGES = {"evaluate": "evaluation_report", ENHANCE: "enhancement_report"}
 _TITLES = {
     "evaluate": "Evaluation",
     ENHANCE: "Enhancement: training and cross-validation",
@@ -33,14 +34,14 @@ _TITLES = {
 
 
 def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> Path:
-    """Write ``group.html`` or ``enhancement.html``, atomically, from the files in the folder.
+    """Write ``group.html``, or its like for a level, atomically, from the files in the folder.
 
     It can be written at any time: with some folds done, the page shows these and says which are
     missing. Everything that comes from data is escaped; the page's policy forbids every
     request and every other script. Levels are ``"group"``, ``"benchmark"``, ``"evaluate"``
     and ``"enhance"``, the training of enhancers.
     """
-    path = result_path(out_dir, "enhancement_report" if level == ENHANCE else "group_report")
+    path = result_path(out_dir, _PAGES.get(level, "group_report"))
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
@@ -72,7 +73,9 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
         problems=dict.fromkeys(problems),
         failures=failures,
         settings=() if evaluates else list(_settings(contrasts)),
-        **_common(out_dir, level, contrasts),
+        level=level,
+        software=_software(contrasts),
+        commands=_commands(out_dir, level),
     )
     atomic_write_text(path, page)
     return path
@@ -91,7 +94,7 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         # Shown is the median subject of the method that the others are tested against.
         main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
         drawn = contrast and draw_panels(contrast, block.titles, problems, main=main, limit=1)
-        layout = {"notes": block.notes, "printout": table.lay_out(block), "panels": drawn}
+        layout = {"printout": table.lay_out(block), "panels": drawn}
         views.append(common_view(block) | layout)
     page = render(
         "table.html.jinja",
@@ -101,22 +104,11 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         group=GROUP,
         page="enhancement.html" if level == ENHANCE else "group.html",
         problems=dict.fromkeys(problems),
-        **_common(out_dir, level, contrasts.values()),
+        software=_software(contrasts.values()),
+        commands=_commands(out_dir, level),
     )
     atomic_write_text(path, page)
     return path
-
-
-def _common(out_dir: Path, level: str, contrasts: Iterable[Contrast]) -> dict[str, Any]:
-    """Return what both pages show: the kinds of images, and where the figures come from."""
-    low, high = ("high", "low") if level == ENHANCE else ("low", "high")
-    return {
-        "level": level,
-        "low": low,
-        "high": high,
-        "software": _software(contrasts),
-        "commands": _commands(out_dir, level),
-    }
 
 
 def _facts(

@@ -27,13 +27,13 @@ from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
-_TABLES = {"evaluate": "evaluation_tables", "enhance": "enhancement_tables"}
+_TABLES = {"evaluate": "evaluation_tables", ENHANCE: "enhancement_tables"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
 _FOLD = re.compile(r"fold-(\d{1,9})")
 _CURVES = ("step", "l1", "gradient", "psnr")
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {
-    "fold": dict, "model": dict, "options": dict, "software": dict, "warnings": list,
+    "fold": dict, "model": dict, "options": dict, "software": dict, "warnings": list, "task": str,
     "parameters": int, "seconds": _NUMBER, "best_step": _NUMBER, "best_psnr": _NUMBER,
     "identity_psnr": _NUMBER,
 }  # fmt: skip
@@ -130,7 +130,8 @@ def read_contrasts(
                 problems.append(line)
             else:
                 runs.append(run)
-        identity = IDENTITY_TITLES[ENHANCE if level == "enhance" else SYNTHESIZE]
+        tasks = {level, *(run.record.get("task") for run in runs)}
+        identity = IDENTITY_TITLES[ENHANCE if ENHANCE in tasks else SYNTHESIZE]
         titles = {IDENTITY: identity, **{run.method: run.title for run in runs}}
         if blocks is None:
             block = _tabulate(name, runs, titles, stem, problems)
@@ -187,7 +188,7 @@ def _runs(folder: Path, level: str, table: Path, problems: list[str]) -> list[Ru
             (path.parent.name, int(match[1]), path)
             for path in folder.glob("[!.]*/fold-*")
             if (match := _FOLD.fullmatch(path.name))
-            and bool(_ENHANCER.fullmatch(path.parent.name)) == (level == "enhance")
+            and bool(_ENHANCER.fullmatch(path.parent.name)) == (level == ENHANCE)
         )
     runs = []
     for method, fold, path in places:

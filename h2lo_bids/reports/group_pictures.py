@@ -106,6 +106,12 @@ def error_scale(subjects: Sequence[Subject]) -> float:
     return next((step for step in steps if step >= high), 1.0)
 
 
+def fields_of(titles: Mapping[str, str]) -> tuple[str, str]:
+    """Return the fields of target and input, "low" or "high", by what the input is called."""
+    enhanced = titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]
+    return ("high", "low") if enhanced else ("low", "high")
+
+
 def draw_subject(
     subject: Subject,
     contrast: str,
@@ -120,8 +126,8 @@ def draw_subject(
     `white` is the intensity shown white, `scale` the difference at the end of the colour scale.
     """
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
-    source = titles.get(IDENTITY, "")[:2] or "HF"
-    target = "HF" if source == "LF" else "LF"
+    fields = fields_of(titles)
+    target, source = (f"{field[0].upper()}F" for field in fields)
     images = {source: subject.hf, f"Real {target}": subject.lf}
     images |= {titles[name]: subject.predicted[name] for name in methods}
     boxes = [_box(subject.hf[k], subject.lf[k]) for k in range(3)]
@@ -150,9 +156,7 @@ def draw_subject(
         parts.append(drawing.text(left + 1, y + tall / 2, first, css="side"))
         parts.append(drawing.text(left + wide - 1, y + tall / 2, second, css="side", anchor="end"))
         y += 2 * tall + 2 + _GAP
-    ends = "high field, real low field, synthesized"
-    if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
-        ends = "low field, real high field, enhanced"
+    ends = "{1} field, real {0} field and what each method made".format(*fields)
     title = f"{contrast} slices of {subject.name}: {ends}"
     width = _SIDE + cell * len(images)
     return drawing.document(width, y, "".join(parts), title=title, style=_STYLE)

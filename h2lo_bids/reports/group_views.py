@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.statistics import floor_of
 from h2lo_bids.evaluation.table import Block, Column, Printout, Table
@@ -22,7 +22,6 @@ from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, read_table
 from h2lo_bids.reports.mosaic import svg_uri
-from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 PANELS = 24
@@ -47,10 +46,14 @@ REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.ite
 """Heads of the measures that the page shows as numbers, and what they mean."""
 
 
-def common_view(block: Block) -> dict[str, Any]:
+def common_view(block: Block, titles: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return what a contrast shows on the page of a group and of a table."""
+    target, source = pictures.fields_of(titles or block.titles)
     return {
         "name": block.contrast,
+        "target": target,
+        "source": source,
+        "notes": block.notes,
         "id": re.sub(r"\W", "-", block.contrast),
         "tests": block.paired() if block.comparisons else None,
         "floor": floor_of(block.comparisons),
@@ -63,12 +66,12 @@ def contrast_view(contrast: Contrast, out_dir: Path, problems: list[str]) -> dic
     shown = {**block.titles, **contrast.titles}
     methods = tuple(shown)
     curves = {
-        title: charts.training_curves(contrast.runs, methods, column)
+        title: charts.training_curves(contrast.runs, shown, column)
         for column, title in charts.CURVES.items()
     }
     pairs = pictures.read_pairs(out_dir, contrast.name, problems)
     return {
-        **common_view(block),
+        **common_view(block, shown),
         "contrast": contrast,
         "metrics": contrast.metrics,
         "headline": _headline(block),
@@ -108,7 +111,7 @@ def _headline(block: Block) -> str:
         psnr = row.summary["psnr"]
         if not math.isnan(psnr.mean):
             spread = "" if math.isnan(psnr.std) else f" \N{PLUS-MINUS SIGN} {psnr.std:.2f}"
-            figures.append(f"{row.title} {psnr.mean:.2f}{spread} dB")
+            figures.append(f"{row.heading} {psnr.mean:.2f}{spread} dB")
     return "PSNR of " + ", ".join(figures) + "." if figures else ""
 
 
@@ -119,8 +122,10 @@ def _caption(block: Block) -> str:
     folds = max((len(summary.fold_means) for summary in figures), default=0)
     who = counted(people, "participant")
     spread = "Mean \N{PLUS-MINUS SIGN} population standard deviation"
-    if any(summary.over == "folds" for summary in figures):
-        return f"{spread} of the means of {folds} folds ({who})."
+    over = {summary.over for summary in figures}
+    if "folds" in over:
+        rest = ", or over participants where there are not two folds" * (len(over) > 1)
+        return f"{spread} of the means of {folds} folds ({who}){rest}."
     return f"{spread} over {who}." if people > 1 else f"Figures of {who}."
 
 
@@ -255,10 +260,9 @@ def draw_panels(
 def _histogram(
     subjects: Sequence[pictures.Subject], titles: Mapping[str, str], label: str
 ) -> Markup:
-    """Draw the high field, the real low field and every method, averaged over subjects."""
-    keys = {"hf": "High field", "lf": "Real low field"}
-    if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
-        keys = {"hf": "Low field", "lf": "Real high field"}
+    """Draw the input, the real image of its target and every method, averaged over subjects."""
+    target, source = pictures.fields_of(titles)
+    keys = {"hf": f"{source.capitalize()} field", "lf": f"Real {target} field"}
     keys |= {name: title for name, title in titles.items() if name != IDENTITY}
     curves = []
     for key, title in keys.items():

@@ -334,7 +334,7 @@ def test_a_model_full_of_html_is_scored_and_shown_as_text(tmp_path, pairs):
     assert (code, err) == (0, ""), told
     (folder,) = out.glob("evaluation/T1w/*")
     assert not {"/", "<", ".."} & {*folder.name.split("window")[0]}
-    page = Page((out / "group.html").read_text(encoding="utf-8"))
+    page = Page((out / "evaluation.html").read_text(encoding="utf-8"))
     assert (page.tags.count("script"), page.handlers) == (1, [])
     assert {path.name for path in tmp_path.iterdir()} == {"bids", "bundle", "out"}
 

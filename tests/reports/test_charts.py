@@ -57,11 +57,21 @@ def test_a_logarithmic_curve_is_straight_where_the_loss_falls_exponentially():
     steps = np.arange(1.0, 101.0)
     history = {"step": steps, "l1": 0.5 * np.exp(-steps / 20)}
     run = SimpleNamespace(method="h2lo", name="H2LO, fold 0", history=history, record={}, fold=0)
-    drawn = charts.training_curves([run], ["h2lo"], "l1")
+    drawn = charts.training_curves([run], {"h2lo": "H2LO"}, "l1")
     ((title, line),) = curves(ElementTree.fromstring(drawn), "run").items()
     assert title == "H2LO, fold 0: 0.003369 at step 100"
     ends = line[[0, -1]]
     assert np.interp(line[:, 0], *ends.T) == pytest.approx(line[:, 1], abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["HF image", "LF image"])
+def test_the_input_itself_is_named_as_in_the_tables(name):
+    history = {"step": np.arange(1.0, 9.0), "psnr": np.linspace(20, 27, 8)}
+    run = SimpleNamespace(
+        method="a", name="A", history=history, record={"identity_psnr": 21.25}, fold=0
+    )
+    drawn = charts.training_curves([run], {"identity": name, "a": "A"}, "psnr")
+    assert f"{name} 21.25" in [text.text for text in ElementTree.fromstring(drawn).iter("text")]
 
 
 def test_a_histogram_peaks_in_its_bin():

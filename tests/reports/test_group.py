@@ -189,6 +189,17 @@ def test_the_table_has_the_collected_methods_with_their_folds_as_they_are_now(tm
     assert problems == ["T1w, H2LO w/o L_grad, fold 0: was not collected; not in the table"]
 
 
+def test_who_was_not_scored_stands_below_the_table(folder):
+    make_fold(folder, "T1w", "h2lo-mlp", 0, replace(SMALL, folds=2))
+    (folder / "group_T1w_scores.tsv").unlink()
+    path = folder / "folds/T1w/h2lo-mlp/fold-0/scores.tsv"
+    mine = [s for s in read_scores(path) if (s.method, s.subject) != ("h2lo-mlp", "C")]
+    write_scores(path, mine)
+    text = text_of(folder)
+    assert "H2LO w/o SIREN †: sub-C of fold 0 not scored." in text
+    assert re.search(r"PSNR of H2LO [\d.]+ .*, H2LO w/o SIREN † [\d.]+ .*, HF image", text)
+
+
 def test_folds_of_an_earlier_division_are_left_out(folder):
     """Their test subjects may be those that the present folds were fitted on."""
     make_fold(folder, "T1w", "h2lo", 3, Sample(subjects=("A", "B", "C", "X"), folds=4))
@@ -219,6 +230,26 @@ def test_the_evaluation_of_given_models(tmp_path):
         assert told in text
     for other in ("Splits", "not finished", "How real", "older"):
         assert other not in text
+
+
+def test_an_evaluation_of_enhancers_names_the_images_of_its_task(tmp_path):
+    out = make_evaluation(tmp_path)
+    for path in out.glob("evaluation/T1w/*/record.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "task": "enhance"}))
+    html = page_of(out, "evaluate")
+    assert table_of(html, "Table 1, T1w")[1][0] == "LF image"
+    text = Page(html).text
+    for told in ("How close to the real high-field image", "Low field", "Real high field"):
+        assert told in text
+    for wrong in ("HF image", "real low-field image", "Real low field"):
+        assert wrong not in text
+
+
+def test_an_evaluation_leaves_the_page_of_the_training_alone(folder):
+    before = page_of(folder)
+    make_evaluation(folder)
+    assert "Evaluation" in page_of(folder, "evaluate")
+    assert (folder / "group.html").read_text() == before
 
 
 def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
