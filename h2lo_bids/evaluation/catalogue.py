@@ -55,6 +55,13 @@ class Metric:
         return a > b if self.higher else a < b
 
 
+def chance(p: float) -> str:
+    """Write a p value with its sign of relation; a small one is never 0."""
+    if math.isnan(p):
+        return f"= {NOTHING}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
 CATALOGUE = {
     m.key: m
     for m in (
@@ -177,7 +184,7 @@ def _text(value: Any) -> str:
 
 _FOLD = "Fold of the cross-validation in which this is a test subject"
 _SESSION = "Session, where a participant has several"
-_FIRST = "What was compared with the low-field image"
+_FIRST = "What was compared with the real low-field image, or to enhance with the high-field one"
 
 
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from h2lo_bids.evaluation.catalogue import CLIPPED, RELEASE
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.io import read_text, table_rows
 from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
+from h2lo_bids.wording import listed
 
 IDENTITY_TITLES = {SYNTHESIZE: "HF image", ENHANCE: "LF image"}
 """The identity's row by task; for enhancement it is that of bicubic interpolation, too."""
@@ -29,7 +31,7 @@ SCORED = (*METRICS, "nmi")
 """What a `Score` holds, in the order of the tables."""
 
 MARK = "†"
-"""Stands behind the name of a method that lacks folds or subjects."""
+"""Stands behind the name of a method that lacks folds, subjects or figures."""
 
 _WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
 
@@ -147,12 +149,17 @@ def coverage(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the methods that lack a fold or subject of another, and a sentence for each lack.
 
-    Their means are over other subjects, and so are not to be compared. `folds` are those that
+    So do those that have a figure which is not finite, such as the NCC of a constant image. Their
+    means are over other subjects, and so are not to be compared. `folds` are those that
     were planned; without them, those that any method has. `wanted` are methods that were asked for.
     """
     covered: dict[str, set[tuple[str, int | None]]] = {}
-    for s in scores:
+    undefined: dict[tuple[str, str], list[str]] = {}
+    for s in select(scores):
         covered.setdefault(s.method, set()).add((s.subject, s.fold))
+        if names := [n for n in SCORED if not math.isfinite(s.values.get(n, math.nan))]:
+            key = s.method, ", ".join(catalogue.CATALOGUE[n].title for n in names)
+            undefined.setdefault(key, []).append(f"sub-{s.subject}{_of_fold(s.fold)}")
     everyone = set().union(*covered.values())
     planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
     lines = []
@@ -171,9 +178,17 @@ def coverage(
             )
         missed = [(who, fold) for who, fold in everyone - scored if fold in done]
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
-            where = "" if fold is None else f" of fold {fold}"
-            lines.append(f"{title} {MARK}: sub-{who}{where} not scored.")
-    return tuple(name for name in covered if covered[name] != everyone), tuple(lines)
+            lines.append(f"{title} {MARK}: sub-{who}{_of_fold(fold)} not scored.")
+        for (method, what), whose in undefined.items():
+            if method == name:
+                lines.append(f"{title} {MARK}: no finite {what} of {listed(whose)}.")
+    unlike = {method for method, _ in undefined}
+    unlike |= {name for name in covered if covered[name] != everyone}
+    return tuple(name for name in covered if name in unlike), tuple(lines)
+
+
+def _of_fold(fold: int | None) -> str:
+    return "" if fold is None else f" of fold {fold}"
 
 
 def write_scores(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from h2lo_bids.evaluation.catalogue import chance
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _templates() -> Environment:
         "tesla": _tesla,
         "clock": _clock,
         "short": "{:.3g}".format,
-        "chance": _chance,
+        "chance": chance,
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
         "quote": lambda word: shlex.quote(str(word)),  # for a shell
     }
@@ -118,12 +119,6 @@ def render_markdown(text: str, *, top: int = 3) -> str:
                 child.attrs = {"href": child.attrs["href"], "rel": "noopener noreferrer"}
     html: str = parser.renderer.render(tokens, parser.options, {})
     return html.replace("<table>", f"{_BOX}<table>").replace("</table>", "</table></div>")
-
-
-def _chance(p: float) -> str:
-    if math.isnan(p):
-        return "= \N{EN DASH}"
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _tesla(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,31 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
     assert "inr †: 1 of 3 folds" in text
     assert "| h2lo | **29.67" in text
     assert "h2lo †" not in text
+
+
+def test_a_figure_that_is_undefined_for_some_costs_the_place_and_is_told():
+    """A fit that collapsed in one fold would have the better mean without it."""
+    scores = scores_of("identity", (20.0, 22.0)) + scores_of("pix2pix", (27.0, 26.0))
+    scores += scores_of("h2lo", (25.0, 25.0))
+    for s in scores:
+        if (s.method, s.fold) == ("pix2pix", 1):
+            s.values.update(ncc=math.nan, bhat=math.inf)
+    block = tabulate(scores)
+    assert block.notes == (
+        "pix2pix †: no finite NCC, BHAT of sub-1-1 of fold 1, sub-1+1 of fold 1.",
+    )
+    rows = dict(Table((block,), metrics=("ncc",)).lay_out(block).rows)
+    assert {name: row[0].place for name, row in rows.items()} == {
+        "HF image": 0, "pix2pix †": 0, "h2lo": 1
+    }  # fmt: skip
+
+
+def test_a_p_value_is_never_written_as_0():
+    # Exact p of 20 participants who all differ to one side, times two methods: 2 * 2 / 2**20.
+    block = tabulate(cohort(folds=5, each=4), contrast="T1w")
+    text = Table((block,), title="T").to_md()
+    assert re.search(r"\| h2lo less HF image \|( \S+ \(p < 0\.001\) \|){7}", text)
+    assert "0.000)" not in text
 
 
 def test_every_column_of_every_file_is_described_in_order(tmp_path: Path) -> None:
