@@ -105,7 +105,7 @@ def gather_scores(
 
     Methods of earlier runs are taken in, too, if they had the same chance.
     """
-    scores: list[Score] = []
+    found: dict[Any, Score] = {}  # the identity's are in the folder of every method
     records: dict[str, list[dict[str, Any]]] = {}
     known = [name for name in CATALOGUE if task_of(name) == SYNTHESIZE]
     known = [*replace(settings, arm=()).arms] if settings.fits_enhancer else known
@@ -131,11 +131,15 @@ def gather_scores(
             terms = {**own, **terms}
             records.setdefault(method, []).append(record)
             try:
-                scores += read_scores(folder / SCORES)
+                for s in read_scores(folder / SCORES):
+                    found.setdefault((s.method, s.fold, s.subject, s.region), s)
             except BadDataError as err:
                 raise BadDataError(f"{err}: remove {folder} and run again") from err
     records = {method: records[method] for method in rows if method in records}
-    scores.sort(key=lambda s: [*records].index(s.method) if s.method in records else -1)
+    order = [*records]
+    scores = sorted(
+        found.values(), key=lambda s: order.index(s.method) if s.method in order else -1
+    )
     titles = {method: str(own[-1].get("title", method)) for method, own in records.items()}
     return scores, titles, records
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -35,9 +37,9 @@ def put_fold(
 ) -> None:
     same = {"given": {"steps": steps, **own}, "pairs": dict.fromkeys("12345", "digest")}
     folder = record(out, method, method.upper(), asdict(fold), steps, **same)
-    values = dict.fromkeys(SCORED, level)
     scores = [
-        Score(subject, method, fold.index, region, values)
+        Score(subject, name, fold.index, region, dict.fromkeys(SCORED, figure))
+        for name, figure in (("identity", 0.25), (method, level))
         for subject in fold.test
         for region in ("foreground", "whole")
     ]
@@ -53,8 +55,12 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
     said = []
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="group", method=("h2lo",))
     collect(settings, ("T1w",), said.append)
-    found = {score.method for score in read_scores(tmp_path / "group_T1w_scores.tsv")}
-    assert found == ({"h2lo", "h2lo-nograd"} if taken else {"h2lo"})
+    scores = read_scores(tmp_path / "group_T1w_scores.tsv")
+    # The identity's are in the folder of each method, and in the table once.
+    rows = Counter((s.method, s.subject, s.region) for s in scores)
+    methods = {"identity", "h2lo", "h2lo-nograd"} if taken else {"identity", "h2lo"}
+    people = ("01", "02", "03", "04")
+    assert rows == Counter(product(methods, people, ("foreground", "whole")))
     warnings = [event["text"] for event in said if event.get("level") == "warning"]
     assert len(warnings) == (0 if taken else 2)
     assert all("h2lo-nograd" in text and "other pairs or options" in text for text in warnings)
