@@ -153,12 +153,12 @@ def plane_spectrum(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]
 
 
 def appearance(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Appearance:
-    """Measure an image, (X, Y, Z) in any units, by itself, inside a mask that is not empty.
+    """Measure an image, (X, Y, Z) in any units, by itself, inside a mask.
 
-    All is NaN where the 99.5th percentile of the brain is not positive.
+    All is NaN where the 99.5th percentile of the brain is not positive, or the mask is empty.
     """
     values = image[mask].astype(np.float64)
-    top = float(np.percentile(values, 99.5))
+    top = float(np.percentile(values, 99.5)) if values.size else 0.0
     if not top > 0:
         none, many = math.nan, np.full(len(FREQUENCIES) - 1, math.nan)
         return Appearance((none,) * 3, none, none, many, _PERCENTILES * none)

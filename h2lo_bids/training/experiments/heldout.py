@@ -113,9 +113,13 @@ def realism_of(
     Images are cut to [0, 1]; `stranger` is another person's pair and `references` are real
     low-field scans on the same frame, of voxels of `spacing` mm. The target's row is the first.
     """
+    from scipy.ndimage import binary_fill_holes
+
     shared = pair.mask if stranger is None else pair.mask & stranger.mask
     window = tapered(shared, spacing)
-    target = appearance(pair.lf, pair.mask, spacing)
+    # A low-field image that was stripped by itself is 0 in part of the high-field brain.
+    inside = pair.mask & binary_fill_holes(np.asarray(pair.lf) > 0)
+    target = appearance(pair.lf, inside, spacing)
 
     def measure(kind: str, name: str, image: np.ndarray, own: Appearance) -> Realism:
         values = {**own.values(), **nearest(own, references)}
@@ -130,7 +134,7 @@ def realism_of(
     rows = [measure("target", "", pair.lf, target)]
     for name, image in made.items():
         cut = np.clip(image, 0, 1)
-        rows.append(measure("synthesized", name, cut, appearance(cut, pair.mask, spacing)))
+        rows.append(measure("synthesized", name, cut, appearance(cut, inside, spacing)))
     return rows
 
 

@@ -32,6 +32,7 @@ from h2lo_bids.training.experiments.heldout import (
     Scored,
     pictures_of,
     predict_pair,
+    realism_of,
     score_pair,
     stranger_to,
 )
@@ -213,6 +214,20 @@ def test_realism_is_of_the_model_the_real_scan_and_the_references(
         min(histogram_distance(told[1], r) for r in (far, near))
     )
     assert float(rows[4]["reference_spectrum_db"]) == pytest.approx(20 * np.log10(30), abs=0.5)
+
+
+def test_where_a_target_was_stripped_by_itself_is_no_dark_tissue() -> None:
+    """Of three tissues in shells the low-field mask lacks the outermost 3 mm of the brain."""
+    at = np.indices((64, 64, 64)) - 31.5
+    radius = np.linalg.norm(at, axis=0)
+    shells = np.select([radius < 16, radius < 24, radius < 30], [0.9, 0.6, 0.3], 0.0)
+    shells = (shells * (1 + 1e-3 * np.random.default_rng(0).standard_normal(shells.shape))).clip(0)
+    target = shells * (radius < 27)
+    pair = Pair("01", shells, target, radius < 30)
+    rows = realism_of(pair, {"same": target, "rim": shells}, (1.0,) * 3)
+    for row in rows:
+        assert row.values["level_low"] == pytest.approx(1 / 3, abs=0.01)
+    assert [row.values.get("spectrum_db", 0) for row in rows] == pytest.approx([0, 0, 0])
 
 
 def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[PreparedPair]) -> None:
