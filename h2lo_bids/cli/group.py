@@ -33,8 +33,7 @@ def run_level(settings: Settings, console: Console) -> int:
         if settings.reports_only:
             if settings.level == "benchmark":
                 _collect(run)
-            else:
-                console.line(f"report: {_write_report(run)}")
+            console.line(f"report: {_write_report(run)}")
             return 0
         sources, done = prepared_sources(run, prepare_pairs(run)), 0
         if sources and not run.gives_up:

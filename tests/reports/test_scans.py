@@ -14,6 +14,7 @@ from report_samples import Page, make_report, make_scan
 from h2lo_bids.reports.records import (
     Failure,
     SubjectReport,
+    load_subject_report,
     save_subject_report,
     write_scan_failure,
 )
@@ -74,6 +75,13 @@ def test_links_lead_to_places_on_the_subjects_pages(out):
     subject = Page(render_subject_report(make_report(scans), out))
     assert {target.partition("#")[2] for target in targets} <= set(subject.values("id"))
     assert "index.html" in subject.values("href", "a")
+
+
+def test_what_an_earlier_run_made_of_a_scan_that_failed_is_no_news(out):
+    told = "what is shown here may be of an earlier run"
+    for subject, count in (("01", 0), ("02", 1)):
+        page = render_subject_report(load_subject_report(out, subject), out)
+        assert page.count(told) == count
 
 
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):
