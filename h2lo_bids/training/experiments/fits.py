@@ -333,8 +333,8 @@ def usable_pairs(
         )
     if not used:
         raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; inspect them in "
-            "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
+            f"{settings.out_dir}: the registration check flagged every pair; inspect them on "
+            "the page that --reports-only writes, and use --keep-flagged-pairs if they are good"
         )
     return used
 

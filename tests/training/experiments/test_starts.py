@@ -109,7 +109,7 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
     check = {"Flagged": True, "Reasons": ["the overlap is 0.31"], "Figures": {}}
     (pair,) = write_pairs(tmp_path, 1, RegistrationCheck=check)
     settings, sources = Settings(tmp_path, tmp_path, "group"), {"T1w": pair.sources}
-    with pytest.raises(BadDataError, match=r"flagged every pair; inspect them in group\.html"):
+    with pytest.raises(BadDataError, match=r"flagged every pair; inspect them on the page"):
         usable_pairs(settings, sources)
     kept = replace(settings, keep_flagged_pairs=True)
     assert usable_pairs(kept, sources) == {"T1w": (pair,)}
