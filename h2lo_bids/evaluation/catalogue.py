@@ -264,8 +264,8 @@ def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
         ci_high=f"Difference: upper {_BOOTSTRAP}",
         better="The method with the better mean; n/a if they are equal",
         statistic="Wilcoxon's signed-rank test over participants: the smaller rank sum",
-        p="Two-sided and exact up to 200 participants; with n of them never below 2 to the power "
-        "1 - n",
+        p="Two-sided and exact up to 200 participants, or 13 with tied differences; with n of them "
+        "never below 2 to the power 1 - n",
         p_holm="p after Holm's correction over the methods that are compared with the same one by "
         "this metric",
     )
