@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from h2lo_bids.bids.dataset import (
     write_dataset_files,
 )
 from h2lo_bids.errors import InvalidBidsError
-from h2lo_bids.outputs import Grid, output_sidecars
+from h2lo_bids.outputs import grids_of, output_sidecars
 from h2lo_bids.settings import Settings
 
 METADATA = {
@@ -28,6 +29,8 @@ METADATA = {
     "source_field_strength": 3.0,
     "target_field_strength": 0.064,
     "training_data": {"kind": "simulated", "description": "phantoms", "licence": "CC0"},
+    "noise": {"subjects": 4},
+    "files": {"members/0.safetensors": "aa", "members/1.safetensors": "bb", "other": "cc"},
 }
 
 
@@ -37,21 +40,50 @@ def validator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "find_validator", find_validator)
 
 
-def test_simulated_training_data_is_said_in_the_sidecar(tmp_path: Path) -> None:
+def sidecars(out: Path, changed: dict[str, Any], **words: Any) -> dict[str, dict[str, Any]]:
+    """Return those of one scan's images on all grids, with noise and a deviation."""
     scan = scan_at(Path("/raw") / anat("01", None, "T1w"), field_strength=3.0)
+    model = SimpleNamespace(method="h2lo", sha256="0" * 64, metadata=METADATA | changed)
+    settings = Settings(Path("/raw"), out, random_seed=7, **words)
+    kinds = ("noise01", "noise02", "std")
+    return output_sidecars(scan, model, settings, grids_of(settings), kinds)
 
-    def low(**changed: Any) -> dict[str, Any]:
-        model = SimpleNamespace(method="h2lo", sha256="0" * 64, metadata=METADATA | changed)
-        settings = Settings(Path("/raw"), tmp_path, random_seed=7)
-        return output_sidecars(scan, model, settings, [Grid("native")], ())["lowfield_native"]
 
-    content = low()
+def test_simulated_training_data_is_said_in_the_sidecar(tmp_path: Path) -> None:
+    content = sidecars(tmp_path, {})["lowfield_native"]
     assert content["ModelTrainingDataKind"] == "simulated"
     assert "simulated" in content["ModelWarning"]
     assert content["SimulatedMagneticFieldStrength"] == 0.064
     assert content["InputMagneticFieldStrength"] == 3.0
     assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
-    assert "ModelWarning" not in low(training_data={"kind": "real"})
+    real = sidecars(tmp_path, {"training_data": {"kind": "real"}})
+    assert "ModelWarning" not in real["lowfield_native"]
+
+
+@pytest.mark.parametrize(
+    ("words", "profile", "thickness"),
+    [
+        ({}, "box", (5.0, 2.0)),
+        ({"slice_profile": "gauss", "slice_thickness": 4.0}, "gauss", (4.0, 4.0)),
+    ],
+)
+def test_noise_deviations_and_thick_slices_say_what_they_are(tmp_path, words, profile, thickness):
+    grids = ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))
+    made = sidecars(tmp_path, {}, lf_grid=grids, noise_scale=1.5, **words)
+    for label, own in zip(("1p6x1p6x5", "2x2x2"), thickness, strict=True):
+        for kind in ("lowfield", "noise01", "std"):
+            content = made[f"{kind}_lf_{label}"]
+            assert content["SimulatedSliceProfile"] == profile
+            assert content["SimulatedSliceThickness"] == own
+            assert content.get("NoiseScale") == (1.5 if kind == "noise01" else None)
+    first, second, std = (made[f"{kind}_native"] for kind in ("noise01", "noise02", "std"))
+    assert "SimulatedSliceProfile" not in first
+    assert [first["Realisation"], second["Realisation"]] == [1, 2]
+    noise = json.dumps(METADATA["noise"], sort_keys=True).encode()
+    assert first["NoiseModelSha256"] == hashlib.sha256(noise).hexdigest()
+    assert "bids::sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz" in first["Sources"]
+    assert std["NumberOfModels"] == 2
+    assert ("ValueRange" in first, "ValueRange" in std) == (True, False)
 
 
 def test_the_bibliography_is_bibtex(tmp_path: Path) -> None:

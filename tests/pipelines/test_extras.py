@@ -24,7 +24,7 @@ from h2lo_bids.outputs import Grid, voxel_grid
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
-from h2lo_bids.synthesis.predict import predict_on_grid
+from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid
 
 SHAPE = (14, 12, 10)
@@ -78,9 +78,8 @@ def images(tmp_path):
 def _run(bundle, paths, folder, grid, mask):
     scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
     image = ImageSpec("scan", scan, bundle, (scan,), (None,))
-    run = RunSpec(
-        Settings(folder, folder / "out", noise="calibrated", realisations=2, uncertainty=True)
-    )
+    words = {"noise": "calibrated", "realisations": 2, "uncertainty": True}
+    run = RunSpec(Settings(folder, folder / "out", noise_scale=1.5, **words))
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
     files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
@@ -99,7 +98,8 @@ def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
     low = np.clip(synthesize(load_model(whole), volume, mask), 0, 1)
     np.testing.assert_allclose(own["synthesize"][1], low, atol=1e-6)
     for number in (1, 2):
-        expected = add_noise(low, mask, np.eye(4), NOISE, seed=SEED, realisation=number)
+        how = {"seed": SEED, "realisation": number, "scale": 1.5}
+        expected = add_noise(low, mask, np.eye(4), NOISE, **how)
         np.testing.assert_allclose(own[f"noise0{number}"][1], expected, atol=1e-5)
     models = [load_model(load_bundle(fold)) for fold in folds]
     seen = [np.clip(synthesize(model, volume, mask), 0, 1) for model in models]
@@ -116,22 +116,27 @@ def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
         np.testing.assert_allclose(data, moved, atol=1e-5, err_msg=name)
 
 
-def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tmp_path):
-    whole, _ = bundle
+@pytest.mark.parametrize("response", [VoxelResponse(), VoxelResponse("gauss", 3.0)])
+def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tmp_path, response):
+    whole, folds = bundle
     paths, volume, mask = images
-    grid = voxel_grid((2.0, 2.0, 5.0), VoxelResponse())
+    grid = voxel_grid((2.0, 2.0, 5.0), response)
     got = _run(whole, paths, tmp_path / "a", grid, paths["mask"])
     affine, low = got["synthesize"]
     inside, expected = lf_mask(mask, AFFINE, (2.0, 2.0, 5.0))
     np.testing.assert_allclose(affine, expected)
     np.testing.assert_array_equal(low > 0, inside)
     given = (load_model(whole), volume, AFFINE, expected, inside)
-    integrated = np.clip(predict_on_grid(*given, response=VoxelResponse()), 0, 1)
+    integrated = np.clip(predict_on_grid(*given, response=response), 0, 1)
     np.testing.assert_allclose(low, integrated, atol=1e-6)
     assert np.abs(low - np.clip(predict_on_grid(*given), 0, 1)).max() > 1e-3
     at_frame = np.linalg.inv(AFFINE) @ expected
-    noise = add_noise(low, inside, at_frame, NOISE, seed=SEED, realisation=1, acquired=True)
+    how = {"seed": SEED, "realisation": 1, "acquired": True, "scale": 1.5}
+    noise = add_noise(low, inside, at_frame, NOISE, **how)
     np.testing.assert_allclose(got["noise01"][1], noise, atol=1e-5)
+    models = (load_model(load_bundle(fold)) for fold in folds)
+    std = deviation_on_grid(models, *given[1:], response=response)
+    np.testing.assert_allclose(got["std"][1], std, atol=1e-5)
 
 
 def test_a_damaged_noise_model_is_named(bundle):
