@@ -100,7 +100,7 @@ def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bo
     """Guess whether a file that is not named by the rules was meant as such an image."""
     if name is not None and name.suffix not in suffixes:
         return meant_suffix(name.suffix, suffixes) is not None
-    words = path.name.split(".")[0].lower().split("_")
+    words = re.split(r"[^a-z0-9]+", re.sub(r"\.nii(\.gz)?$", "", path.name.lower()))
     return any(word.startswith(suffix.lower()) for word in words for suffix in suffixes) or (
         name is None and meant_suffix(words[-1], suffixes) is not None
     )

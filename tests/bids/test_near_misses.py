@@ -84,6 +84,8 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
             "rename it to sub-02_acq-x_T2w.nii, with run-<index>",
         ),
         ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
+        ("sub-02/anat/sub-02-T1w.nii.gz", "sub-<label>"),
+        ("sub-02/anat/sub-02_acq-0.8mm_T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_T1w_defaced.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
