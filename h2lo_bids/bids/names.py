@@ -100,7 +100,8 @@ def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bo
     """Guess whether a file that is not named by the rules was meant as such an image."""
     if name is not None and name.suffix not in suffixes:
         return meant_suffix(name.suffix, suffixes) is not None
-    words = re.split(r"[^a-z0-9]+", re.sub(r"\.nii(\.gz)?$", "", path.name.lower()))
+    *words, last = re.sub(r"\.nii(\.gz)?$", "", path.name.lower()).split("_")
+    words += re.split(r"[^a-z0-9]+", last)
     return any(word.startswith(suffix.lower()) for word in words for suffix in suffixes) or (
         name is None and meant_suffix(words[-1], suffixes) is not None
     )
