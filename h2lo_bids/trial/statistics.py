@@ -188,7 +188,7 @@ def sensitivity(seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
     References
     ----------
-    Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484.
+    Method "logit" of svyciprop in R's package survey: Lumley 2004, J. Stat. Softw. 9.
     """
     import statsmodels.api as sm
     from statsmodels.stats.proportion import proportion_confint

@@ -79,7 +79,7 @@ _STUDY: dict[str, str | tuple[str, str]] = {
 _SHARE: dict[str, str | tuple[str, str]] = {
     "sensitivity": "At 90 % specificity, mean over lesions and realisations",
     "sensitivity_low": "95 % interval of the logit by Student's t, errors clustered by "
-    "participant (Wilson's over participants where all or none are seen); n/a with one of them",
+    "participant (Wilson's over participants where these are all alike); n/a with one of them",
     "sensitivity_high": "Its upper end",
 }
 TABLES = {
