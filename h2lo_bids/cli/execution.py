@@ -125,6 +125,9 @@ class Run:
 
         hooks = {"on_event": self.hear, "tick": self.console.tick, **hooks}
         self.pool(threads).run(jobs, limit=limit, on_end=ended, **hooks)
+        if left := self.total - self.ended:
+            text = f"gave up at the first failure: {left} of {self.total} not done"
+            self.console.line(text, level="warning")
 
     def hear(self, job: Job, event: Event) -> None:
         """Take in one event of a process."""
@@ -172,8 +175,9 @@ class Run:
 
     @property
     def gives_up(self) -> bool:
-        """Whether a failure is to end the run."""
-        return self.settings.stop_on_first_crash and bool(self.failed)
+        """Whether a failure is to end the run: none that was known before the work began."""
+        failed = any(item.step != "discovery" for item in self.failed)
+        return self.settings.stop_on_first_crash and failed
 
 
 def start_run(settings: Settings, console: Console) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tomllib
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from heads import call, rows_of, write_dataset
@@ -12,8 +13,10 @@ from heads import call, rows_of, write_dataset
 from h2lo_bids import errors
 from h2lo_bids.cli import console as module
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import write_table
+from h2lo_bids.cli.execution import Run, write_table
 from h2lo_bids.errors import Failed, exit_code, recorded
+from h2lo_bids.processes import Job
+from h2lo_bids.settings import Settings
 
 
 def _failed(error: Exception, scan: str = "sub-1/anat/x") -> Failed:
@@ -70,6 +73,26 @@ def test_a_run_in_an_array_records_its_job_and_what_ended_it(tmp_path, monkeypat
     (error,) = err.splitlines()
     assert code == 18
     assert row == f"n/a\tparticipant\tNoMatchError\t{error.removeprefix('h2lo: error: ')}\tn/a"
+
+
+def test_giving_up_is_told_and_not_done_for_what_was_known_before(tmp_path, monkeypatch, capsys):
+    class OneByOne:
+        def run(self, jobs, *, on_end, **_):
+            all(on_end(SimpleNamespace(job=job)) for job in jobs)
+
+    monkeypatch.setattr(Run, "pool", lambda self, threads=0: OneByOne())
+    run = Run(Settings(tmp_path, tmp_path, stop_on_first_crash=True), Console(), tmp_path)
+    run.failed.append(Failed("sub-0/anat/t1.nii", "discovery", errors.InvalidBidsError("t1.nii")))
+    done: list[str] = []
+
+    def ended(count: str, end: SimpleNamespace) -> None:
+        done.append(end.job.name)
+        if len(done) == 2:
+            run.fail(BAD)
+
+    run.do([Job(f"sub-{n}", "", (), tmp_path) for n in (1, 2, 3, 4)], 1, 1, ended)
+    assert done == ["sub-1", "sub-2"]
+    assert "warning: gave up at the first failure: 2 of 4 not done\n" in capsys.readouterr().out
 
 
 def test_the_line_names_the_scan_exactly_once():
