@@ -55,6 +55,10 @@ def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -
     np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata())
     np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9)
     assert nib.aff2axcodes(turned.affine) == ("R", "A", "S")
+    # Voxels are moved, and not interpolated, so that the mask's box is centred to the nearest one.
+    assert np.isin(truth.get_fdata(), [0, *image.get_fdata().ravel()]).all()
+    middle = apply_affine(np.linalg.inv(truth.affine) @ image.affine, (6.5, 9.5, 8))
+    np.testing.assert_allclose(middle, (23 / 2, 25 / 2, 27 / 2), atol=0.5 + 1e-6)
 
 
 def test_resampling_stays_in_range_and_is_zero_outside() -> None:
