@@ -269,9 +269,12 @@ class Pool:
     def _stop(self) -> None:
         """Ask all to end, and end those that do not; all at once when interrupted again."""
         asked = time.monotonic()
-        for running in self._running.values():
-            running.kill(signal.SIGTERM)
         try:
+            # The pid of one that has begun may still be on its way.
+            while time.monotonic() - asked < 1 and not all(r.pid for r in self._running.values()):
+                self._wait(0.1)
+            for running in self._running.values():
+                running.kill(signal.SIGTERM)
             while any(running.pid for running in self._running.values()):
                 for running in self._running.values():
                     if time.monotonic() - asked > running.job.grace:
