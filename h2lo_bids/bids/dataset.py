@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import bids_app_spec
 import h2lo_bids
@@ -316,8 +317,13 @@ def other_source(out_dir: Path, bids_dir: Path) -> str | None:
     """
     listed, now = (_described(out_dir) or {}).get("SourceDatasets"), _source(bids_dir.absolute())
     before = listed[0] if isinstance(listed, list) and listed else None
+    if not isinstance(before, dict) or not any(out_dir.glob("sub-*")):
+        return None
+    place = urlsplit(str(before.get("URL", "")))
+    if place.scheme == "file" and Path(unquote(place.path)).resolve() == bids_dir.resolve():
+        before = {**before, "URL": now["URL"]}  # also by a link, or without its DOI of now
     # What is not said of it, as by earlier versions, does not differ.
-    if not isinstance(before, dict) or {**now, **before} == now or not any(out_dir.glob("sub-*")):
+    if all(before[key] == now[key] for key in before.keys() & now.keys()):
         return None
     return (
         f"{out_dir}: holds images of another dataset ({_shown(before)}; now {_shown(now)}): "

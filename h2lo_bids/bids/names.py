@@ -116,7 +116,11 @@ def words_of_label(label: str) -> set[str]:
 def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
     """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for."""
     near = suffix.lower()
-    found = (s for s in suffixes if near in _NEAR.get(s, ()) or near.startswith(s.lower()))
+    # A letter or a number more is a converter's; T2wFLAIR or T1wmask is no image of the contrast.
+    found = (
+        s for s in suffixes
+        if near in _NEAR.get(s, ()) or re.fullmatch(rf"{s.lower()}(eighted|[a-z]?\d*)", near)
+    )  # fmt: skip
     return next(found, None)
 
 

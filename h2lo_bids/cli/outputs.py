@@ -23,7 +23,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
-from h2lo_bids.cli.pairs import check_further, subjects_of
+from h2lo_bids.cli.pairs import check_further, find_missing, subjects_of
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import MissingInputError, UsageError, exit_code
@@ -34,6 +34,8 @@ from h2lo_bids.wording import counted, summarise
 
 if TYPE_CHECKING:
     from h2lo_bids.evaluation.splits import Fold
+
+    Divided = tuple[str, tuple[Fold, ...], list[str]]
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
@@ -56,10 +58,12 @@ def dry_run(settings: Settings, console: Console) -> int:
     if settings.reports_only:
         raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
     found, lines = _find(settings)
+    divided = [*_divided(settings, found)] if settings.fits else []
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
-    for line in (*found.notes, *lines):
+    for line in (*found.notes, *lines, *_fold_lines(settings, divided)):
         console.line(line)
-    for output in expected_outputs(settings, found):
+    folds = {contrast: parts for contrast, parts, _ in divided if parts}
+    for output in expected_outputs(settings, found, folds):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     other = other_source(settings.out_dir, settings.bids_dir)
     for warning in (*found.warnings, *([other] if other else [])):
@@ -81,9 +85,7 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     pairs = discover_pairs(settings)
     check_further(settings, subjects_of(pairs.pairs))
     lines = [*_pair_lines(settings, pairs)]
-    if settings.fits:
-        lines += _fold_lines(settings, pairs)
-    elif settings.level == "evaluate":
+    if settings.level == "evaluate":
         lines += _evaluation_lines(settings)
     return pairs, lines
 
@@ -130,9 +132,11 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
             yield f"      {scan.path} [{way}]"
 
 
-def _fold_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    for contrast, folds, lines in _divided(settings, found):
+def _fold_lines(settings: Settings, divided: Iterable[Divided]) -> Iterator[str]:
+    for contrast, folds, lines in divided:
         yield from lines
+        if not folds:
+            continue
         for fold in folds:
             yield (
                 f"{contrast} fold {fold.index}: train on {len(fold.train)}; validate on "
@@ -153,8 +157,10 @@ def _evaluation_lines(settings: Settings) -> Iterator[str]:
         yield f"compare with {path} [{contrast}]"
 
 
-def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
-    """Yield the files of a run on the scans or pairs that were found."""
+def expected_outputs(
+    settings: Settings, found: Any, folds: dict[str, tuple[Fold, ...]] | None = None
+) -> Iterator[Output]:
+    """Yield the files of a run on what was found, divided as in `folds` where they are known."""
     if not settings.on_pairs:
         yield from _of_participants(settings, found)
     else:
@@ -166,25 +172,39 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
     if settings.level == "evaluate" and found.pairs:
         yield from _of_evaluation(settings, found)
     elif settings.fits:
-        yield from _of_fits(settings, folds_of(settings, found))
+        yield from _of_fits(settings, folds_of(settings, found) if folds is None else folds)
 
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
-    return {contrast: folds for contrast, folds, _ in _divided(settings, found)}
+    return {contrast: folds for contrast, folds, _ in _divided(settings, found) if folds}
 
 
-def _divided(
-    settings: Settings, found: PairDiscovery
-) -> Iterator[tuple[str, tuple[Fold, ...], list[str]]]:
-    """Yield each contrast, its folds as far as its pairs are prepared, and lines on these."""
-    from h2lo_bids.training.experiments.fits import alike_line, divide_subjects, skipped_pairs
+def _divided(settings: Settings, found: PairDiscovery) -> Iterator[Divided]:
+    """Yield each contrast, its folds as far as its pairs are prepared, and lines on these.
+
+    There is no fold where all pairs of the contrast are flagged. Raises what the run does where
+    those of all contrasts are.
+    """
+    from h2lo_bids.training.experiments.fits import (
+        alike_line,
+        divide_subjects,
+        every_pair_flagged,
+        skipped_pairs,
+    )
     from h2lo_bids.training.experiments.leaks import same_people
     from h2lo_bids.training.pairs import find_prepared
 
+    usable = not found.pairs
     for contrast in subjects_of(found.pairs):
         people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
         prepared = find_prepared(settings.out_dir, contrast=contrast, sources=people)
+        if prepared:
+            there = {pair.sources[0] for pair in prepared}
+            asked = tuple(pair for pair in found.pairs if pair.hf.uri in there)
+            again = {*find_missing(settings, asked, lambda event: None)}
+            made = {pair.hf.uri for pair in asked if pair.name not in again}
+            prepared = tuple(pair for pair in prepared if pair.sources[0] in made)
         skipped = skipped_pairs(settings, prepared)
         same = same_people(pair for pair in prepared if pair not in skipped)
         lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
@@ -195,9 +215,13 @@ def _divided(
             )
         for pair in skipped:
             del people[pair.sources[0]]
+        folds: tuple[Fold, ...] = ()
         if people:
-            subjects = sorted({*people.values()})
-            yield contrast, divide_subjects(settings, contrast, subjects, same=same)[0], lines
+            usable, subjects = True, sorted({*people.values()})
+            folds, _ = divide_subjects(settings, contrast, subjects, same=same)
+        yield contrast, folds, lines
+    if not usable:
+        raise every_pair_flagged(settings)
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:

@@ -98,7 +98,7 @@ def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
     names = {task.name for task in tasks}
 
     def untold(path: Path) -> bool:
-        owner = _OWNER.match(path.as_posix().removeprefix(f"{root.as_posix()}/"))
+        owner = _OWNER.search(path.as_posix().removeprefix(f"{root.as_posix()}/"))
         return not owner or names.isdisjoint({f"sub-{owner[1]}", f"sub-{owner[1]}_ses-{owner[2]}"})
 
     problems = summarise((p.path, str(p.error)) for p in found.problems if untold(p.path))
@@ -194,7 +194,7 @@ def _fits(settings: Settings, collected: State | None) -> list[Stage]:
         for method in (settings.arms if settings.fits_enhancer else settings.methods)
     )
     stages = [pairs, Stage(FOLDS, common, tasks)] if tasks else [pairs]
-    made = [o.path for o in outputs.expected_outputs(settings, found)]
+    made = [o.path for o in outputs.expected_outputs(settings, found, folds)]
     made = [path for path in made if outputs.RUN not in path.parts]
     records = (path for path in made if path.name == "record.json")
     done = all(task.done for stage in stages for task in stage.tasks)

@@ -48,7 +48,8 @@ class Pairs:
     )
     contrast: tuple[str, ...] = option(
         (),
-        "only these contrasts (default: each that has pairs, or scans)",
+        "only these contrasts; a T2w scan whose T1w one is left out so has a brain mask of its own "
+        "at the participant level (default: each that has pairs, or scans)",
         choices=CONTRASTS,
         modes=MODES,
     )

@@ -125,7 +125,11 @@ def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: P
     write_dataset_files(out, bids_dir=raw)
     assert other_source(out, other) is None  # there is no image yet
     (out / "sub-01").mkdir()
-    assert other_source(out, raw) is None
+    (tmp_path / "link").symlink_to(raw)
+    for same in (raw, tmp_path / "other" / ".." / "raw", tmp_path / "link"):
+        assert other_source(out, same) is None
+        write_dataset_files(out, bids_dir=same)
+    write_dataset_files(out, bids_dir=raw)
     said = f"images of another dataset (A at {raw.as_uri()}; now A at {other.as_uri()}): choose"
     assert said in (other_source(out, other) or "")
     # In a container each dataset is mounted at one place.

@@ -136,6 +136,7 @@ def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
     )
     beside += ("FLAIR.mgz", "T1map.nii.gz", "T2star.nii.gz", "T2w.nii.gz.md5", "T2w.nii.json")
     beside += ("seg-x_space-T1w_dseg.nii.gz", "from-T2w_to-T1w_mode-image_xfm.nii.gz")
+    beside += ("T2wFLAIR.nii.gz", "T1wGd.nii.gz", "T1wmask.nii.gz")
     names = [anat("01", None, "T1w"), *(f"sub-01/anat/sub-01_{end}" for end in beside)]
     names += ["sub-01/anat/old/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii.gz"]
     found = find(write(tmp_path / "ds", dict.fromkeys(names)))

@@ -258,14 +258,25 @@ def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
     assert parts["sub-01"] == parts["sub-09"] != parts["sub-02"]
     _agrees(h2lo(bids, out, "group", *words, "3", "--dry-run").stdout, out)
     # Without a pair whose registration is doubtful.
-    (record,) = out.glob("sub-02/*/anat/*_desc-pairLF_T1w.json")
-    told = json.loads(record.read_text())
-    told["RegistrationCheck"] |= {"Flagged": True, "Reasons": ["the overlap is 0.31"]}
-    record.write_text(json.dumps(told))
+    _flag(out, "02")
     h2lo(bids, out, "group", *words, "3", "--collect", code=75)
     rehearsed = h2lo(bids, out, "group", *words, "3", "--dry-run").stdout
     _agrees(rehearsed, out)
     assert "T1w: sub-02 is flagged" in rehearsed
+    # Pairs that this command would prepare again.
+    other = h2lo(bids, out, "group", *words, "3", "--protocol", "paper", "--dry-run").stdout
+    assert "T1w: 5 pairs to prepare" in other
+    assert "is flagged" not in other
+    _flag(out, "*")
+    nothing = h2lo(bids, out, "group", *words, "3", "--dry-run", code=65)
+    assert "flagged every pair" in nothing.stderr
+
+
+def _flag(out: Path, subject: str) -> None:
+    for record in out.glob(f"sub-{subject}/*/anat/*_desc-pairLF_T1w.json"):
+        told = json.loads(record.read_text())
+        told["RegistrationCheck"] |= {"Flagged": True, "Reasons": ["the overlap is 0.31"]}
+        record.write_text(json.dumps(told))
 
 
 def _agrees(rehearsed: str, out: Path) -> None:

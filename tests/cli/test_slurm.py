@@ -133,13 +133,18 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
 
 
 def test_a_container_is_lent_the_templates_of_the_task(tmp_path, monkeypatch):
-    monkeypatch.setenv("TEMPLATEFLOW_HOME", "/its templates")
-    for spaces, lent in ((("MNI152NLin6Asym",), True), (("native", "model"), False)):
+    home = tmp_path / "its templates"
+    home.mkdir()
+    standard = ("MNI152NLin6Asym",)
+    for spaces, place, lent in (
+        (standard, home, True), (standard, tmp_path / "gone", False), (("native",), home, False),
+    ):  # fmt: skip
+        monkeypatch.setenv("TEMPLATEFLOW_HOME", str(place))
         asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", output_spaces=spaces)
         text = task_script(stage(asked), cluster_of("--image", "/x.sif"), tmp_path)
         told = [*pairwise(run_script(text, tmp_path, "--participant-label 01", apptainer=WRITE))]
-        assert (("--bind", "/its templates") in told) is lent
-        assert (("--env", "TEMPLATEFLOW_HOME=/its templates") in told) is lent
+        assert (("--bind", str(place)) in told) is lent
+        assert (("--env", f"TEMPLATEFLOW_HOME={place}") in told) is lent
 
 
 def test_a_container_cannot_be_given_every_path():

@@ -332,11 +332,16 @@ def usable_pairs(
             "again, which prepares them"
         )
     if not used:
-        raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; inspect them on "
-            "the page that --reports-only writes, and use --keep-flagged-pairs if they are good"
-        )
+        raise every_pair_flagged(settings)
     return used
+
+
+def every_pair_flagged(settings: Settings) -> BadDataError:
+    """Return the error of a fit whose pairs are all of doubtful registration."""
+    return BadDataError(
+        f"{settings.out_dir}: the registration check flagged every pair; inspect them on the page "
+        "that --reports-only writes, and use --keep-flagged-pairs if they are good"
+    )
 
 
 def skipped_pairs(settings: Settings, pairs: Iterable[PreparedPair]) -> dict[PreparedPair, str]:
