@@ -261,7 +261,8 @@ def _candidates(out_dir: Path, study: Study) -> tuple[dict[str, list[Path]], lis
         except (OSError, ValueError, LookupError, TypeError) as err:
             why = getattr(err, "strerror", None) or err
             text = (
-                f"{path}: not in the reader set, by its sidecar: {why}; run its participant again"
+                f"{path}: not in the reader set, by its sidecar: {why}; run its participant again, "
+                "or delete it if it is of an earlier run"
             )
             unfit.append((path, text))
         else:

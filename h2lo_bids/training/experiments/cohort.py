@@ -75,10 +75,12 @@ def find_cohort(
         scans = [_read_scan(root, image, contrast, end) for image in images]
         wanted = [scan for scan in scans if scan.low or not low]
         if not wanted:
-            what = "desc-lowfield" if low and scans else "desc-preproc"
+            what, how = "desc-preproc", ""
+            if low and scans:
+                what, how = "synthesized desc-lowfield", ", with a model other than identity"
             raise UsageError(
-                f"{root}: no {what} image of {contrast}; run the participant level on the cohort, "
-                f"or give another {option}"
+                f"{root}: no {what} image of {contrast}; run the participant level on the "
+                f"cohort{how}, or give another {option}"
             )
         if not low and (other := next((s for s in wanted if s.scaling == "robust"), None)):
             raise UsageError(

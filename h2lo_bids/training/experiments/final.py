@@ -152,7 +152,8 @@ def _schedule(job: FinalJob, result: FitResult) -> str:
         return (
             "Nobody was left to choose the weights by: the fit stopped at step "
             f"{result.steps} of {options.steps}, the median of where in the schedule the folds' "
-            f"validations were best ({best} of it), and the last weights were kept."
+            f"validations were best ({best} of it{', by time' * bool(options.max_seconds)}), and "
+            "the last weights were kept."
         )
     if job.fold.validation:
         return ""

@@ -29,8 +29,10 @@ person stays above 0.86 through another scanner and protocol, 2 % noise, 16 bits
 resampling through 4 mm, a shift, a mask that is 2 mm wider or narrower, or a head turned by 3
 degrees. A head turned by 5 degrees falls to 0.76: a second scan of a person may go unnoticed.
 """
-OTHER = 0.67
-"""Likeness below which brains of one label are of two people, as many sites have a sub-01."""
+OTHER, UNLIKE = 0.67, 0.36
+"""Likeness of brains of one label, as many sites have a sub-01, above which they are of one person,
+and below which of two; between them it is unknown: a head turned by 12 degrees falls to 0.37.
+"""
 
 _STEP = 8.0
 _FINE, _COARSE = 3.0, 8.0
@@ -155,10 +157,12 @@ def training_subjects(bundle: Bundle) -> frozenset[str]:
     return frozenset(str(name).removeprefix("sub-") for name in names)
 
 
-def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[PreparedPair, str]:
+def seen_in_training(
+    bundle: Bundle, pairs: Iterable[PreparedPair], least: float = OTHER
+) -> dict[PreparedPair, str]:
     """Return those of some pairs whose person a model has seen, with the label in its training.
 
-    That is the pair's own label where it is among several; under it less likeness is enough.
+    That is the pair's own label where it is among several; under it the likeness `least` is enough.
     """
     pairs = tuple(pairs)
     training = bundle.metadata.get("training_data")
@@ -173,7 +177,7 @@ def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[Prep
     found = {}
     for pair, row in zip(pairs, alike, strict=True):
         ordered = [(known[k][0], row[k]) for k in np.argsort(-row)]
-        labels = [own for own, r in ordered if r > (OTHER if own == pair.subject else SAME)]
+        labels = [own for own, r in ordered if r > (least if own == pair.subject else SAME)]
         if labels:
             found[pair] = pair.subject if pair.subject in labels else labels[0]
     return found
@@ -223,15 +227,16 @@ def check_no_leak(
 
 
 def _check_bundle(bundle: Bundle, people: set[str], tested: Sequence[PreparedPair]) -> None:
-    seen, found = training_subjects(bundle), seen_in_training(bundle, tested)
+    seen, found = training_subjects(bundle), seen_in_training(bundle, tested, UNLIKE)
     training = bundle.metadata.get("training_data") or {}
-    # Where there is a fingerprint, it decides whether it is the same sub-01.
+    # Where there is a fingerprint, it says when it is another sub-01.
     leaked = people & seen - {*(training.get("fingerprints") or ())}
     leaked |= {label for pair, label in found.items() if label == pair.subject}
     if leaked:
         raise UsageError(
-            f"model {bundle.path}: was trained on sub-{min(leaked)}, a test subject; use a model "
-            "that was fitted without the fold's test subjects"
+            f"model {bundle.path}: was trained on sub-{min(leaked)}, a test subject, or one of "
+            "that label; use a model that was fitted without the fold's test subjects, or rename "
+            f"sub-{min(leaked)} if it is another person"
         )
     for pair, label in found.items():
         raise UsageError(

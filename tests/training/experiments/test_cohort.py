@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
 from problems import ball_pair, small_options
+from scipy.ndimage import rotate
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.io import write_json
@@ -162,12 +163,12 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
     for sidecar in root.glob("sub-*/*/anat/*desc-lowfield*.json"):  # high-field images as they are
         told = {"ModelMethod": "identity", "ModelName": "identity_T1w", "ModelSha256": SHA}
         sidecar.write_text(json.dumps(told))
-    assert "no desc-lowfield image of T1w" in line(UsageError)
+    assert "no synthesized desc-lowfield image of T1w" in line(UsageError)
     (anat / "sub-u2_ses-A_desc-lowfield_T1w.json").unlink()
     assert "sub-u2_ses-A_desc-lowfield_T1w.json: cannot be read" in line(BadDataError)
     for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
         image.unlink()
-    assert "no desc-lowfield image of T1w" in line(UsageError)
+    assert "no synthesized desc-lowfield image of T1w" in line(UsageError)
 
 
 def test_a_cohort_of_another_scale_than_the_pairs_is_told(root: Path, tmp_path: Path) -> None:
@@ -216,6 +217,14 @@ def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None
     # Another site has a sub-01, too: its image is another person's.
     write_pair(tmp_path / "site", "01", 101)
     check(find_prepared(tmp_path / "site", contrast="T1w"))
+    # The same person, whose head lay otherwise in another session.
+    write_pair(tmp_path / "turned", "01", 1)
+    (turned,) = find_prepared(tmp_path / "turned", contrast="T1w")
+    image = nib.load(turned.hf)
+    data = rotate(image.get_fdata(), 15, (1, 2), reshape=False, order=1)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), image.affine), turned.hf)
+    with pytest.raises(UsageError, match="was trained on sub-01, a test subject, or one of that"):
+        check([turned])
     # The same fold's model, tampered with: it does not say.
     path = bundle.path / METADATA
     told = json.loads(path.read_text())
