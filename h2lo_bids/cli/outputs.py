@@ -35,7 +35,7 @@ from h2lo_bids.wording import counted, summarise
 if TYPE_CHECKING:
     from h2lo_bids.evaluation.splits import Fold
 
-    Divided = tuple[str, tuple[Fold, ...], list[str]]
+    Divided = tuple[str, tuple[Fold, ...] | None, list[str]]
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
@@ -62,7 +62,7 @@ def dry_run(settings: Settings, console: Console) -> int:
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *lines, *_fold_lines(settings, divided)):
         console.line(line)
-    folds = {contrast: parts for contrast, parts, _ in divided if parts}
+    folds = {contrast: parts for contrast, parts, _ in divided if parts is not None}
     for output in expected_outputs(settings, found, folds):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     other = other_source(settings.out_dir, settings.bids_dir)
@@ -135,7 +135,7 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 def _fold_lines(settings: Settings, divided: Iterable[Divided]) -> Iterator[str]:
     for contrast, folds, lines in divided:
         yield from lines
-        if not folds:
+        if folds is None:
             continue
         for fold in folds:
             yield (
@@ -177,13 +177,15 @@ def expected_outputs(
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
-    return {contrast: folds for contrast, folds, _ in _divided(settings, found) if folds}
+    return {
+        contrast: folds for contrast, folds, _ in _divided(settings, found) if folds is not None
+    }
 
 
 def _divided(settings: Settings, found: PairDiscovery) -> Iterator[Divided]:
     """Yield each contrast, its folds as far as its pairs are prepared, and lines on these.
 
-    There is no fold where all pairs of the contrast are flagged. Raises what the run does where
+    Folds are None where all pairs of the contrast are flagged. Raises what the run does where
     those of all contrasts are.
     """
     from h2lo_bids.training.experiments.fits import (
@@ -215,7 +217,7 @@ def _divided(settings: Settings, found: PairDiscovery) -> Iterator[Divided]:
             )
         for pair in skipped:
             del people[pair.sources[0]]
-        folds: tuple[Fold, ...] = ()
+        folds: tuple[Fold, ...] | None = None
         if people:
             usable, subjects = True, sorted({*people.values()})
             folds, _ = divide_subjects(settings, contrast, subjects, same=same)

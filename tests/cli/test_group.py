@@ -231,6 +231,11 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert "T1w: 4 pairs to prepare; these are the folds unless" in done.stdout
     assert "T1w fold 1:" in done.stdout
     assert "None" not in done.stdout
+    whole = h2lo(
+        root / "bids", tmp_path / "out", "group", *FIT, *PEOPLE, "--folds", "0", "--dry-run"
+    )
+    assert "T1w: h2lo; 1 at a time" in whole.stdout
+    assert f"write {tmp_path}/out/models/h2lo_T1w/weights.safetensors\n" in whole.stdout
     model = write_bundle(tmp_path / "m", "T1w")
     other = write_scan(tmp_path / "x_T1w.nii", tesla=0.064)
     words = ["--model", model, "--realism-reference", other, *PEOPLE, "--dry-run"]
