@@ -18,7 +18,7 @@ from h2lo_bids.settings.options import ALL
 from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE, Send
 from h2lo_bids.wording import did_you_mean
 
-_DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
+_DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives")
 Templates = dict[str, dict[str, tuple[Path, Path | None]]]
 """Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
@@ -340,9 +340,10 @@ def _check_arms(settings: Settings) -> None:
     if not settings.fits_enhancer or settings.level != "benchmark" or settings.reports_only:
         return
     lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE, CURVE)}
-    if (lacking := [name for name in settings.arms if name not in lone]) and not settings.cohort:
+    lacking = [name for name in settings.arms if name not in lone]
+    if lacking and not settings.pretrain_derivatives:
         named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
         raise UsageError(
-            f"--arm {named}: give --cohort, what participant wrote for the high-field scans that "
-            "these arms are pretrained on; or --arm real flip-rotate curve"
+            f"--arm {named}: give --pretrain-derivatives, what participant wrote for the "
+            "high-field scans that these arms are pretrained on; or --arm real flip-rotate curve"
         )

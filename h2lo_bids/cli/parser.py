@@ -58,6 +58,7 @@ _REPLACED = {
     "--max-memory": "--mem",
     "--methods": "--method",
     "--arms": "--arm",
+    "--cohort": "--pretrain-derivatives",
     "--output-spec": "--dry-run",
     "--use-plugin": "--nprocs here, or h2lo-slurm on a cluster",
     "--write-graph": "-v, which prints each step",

@@ -247,10 +247,10 @@ class Enhancement:
 
     pretrain_derivatives: tuple[Path, ...] = option(
         (),
-        "what participant wrote for a high-field cohort, by any method: its desc-preproc and "
-        "desc-lowfield images are pretrained on, the pairs then fine-tuned on",
+        "what participant wrote for a high-field cohort, whose desc-preproc images are pretrained "
+        "on before the pairs; group: with its desc-lowfield images, by any method; benchmark: with "
+        "low-field images that the synthesis benchmark's model of each fold makes",
         PATH,
-        modes=(GROUP_ENHANCE,),
     )
     augment: str = option(
         "none",
@@ -280,12 +280,5 @@ class Enhancement:
         "pretrained on the images of a synthesis method; the first is what the others are tested "
         "against (default: all)",
         choices=(*ARMS, ALL),
-        modes=(BENCHMARK_ENHANCE,),
-    )
-    cohort: tuple[Path, ...] = option(
-        (),
-        "what participant wrote for a high-field cohort: its desc-preproc images, of which the "
-        "synthesis benchmark's model of each fold makes low-field ones",
-        PATH,
         modes=(BENCHMARK_ENHANCE,),
     )

@@ -208,7 +208,7 @@ def write_cohort(root: Path, out: Path, labels: dict[str, str]) -> Path:
 
 
 ARMS = ("--task", "enhance", "--arm", "real", "curve", "arnold", "--schedule-factor", "0.002",
-        "--features", "2")  # fmt: skip
+        "--features", "2", "--pretrain-derivatives")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def synthesized(first: Path, cohorts: Path) -> Path:
 @pytest.mark.slow
 def test_leaks_are_refused_before_anything_is_fitted(cohorts: Path, synthesized: Path) -> None:
     root = cohorts
-    done = benchmark(root / "bids", synthesized, *ARMS, "--cohort", root / "same", code=64)
+    done = benchmark(root / "bids", synthesized, *ARMS, root / "same", code=64)
     assert "sub-01 is a test subject, too" in done.stderr
     assert not [*synthesized.glob("folds/T1w/pfsr-*")]
     record = synthesized / "folds/T1w/arnold/fold-0/bundle/metadata.json"
@@ -237,10 +237,10 @@ def test_leaks_are_refused_before_anything_is_fitted(cohorts: Path, synthesized:
     parts = told["training_data"]["subjects"]
     parts["train"] = [*parts["train"], *parts["test"]]
     record.write_text(json.dumps(told))
-    done = benchmark(root / "bids", synthesized, *ARMS, "--cohort", root / "cohort", code=64)
+    done = benchmark(root / "bids", synthesized, *ARMS, root / "cohort", code=64)
     record.write_text(kept)
     assert "a test subject" in done.stderr
-    words = [*FIT, *ARMS, "--cohort", root / "renamed"]
+    words = [*FIT, *ARMS, root / "renamed"]
     done = run(root / "bids", synthesized, "benchmark", *words)
     assert done.returncode != 0
     assert "have the same high-field image" in done.stdout + done.stderr
@@ -252,7 +252,7 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(cohorts: Path, synthesize
     root = cohorts
     before = (synthesized / "group_T1w_table.md").read_bytes()
     splits = (synthesized / "splits.tsv").read_bytes()
-    benchmark(root / "bids", synthesized, *ARMS, "--cohort", root / "cohort")
+    benchmark(root / "bids", synthesized, *ARMS, root / "cohort")
     rows = {row["method"]: row for row in rows_of(synthesized / "table2.tsv")}
     assert [*rows] == ["identity", "pfsr-real", "pfsr-curve", "pfsr-arnold"]
     assert {row["folds"] for row in rows.values()} == {"2"}
@@ -263,7 +263,7 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(cohorts: Path, synthesize
     # What the synthesis benchmark has written stays.
     assert (synthesized / "group_T1w_table.md").read_bytes() == before
     assert (synthesized / "splits.tsv").read_bytes() == splits
-    again = benchmark(root / "bids", synthesized, *ARMS, "--cohort", root / "cohort")
+    again = benchmark(root / "bids", synthesized, *ARMS, root / "cohort")
     assert "all 6 folds are done already" in again.stdout
     other = benchmark(root / "bids", synthesized, *ARMS[:4], "--folds", "3", code=64)
     assert "has other folds of T1w" in other.stderr

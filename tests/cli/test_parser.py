@@ -164,6 +164,7 @@ REFUSED = [
     ("group --trunk mlp", 64, "no longer an option; use --method h2lo-mlp"),
     ("group --epochs=3", 64, "no longer an option; use --steps"),
     ("participant --max-memory 8", 64, "no longer an option; use --mem"),
+    ("benchmark --task enhance --cohort c", 64, "no longer an option; use --pretrain-derivatives"),
     ("participant --json", 64, "no longer an option; use h2lo methods, which prints text"),
     ("participant --use-plugin p.yml", 64, "use --nprocs here, or h2lo-slurm"),
     # What makes no sense together.

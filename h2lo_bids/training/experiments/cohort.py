@@ -64,7 +64,6 @@ def find_cohort(
     With `low` each must have a ``desc-lowfield`` image; else it must be scaled as pairs are.
     """
     found: list[CohortScan] = []
-    option = "--pretrain-derivatives" if low else "--cohort"
     for number, root in enumerate(roots):
         images = [
             path
@@ -80,7 +79,7 @@ def find_cohort(
                 what, how = "synthesized desc-lowfield", ", with a model other than identity"
             raise UsageError(
                 f"{root}: no {what} image of {contrast}; run the participant level on the "
-                f"cohort{how}, or give another {option}"
+                f"cohort{how}, or give another --pretrain-derivatives"
             )
         if not low and (other := next((s for s in wanted if s.scaling == "robust"), None)):
             raise UsageError(

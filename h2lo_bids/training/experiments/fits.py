@@ -275,8 +275,8 @@ _find_cohort = functools.cache(find_cohort)  # every arm and fold asks for it
 
 def cohort_scans(settings: Settings, contrast: str) -> tuple[CohortScan, ...]:
     """Return the cohort to pretrain on; at the group level only scans with a low-field image."""
-    roots, low = settings.pretrain_derivatives or settings.cohort, not settings.cohort
-    return _find_cohort(roots, contrast, low=low) if roots else ()
+    roots = settings.pretrain_derivatives
+    return _find_cohort(roots, contrast, low=settings.level == "group") if roots else ()
 
 
 def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> None:
