@@ -62,8 +62,8 @@ _REQUEUE = (
     "it goes on where it was"
 )
 _SCRATCH = (
-    "where each participant's task has its work folder, such as /scratch/me or '$TMPDIR' of the "
-    "machine it runs on; removed when all went well (default: the -w of h2lo)"
+    "where each participant's task has its work folder, such as '/scratch/$USER' or '$TMPDIR' of "
+    "the machine it runs on; removed when all went well (default: the -w of h2lo)"
 )
 _IMAGE = "run h2lo in this container, by apptainer or singularity (default: h2lo as installed)"
 _BIND = "further paths for the container; those on the command line are bound already"
@@ -71,7 +71,7 @@ _SETUP = (
     "line of shell to run first in each task, as 'module load apptainer'; give full paths, as "
     "tasks begin in a folder of out_dir"
 )
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(/.*)?")
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--throttle", type=count, metavar="N", help="tasks that may run at once (default: all)")
     add("--max-array", type=count, metavar="N", default=1000, help=_MAX_ARRAY)
     add("--requeue", action="store_true", help=_REQUEUE)
-    add("--scratch", metavar="FOLDER", help=_SCRATCH)
+    add("--scratch", type=_scratch, metavar="FOLDER", help=_SCRATCH)
     add("--image", type=convert.path, metavar="SIF", help=_IMAGE)
     add("--bind", metavar="SRC[:DST[:OPTS]]", help=_BIND, action="append", default=[])
     add("--setup", type=_line, metavar="LINE", help=_SETUP, action="append", default=[])
@@ -120,6 +120,15 @@ def _sbatch(flag: str, text: str) -> str:
     if not re.fullmatch(r"-[^\s]+" if flag != "--sbatch" else r"-.+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an option of sbatch, as --gres=gpu:1")
     return _line(text)
+
+
+def _scratch(text: str) -> str:
+    """Quote a folder for the shell, but for variables, which are those of the task's machine."""
+    text = text if text[:1] == "$" else str(convert.path(text))
+    parts = _VARIABLE.split(_line(text))  # with the name of a variable between two of them
+    parts[::2] = [shlex.quote(part) if part else "" for part in parts[::2]]
+    parts[1::2] = [f'"${{{name}:?is not set on this machine}}"' for name in parts[1::2]]
+    return "".join(parts)
 
 
 def _line(text: str) -> str:
@@ -157,7 +166,7 @@ def _write_run(cluster: argparse.Namespace) -> int:
                 "the same command again"
             )
     else:
-        print(f"to submit: bash {script}")
+        print(f"to submit: bash {shlex.quote(str(script))}")
     return 0
 
 
@@ -167,9 +176,10 @@ def run_folder(settings: Settings) -> Path:
     A repeated command has the same folder, so that it finds what was done before;
     so has one for other participants, if each is a task of its own.
     """
-    own = settings
+    # More memory for tasks that were killed, say, makes no other run of it.
+    own = replace(settings, nprocs=None, mem=None, work_dir=None, clean_workdir=False, verbose=0)
     if settings.level in ("participant", "trial"):
-        own = replace(settings, participant_label=(), session_label=())
+        own = replace(own, participant_label=(), session_label=())
     return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest(own.words(), 4)}"
 
 
@@ -226,6 +236,9 @@ def as_ranges(numbers: Iterable[int]) -> str:
 def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
     """Return the job of each stage's line that is waiting or running, which its name holds."""
     if shutil.which("squeue") is None:
+        if (folder / "submit.sh").exists():
+            text = "no squeue here: tasks that are in the queue would be submitted again"
+            print(f"h2lo-slurm: warning: {text}", file=sys.stderr)
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -251,10 +264,6 @@ def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
     """Return the script of one stage's tasks; refuse a path that no container can be given."""
     settings = stage.settings
     scratch = cluster.scratch if stage.own_work else None
-    work = shlex.quote(scratch or str(settings.work))
-    if scratch and (named := _VARIABLE.fullmatch(scratch)):  # of the machine that runs the task
-        work = f'"${{{named[1] or named[2]}:?is not set on this machine}}"'
-        work += shlex.quote(named[3]) if named[3] else ""
     installed = Path(sys.executable).with_name("h2lo")
     by_path = not (cluster.image or cluster.setup) and installed.exists()
     return render(
@@ -262,7 +271,7 @@ def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
         cluster,
         folder,
         stage=stage,
-        work=work,
+        work=scratch or shlex.quote(str(settings.work)),
         lines=[line for line in settings.lines() if line[0] != "--work-dir"],
         program=installed if by_path else "h2lo",
         binds=_binds(settings) if cluster.image else [],

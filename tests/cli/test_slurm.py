@@ -52,12 +52,14 @@ def environment(folder: Path, **programs: str) -> dict[str, str]:
     return {**env, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
 
 
-def run_script(text: str, folder: Path, chosen: str, **programs: str) -> list[str]:
+def run_script(
+    text: str, folder: Path, chosen: str, *, first: int = 1, **programs: str
+) -> list[str]:
     """Run the script of a participant's task; return the words that a program wrote down."""
     (folder / "participant.tsv").write_text(f"other\t--no\nsub-01\t{chosen}\n")
     (folder / "task.sh").write_text(text)
-    command, env = ["bash", folder / "task.sh", "1"], environment(folder, **programs)
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    command, env = ["bash", folder / "task.sh", str(first)], environment(folder, **programs)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     return (folder / "told").read_text().split("\0")[:-1]
 
@@ -90,6 +92,45 @@ def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, w
     assert (folder / work / "sub-01").is_dir()
     state = read_states(folder, "participant")["sub-01"]
     assert (state.code, state.job) == (0, "7_0")
+
+
+def in_scratch(folder: Path, scratch: str) -> str:
+    """Return the script of a task whose work folder is in scratch."""
+    cluster = cluster_of("--setup", "true", "--scratch", scratch)
+    return task_script(stage(Settings(Path("/b"), Path("/o"))), cluster, folder)
+
+
+def test_a_task_that_cannot_read_its_line_runs_nothing(tmp_path):
+    """As on a machine with an old copy of the list: without words h2lo would do everything."""
+    (tmp_path / "scratch" / "mine").mkdir(parents=True)
+    text = in_scratch(tmp_path, f"{tmp_path}/scratch")
+    with pytest.raises(AssertionError, match="cannot be read in line 3 of"):
+        run_script(text, tmp_path, "--participant-label 01", first=2, h2lo=WRITE)
+    assert not (tmp_path / "told").exists()
+    assert (tmp_path / "scratch" / "mine").is_dir()
+
+
+def test_a_task_without_its_scratch_has_begun(tmp_path):
+    text = in_scratch(tmp_path, "$NEVER_SET/x")
+    with pytest.raises(AssertionError, match="NEVER_SET: is not set on this machine"):
+        run_script(text, tmp_path, "--participant-label 01", h2lo=WRITE)
+    assert read_states(tmp_path, "participant")["sub-01"].code is None
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("$HERE/$USER_S it's", "me it's"), ("${HERE}", ""), ("~/far", "far"), ("near", "near")],
+)
+def test_scratch_is_a_full_path_with_the_variables_of_the_task(tmp_path, monkeypatch, given, meant):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"HOME": tmp_path, "HERE": tmp_path, "USER_S": "me"}.items():
+        monkeypatch.setenv(name, str(value))
+    works = set()
+    for run in (tmp_path / "participant-1", tmp_path / "participant-2"):
+        run.mkdir()  # of another dataset, whose task deletes its work folder
+        works.add(read_settings(run_script(in_scratch(run, given), run, "", h2lo=WRITE)).work)
+    assert {work.parent for work in works} == {tmp_path / meant}
+    assert len(works) == 2
 
 
 def listens(process: int, number: signal.Signals) -> bool:

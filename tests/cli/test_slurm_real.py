@@ -119,7 +119,9 @@ def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest
     assert "JobArrayTaskLimit" in cluster.wait(disturb)
     assert disturb.acts == {}
     assert states(folder, "participant") == {t: "65" if t == "sub-02" else "0" for t in tasks}
-    assert [path.name for path in (root / "scratch").iterdir()] == ["sub-02"]
+    assert [path.name for path in (root / "scratch").iterdir()] == [
+        f"h2lo-{folder.name.rpartition('-')[2]}-sub-02"
+    ]
 
     # The broken scan costs its own task alone; repaired, it is all that a rerun does.
     images = {p: p.stat().st_mtime_ns for p in out.rglob("*_desc-lowfield_*.nii.gz")}
