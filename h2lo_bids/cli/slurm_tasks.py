@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from h2lo_bids.bids.derivatives import result_path, result_pattern
+from h2lo_bids.bids.derivatives import given_mask, result_path, result_pattern, sidecar_path
 from h2lo_bids.bids.discover import discover
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
@@ -113,7 +113,7 @@ def _is_done(state: State | None, inputs: Iterable[Path], made: Iterable[Path]) 
     """Whether a task ended well, after its inputs were last changed, and its outputs are there."""
     if state is None or state.code != 0 or not all(path.exists() for path in made):
         return False
-    return all(path.stat().st_mtime <= state.when for path in inputs)
+    return all(path.stat().st_mtime <= state.when for path in inputs if path.is_file())
 
 
 def _participants(settings: Settings, states: dict[str, State]) -> Stage:
@@ -128,12 +128,16 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     items: dict[tuple[str, str], dict[Path | None, str]] = defaultdict(dict)
     for owner, source, path in owned:
         items[owner[1], "" if owner[1] in whole else owner[2]][path] = source
+    models = {file for _, path in settings.model for file in (path, path / "metadata.json")}
+    masks = {s.relative_path: given_mask(settings.derivatives, s) for s in found.scans}
     tasks = []
     for (subject, session), made in sorted(items.items()):
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
         visits = (session,) if session else settings.session_label
         words = ("--participant-label", subject, *(("--session-label", *visits) if visits else ()))
-        inputs = {root / part for source in made.values() for part in source.split(" ")}
+        scans = {part for source in made.values() for part in source.split(" ")}
+        inputs = {file for scan in scans for file in (root / scan, sidecar_path(root / scan))}
+        inputs |= models | {mask[0] for scan in scans if (mask := masks.get(scan))}
         paths = [path for path in made if path is not None]
         # Images that are newer are of another command, maybe of another dataset.
         inputs |= {path for path in paths if path.suffix == ".gz"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from heads import write_dataset, write_pairs, write_scan
+from heads import write_bundle, write_dataset, write_pairs, write_scan
 
 from h2lo_bids.bids.discover import discover
 from h2lo_bids.bids.pairs import discover_pairs
@@ -98,6 +98,22 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
     os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
     assert "1 of 2 tasks" in dataset()[1]
     assert "2 of 2 tasks" in dataset("--all")[1]
+
+
+def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
+    mask = tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    model = write_bundle(tmp_path / "model", "T1w")
+    make(mask)
+    words = ("--derivatives", f"masks={tmp_path / 'masks'}", "--model", f"T1w={model}")
+    folder = dataset(*words, options=True)[2]
+    for name in ("sub-01", "sub-02"):
+        finish(folder, name, 0)
+    assert "all 2 tasks are done" in dataset(*words, options=True)[1]
+    sidecar = tmp_path / "bids/sub-02/anat/sub-02_T1w.json"
+    for path, count in ((mask, 1), (sidecar, 1), (model / "metadata.json", 2)):
+        os.utime(path, (4e9, 4e9))
+        assert f"{count} of 2 tasks" in dataset(*words, options=True)[1], path
+        os.utime(path, (1e9, 1e9))
 
 
 def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
@@ -221,6 +237,8 @@ def test_other_participants_belong_to_the_same_run_but_not_other_options():
     base = Settings(Path("/b"), Path("/o"))
     assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
     assert run_folder(replace(base, sloppy=True)) != run_folder(base)
+    # With more memory and processors a task that was killed may end.
+    assert run_folder(replace(base, nprocs=8, mem=16.0, verbose=1)) == run_folder(base)
     group = replace(base, level="group")
     assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)
 
@@ -243,6 +261,10 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     assert "warning: squeue ended with code 1 (slurm_load_jobs error), so that" in dataset()[1]
     code, said, _ = dataset("--submit")
     assert (code, said.count("error: squeue ended with code 1")) == (75, 1)
+    monkeypatch.setenv("PATH", str(tmp_path))  # as in a container
+    assert "warning: no squeue here: tasks that are in the queue would be" in dataset()[1]
+    shutil.rmtree(folder)
+    assert "warning" not in dataset()[1]
 
 
 def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
