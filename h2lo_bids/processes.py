@@ -212,7 +212,8 @@ class Pool:
         ours, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), *self._imports],
+                # -P: no module of ours or of a library is looked for in the user's folder.
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), *self._imports],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -50,12 +50,18 @@ def save_late(task, send):
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory):
-    """Return processes that can do what `WORK` defines."""
+def environment(tmp_path_factory):
+    """Return an environment in which `WORK` can be imported."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "work_of_tests.py").write_text(WORK)
     path = f"{folder}:{Path(h2lo_bids.__file__).resolve().parents[1]}"
-    with Pool({**os.environ, "PYTHONPATH": path}, imports=("wave", "no_such_module")) as found:
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="module")
+def pool(environment):
+    """Return processes that can do what `WORK` defines."""
+    with Pool(environment, imports=("wave", "no_such_module")) as found:
         yield found
 
 
@@ -96,6 +102,15 @@ def test_each_job_has_a_process_of_its_own_that_need_not_import(tmp_path, pool):
     assert os.getpid() not in pids
     assert all(event["imported"] for _, event in events)
     assert began == ["0", "1", "2", "3"]
+
+
+def test_a_script_in_the_users_folder_is_no_library(tmp_path, environment, monkeypatch):
+    """Such as a queue.py, without which PyTorch cannot be imported."""
+    (tmp_path / "wave.py").write_text("raise ImportError('not meant for you')")
+    monkeypatch.chdir(tmp_path)
+    with Pool(environment, imports=("wave",)) as found:
+        _, ((_, event), *_) = _run(found, [_job(tmp_path, "double", 1)])
+    assert event["imported"]
 
 
 @pytest.mark.parametrize(
