@@ -113,7 +113,7 @@ def check_content(path: Path) -> None:
             start = stream.read(len(_POINTER))
     except FileNotFoundError as error:
         if path.is_symlink() and "annex" in os.fspath(path.readlink()):
-            raise _not_present(path) from error
+            raise _not_present(path, _store(path)) from error
         if path.is_symlink():
             raise MissingInputError(
                 f"content not present, run: datalad get {path} "
@@ -132,8 +132,16 @@ def check_content(path: Path) -> None:
         raise _not_present(path)
 
 
-def _not_present(path: Path) -> MissingInputError:
-    return MissingInputError(f"content not present, run: datalad get {path}")
+def _not_present(path: Path, more: str = "") -> MissingInputError:
+    return MissingInputError(f"content not present, run: datalad get {path}{more}")
+
+
+def _store(link: Path) -> str:
+    """Say where the link of an annexed file leads if its repository is not here at all."""
+    store, git, _ = os.path.normpath(link.parent.resolve() / link.readlink()).partition("/.git/")
+    if not git or Path(f"{store}/.git").exists():
+        return ""
+    return f" (it links into {store}/.git, which is not here: a container needs all of {store}/)"
 
 
 def digest(values: Any, size: int = 8) -> str:
@@ -288,6 +296,8 @@ def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():  # to an object of git-annex, where DataLad has saved the folder
+            path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
     except OSError as error:  # most often it is another user's
         raise _translate(error, path, path) or error from error

@@ -83,6 +83,15 @@ def test_another_user_of_the_group_can_take_a_lock_where_the_umask_lets_him(tmp_
         os.umask(before)
 
 
+def test_a_lock_that_datalad_has_saved_is_made_anew(tmp_path):
+    (tmp_path / "object").write_text("saved")
+    (tmp_path / "object").chmod(0o444)
+    (tmp_path / "l").symlink_to("object")
+    with exclusive(tmp_path / "l"):
+        assert not (tmp_path / "l").is_symlink()
+    assert (tmp_path / "object").read_text() == "saved"
+
+
 def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path, refused):
     (tmp_path / "file").touch()
     line = refused(CannotCreateError, exclusive(tmp_path / "file" / "l").__enter__)

@@ -84,7 +84,12 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "empty" in complaint(tmp_path / "empty.nii.gz", MissingInputError)
     link = tmp_path / "annexed.nii.gz"
     link.symlink_to(".git/annex/objects/xx/MD5E-s1--abc.nii.gz")
-    assert f"run: datalad get {link}" in complaint(link, MissingInputError)
+    line = complaint(link, MissingInputError)
+    assert (
+        f"run: datalad get {link} (it links into {tmp_path}/.git, which is not here: a con" in line
+    )
+    (tmp_path / ".git").mkdir()
+    assert complaint(link, MissingInputError).endswith(f"run: datalad get {link}")
     pointer = tmp_path / "pointer.nii.gz"
     pointer.write_text("/annex/objects/MD5E-s1--abc.nii.gz\n")
     assert f"run: datalad get {pointer}" in complaint(pointer, MissingInputError)
