@@ -88,4 +88,6 @@ def test_the_babs_pack_calls_options_that_there_are():
     used = {key for key in content["bids_app_args"] if key.startswith("--")}
     assert used == {"--work-dir", "--nprocs", "--mem"}
     assert used <= flags
+    # Its patterns must all match right below sub-*: none does of participants with sessions.
+    assert "required_files" not in content["input_datasets"]["BIDS"]
     assert content["zip_foldernames"] == {"h2lo": h2lo_bids.__version__.replace(".", "-")}
