@@ -107,8 +107,8 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
 def check_usage(settings: Settings) -> None:
     """Check paths and combinations of options; reads folders, writes nothing."""
     try:
-        Path.cwd()
-    except FileNotFoundError:  # Nipype and others want one, though none is used
+        os.chdir(Path.cwd())
+    except OSError:  # deleted or closed: Nipype and others go there, though nothing is
         os.chdir("/")
     if not settings.bids_dir.is_dir():
         raise MissingInputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ def path(text: str) -> Path:
     try:
         found = Path(text).expanduser().absolute()
         str(found).encode()  # it has to stand in JSON, TOML and HTML
+        # A container has the folder alone, not those through which ../ leads to it.
+        plain = Path(os.path.normpath(found))
+        if ".." in found.parts and plain.resolve() == found.resolve():
+            found = plain
     except (RuntimeError, FileNotFoundError) as err:
         raise argparse.ArgumentTypeError(
             f"{text}: there is no home folder, or the current one was deleted; give a full path"

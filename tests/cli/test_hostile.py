@@ -201,6 +201,22 @@ def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
     assert "deleted" in line
 
 
+def test_a_closed_current_folder_is_left(tmp_path, bids):
+    """As that of root, from where the program was started for another user."""
+    (tmp_path / "closed").mkdir()
+    rights = "-dac_override,-dac_read_search"
+    drop = f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
+    if drop and not shutil.which("setpriv"):
+        pytest.skip("root enters every folder")
+    python = (
+        "from pathlib import Path; from h2lo_bids.cli import checks, parser; "
+        f"checks.check_usage(parser.read_settings(['{bids}', '{tmp_path}/out', 'group'])); "
+        "print(Path.cwd())"
+    )
+    done = _outside(f'chmod 000 .; {drop} {sys.executable} -c "{python}"', tmp_path / "closed")
+    assert (done.stdout, done.stderr) == ("/\n", "")
+
+
 def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
     h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
     words = f"{bids} {tmp_path}/out participant --dry-run --skip-bids-validation"

@@ -54,6 +54,17 @@ EVALUATION = [
 ]
 
 
+def test_paths_lead_through_no_other_folder_unless_by_a_link(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "here/link").symlink_to(tmp_path / "far/away")
+    monkeypatch.chdir(tmp_path / "here")
+    asked = read_settings(["../bids/", "link/../out", "participant", "-w", "../here/link"])
+    assert asked.bids_dir == tmp_path / "bids"
+    assert asked.work == tmp_path / "here/link"
+    assert asked.out_dir.resolve() == tmp_path / "far/out"
+
+
 @pytest.mark.parametrize(
     ("line", "level", "values"),
     [
