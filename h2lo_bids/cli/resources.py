@@ -151,6 +151,8 @@ def child_environment(
         env["HOME"] = str(home)
     env["TMPDIR"] = str(temporary_folder(env, work))
     env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    # Bound threads of every process would be bound to the same first processors.
+    env["OMP_PROC_BIND"] = "false"
     # Nipype and TemplateFlow ask the network for newer versions unless told not to.
     env |= {"NIPYPE_NO_ET": "1", "NO_ET": "1", "TEMPLATEFLOW_AUTOUPDATE": "off"}
     env |= {"MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}

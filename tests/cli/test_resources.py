@@ -120,6 +120,18 @@ def test_a_dry_run_and_a_run_look_where_the_client_keeps_templates(tmp_path, mon
     assert env["TEMPLATEFLOW_HOME"] == str(kept)
 
 
+def test_processes_are_not_bound_to_the_same_processor(tmp_path):
+    """As where a cluster's modules bind OpenMP's threads: all participants had one processor."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1:
+        pytest.skip("this machine lends one processor")
+    bound = {**os.environ, "OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+    env = resources.child_environment(tmp_path, 1, bound)
+    code = "import os, torch; print(sorted(os.sched_getaffinity(0)))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == str(sorted(allowed))
+
+
 def test_a_full_disk_is_no_place_for_temporary_files(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # files can be made, not written
