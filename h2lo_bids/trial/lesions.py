@@ -150,10 +150,14 @@ def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     Returns those with half their voxels or more in the brain, cut to it, the largest first;
     and how many others there are.
     """
-    from scipy.ndimage import find_objects, label
+    from scipy.ndimage import binary_closing, find_objects, label
 
     spacing = spacing_of(head.affine)
-    joined, count = label(head.from_lesions <= MERGE / 2, structure=np.ones((3, 3, 3)))
+    near = head.from_lesions <= MERGE / 2
+    # The centre of a voxel in a gap may lie further away although its sides do not.
+    for axis in np.flatnonzero((spacing > MERGE / 2) & (spacing <= MERGE)):
+        near |= binary_closing(head.mask, np.ones(np.where(np.arange(3) == axis, 2, 1)))
+    joined, count = label(near, structure=np.ones((3, 3, 3)))
     parts = joined * head.mask
     reach = np.ceil((REACH + 1) / spacing).astype(int)
     directions = np.random.default_rng(0).normal(size=(200, 3))

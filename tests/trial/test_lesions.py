@@ -56,13 +56,18 @@ def test_lesions_are_connected_parts_largest_first_with_their_diameter():
         assert (IMAGE[place.box][place.ring > 0] == 0.8).all()  # white matter alone
 
 
-@pytest.mark.parametrize(("gap", "count"), [(1, 1), (2, 1), (3, 2)])
-def test_parts_that_almost_touch_are_one_lesion(gap, count):
+@pytest.mark.parametrize(
+    ("side", "gap", "count"),
+    [(1, 1, 1), (1, 2, 1), (1, 3, 2), (1.2, 1, 1), (1.2, 2, 2), (2, 1, 1), (2, 2, 2), (2.1, 1, 2)],
+)
+def test_parts_that_almost_touch_are_one_lesion(side, gap, count):
     mask = np.zeros(SHAPE, dtype=bool)
     mask[20:22, 35, 24] = mask[22 + gap : 24 + gap, 35, 24] = True
-    found, _ = find_lesions(head(mask))
+    affine = AFFINE @ np.diag([side, 1, 1, 1])
+    found, _ = find_lesions(Anatomy(IMAGE, BRAIN, mask, affine, "T1w"))
     assert [p.share.sum() for p in found] == [4 / count] * count
-    assert found[0].length == pytest.approx(4 + gap if count == 1 else 2, abs=0.1)
+    length = (3 + gap if count == 1 else 1) * side + min(side, 1)
+    assert found[0].length == pytest.approx(length, abs=0.1)
 
 
 def test_the_midsagittal_plane_is_found_though_the_head_is_turned():
