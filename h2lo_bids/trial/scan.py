@@ -46,6 +46,8 @@ SUFFIXES = ("mask", "dseg", "probseg")
 _OWN_SPACES = (None, "orig", "native", "individual")
 _SAME = 1e-2
 """Of affines, in mm, within which two grids are one."""
+_ROUNDING = 1e-3
+"""Of values that a header scales."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
         keys = ("ses", "acq", "ce", "rec", "run")
         other = any(parsed.get(key) not in (None, entities.get(key)) for key in keys)
         if not other and parsed.get("space") in (*_OWN_SPACES, scan.suffix):
-            fitting.append((parsed.get("space") == scan.suffix, path))
-    # A label in the space of this very scan is meant before one that names none.
+            named = sum(parsed.get(key) is not None for key in keys)
+            fitting.append(((parsed.get("space") == scan.suffix, named), path))
+    # A label that names the space and entities of this very scan is meant before one without.
     best = [path for named, path in fitting if named == max(fitting)[0]]
     if len(best) > 1:
         names = ", ".join(path.name for path in best[:3])
@@ -142,11 +145,12 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
             f"{path}: lies elsewhere than {scan} (their affines differ); resample it to the scan"
         )
     kind, data = path.name.split(".")[0].rpartition("_")[2], np.asarray(image.dataobj)
-    if kind != "probseg" and not np.array_equal(data, np.rint(data)):
+    whole = data if kind == "probseg" else np.rint(data)
+    if np.abs(data - whole).max() > _ROUNDING:
         raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
-    if data.min() < 0 or (kind == "probseg" and data.max() > 1 + 1e-3):
+    if whole.min() < 0 or (kind == "probseg" and whole.max() > 1 + _ROUNDING):
         raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
-    held = data >= 0.5
+    held = whole >= 0.5
     if not held.any():
         raise BadDataError(f"{path}: is empty: no voxel has a label")
     if 2 * np.count_nonzero(held & brain) < np.count_nonzero(held):
@@ -154,7 +158,7 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
             f"{path}: most of it lies outside the brain of {scan}; it may be of another person"
         )
     if kind == "dseg":
-        return Label(name, path, kind, data.astype(np.int32), _names(path))
+        return Label(name, path, kind, whole.astype(np.int32), _names(path))
     return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
 
 
@@ -206,8 +210,8 @@ class Examination:
         images = self._images.write()
         labels = []
         for name, root in self._images.settings.labels:
-            path = find_label(name, root, self._scan)
-            labels.append(load_label(name, path, nib.load(self._scan.path), self._brain))
+            path, scan = find_label(name, root, self._scan), load_checked(self._scan.path).image
+            labels.append(load_label(name, path, scan, self._brain))
         for label in labels:
             self._write_label(label, images)
             head, lesions = self._measure(label, images)

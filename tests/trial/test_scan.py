@@ -48,6 +48,9 @@ def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
     assert find_label("x", tmp_path / "d", scan(tmp_path)) == mine
     other = find_label("x", tmp_path / "d", scan(tmp_path, "sub-01_ses-A_T2w"))
     assert "space-T2w" in other.name
+    own = write(anat, "sub-01_ses-A_acq-x_label-lesion_mask.nii.gz")  # names more of the scan
+    assert find_label("x", tmp_path / "d", scan(tmp_path)) == own
+    own.unlink()
     write(anat, "sub-01_ses-A_label-wm_probseg.nii.gz")
     with pytest.raises(BadDataError, match="2 label images fit"):
         find_label("x", tmp_path / "d", scan(tmp_path))
@@ -87,7 +90,9 @@ def test_what_is_wrong_with_a_label_is_one_line_that_names_it(
 def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
     data = np.zeros(SHAPE)
     data[5:8, 5:8, 5:8], data[10:14, 10:14, 8] = 3, 7
-    path = write(tmp_path, "sub-01_dseg.nii.gz", data)
+    image, path = nib.Nifti1Image(data, AFFINE), tmp_path / "sub-01_dseg.nii.gz"
+    image.set_data_dtype(np.int16)  # nibabel scales float data to it: 3 becomes 2.99995
+    nib.save(image, path)
     (tmp_path / "sub-01_dseg.tsv").write_text("index\tname\n3\tthalamus\n")
     label = load_label("x", path, IMAGE, BRAIN)
     regions = {name: int(share.sum()) for _, name, share in label.regions()}
