@@ -147,6 +147,11 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
             conditions[-1] = replace(conditions[-1], **read)
     if settings.level == "trial":
         conditions = conditions or [base]
+    own = sum(word.startswith("lf-grid=") for word in settings.condition)
+    if len(settings.lf_grid) > 1 and own < len(conditions):
+        raise UsageError(
+            "--lf-grid: a condition has one grid; give --condition NAME lf-grid=XxYxZ for each"
+        )
     _check(conditions, base, settings)
     return tuple(conditions)
 
