@@ -198,7 +198,7 @@ def collect_study(settings: Settings, send: Send) -> Path:
     from h2lo_bids.trial.report import write_reader_set, write_trial_report
     from h2lo_bids.trial.study import collect
 
-    study = collect(settings.out_dir, seed=settings.random_seed)
+    study = collect(settings)
     if settings.reader_set:
         study.notes += write_reader_set(
             settings.out_dir, study, settings.reader_set, settings.random_seed

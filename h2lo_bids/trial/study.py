@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.io import read_json
 from h2lo_bids.reports.records import scan_failed
+from h2lo_bids.settings import Settings
 from h2lo_bids.trial import statistics as st
-from h2lo_bids.trial.condition import HIGH
+from h2lo_bids.trial.condition import HIGH, conditions_of
 from h2lo_bids.trial.lesions import LESION
 from h2lo_bids.trial.observer import CHANNELS
+from h2lo_bids.wording import summarise
 
 OBSERVERS = ("hotelling", "cnr")
 DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
@@ -29,7 +32,12 @@ SPECIFICITY = 0.9
 """Share of the healthy places that a lesion which counts as seen is rated above."""
 SEVERAL = st.SEVERAL
 """Participants from which on the Hotelling observer is trained on others only."""
-_DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
+_DOSES = {
+    "noise_scale": ("slice_thickness", "voxel_volume"),
+    "slice_thickness": ("noise_scale",),
+    "voxel_volume": ("noise_scale",),
+}
+"""What may differ between conditions, and, beside the model, must not when its effect is fitted."""
 _UNRATED = {
     "hotelling": "which has too few others to be trained on",
     "cnr": "as their image shows no noise",
@@ -97,7 +105,8 @@ TABLES = {
         dprime="d' of normal classes with this area",
         **_SHARE,
         diameter80=(
-            "Diameter seen with 80 % probability by the logistic fit; n/a where it does not rise",
+            "Diameter seen with 80 % probability by the logistic fit; n/a where it does not rise "
+            "or only beyond 1 m",
             "mm",
         ),
         diameter80_low=(
@@ -141,7 +150,8 @@ TABLES = {
     "dose": columns(
         **{name: text for name, text in _STUDY.items() if name != "condition"},
         quantity="What differs between the conditions",
-        odds="Odds of seeing a lesion per unit of it, at the same diameter",
+        odds="Odds of seeing a lesion per unit of it, at the same diameter, between conditions of "
+        "one model and noise scale (of noise_scale: one slice thickness and voxel volume)",
         low="95 % interval by Student's t over participants",
         high="Its upper end",
         p="Of no effect",
@@ -166,13 +176,26 @@ class Study:
     notes: list[str] = field(default_factory=list)
 
 
-def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
-    """Read the ratings of all scans, and what they say of the conditions."""
-    parts, study = [], Study({HIGH: {"text": "the high-field image"}})
-    models = study.models
-    for path in sorted((out_dir / "trial" / "ratings").glob("*.tsv")):
+def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
+    """Read the ratings of all scans, and what they say of the conditions.
+
+    Those of the run's labels come first, so that no earlier ones decide what a condition is.
+    """
+    parts, study, unfit = [], Study({HIGH: {"text": "the high-field image"}}), []
+    models, folder = study.models, settings.out_dir / "trial" / "ratings"
+    asked = {c.name: c.described for c in conditions_of(settings)} if settings.condition else {}
+    labels = {name for name, _ in settings.labels}
+
+    def earlier(path: Path) -> tuple[bool, Path]:
+        return path.stem.rpartition("_")[2] not in labels, path
+
+    for path in sorted(folder.glob("*.tsv"), key=earlier):
         try:
-            content, table = read_json(path.with_suffix(".json")), pd.read_csv(path, sep="\t")
+            content = read_json(path.with_suffix(".json"))
+            # A condition may be called "null".
+            table = pd.read_csv(
+                path, sep="\t", dtype={"condition": str}, keep_default_na=False, na_values="n/a"
+            )
             name = parse_name(Path(content["Scan"]).name)
             assert name is not None
             table = table.assign(
@@ -183,36 +206,42 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
             assert not missing, f"no column {', '.join(sorted(missing))}"
             given, training = content["Conditions"], content["Training"]
             fitted = {(name.suffix, key): content["Models"][key] for key in given}
-            if scan_failed(out_dir, Path(content["Scan"]).name.partition(".")[0]):
+            if scan_failed(settings.out_dir, Path(content["Scan"]).name.partition(".")[0]):
                 raise ValueError("its scan failed since then")
+            if not os.path.lexists(settings.bids_dir / content["Scan"]):
+                raise ValueError(f"{settings.bids_dir} no longer has its scan")
         except (H2loError, OSError, ValueError, KeyError, AssertionError, TypeError) as err:
-            study.notes.append(f"{path}: not used ({err}); run its participant again")
+            text = f"{path}: not used ({err}); run its participant again, or delete it"
+            unfit.append((path, text))
             continue
-        same = all(study.conditions.get(key, value) == value for key, value in given.items())
+        same = all(
+            study.conditions.get(key, asked.get(key, value)) == value
+            for key, value in given.items()
+        )
         if not same or any(models.get(key, value) != value for key, value in fitted.items()):
-            study.notes.append(
+            text = (
                 f"{path}: has a condition of the same name and other options or another model; run "
                 "all participants with the same --condition and --model"
             )
+            unfit.append((path, text))
             continue
         study.conditions |= given
         models |= fitted
         study.training |= set(training)
         parts.append(table)
+    study.notes += summarise(unfit)
     if not parts:
         raise NoMatchError(
-            f"{out_dir / 'trial' / 'ratings'}: holds no ratings that can be used; run `h2lo "
-            "bids_dir out_dir trial --labels NAME=PATH` first, with masks or probsegs of lesions"
+            f"{folder}: holds no ratings that can be used"
+            f"{' (' + study.notes[0] + ')' if unfit else ''}; run `h2lo bids_dir out_dir trial "
+            "--labels NAME=PATH` first, with masks or probsegs of lesions"
         )
     return pd.concat(parts, ignore_index=True), study
 
 
-def collect(out_dir: Path, *, seed: int = 0) -> Study:
-    """Compute every table of a study from ``out_dir/trial/ratings``, and write them there.
-
-    `seed` is that of the bootstrap.
-    """
-    ratings, study = read_ratings(out_dir)
+def collect(settings: Settings) -> Study:
+    """Compute every table of a study from ``out_dir/trial/ratings``, and write them there."""
+    ratings, study = read_ratings(settings)
     for (contrast, label), table in ratings.groupby(["contrast", "label"], sort=True):
         key = {"contrast": str(contrast), "label": str(label)}
         if (count := table["subject"].nunique()) < SEVERAL:
@@ -225,7 +254,10 @@ def collect(out_dir: Path, *, seed: int = 0) -> Study:
             part = table[table["condition"] == condition]
             if len(part):
                 keys = key | {"condition": condition}
-                seen += [_observe(keys | {"observer": o}, part, study, seed) for o in OBSERVERS]
+                seen += [
+                    _observe(keys | {"observer": o}, part, study, settings.random_seed)
+                    for o in OBSERVERS
+                ]
                 _volumes(keys, part, study)
         lesions = study.lesions[key["contrast"], key["label"]] = pd.concat(seen, ignore_index=True)
         for observer in OBSERVERS:
@@ -234,7 +266,7 @@ def collect(out_dir: Path, *, seed: int = 0) -> Study:
             _dose(key | {"observer": observer}, part, study)
     for name, described in TABLES.items():
         rows = [[row.get(column) for column in described] for row in study.rows[name]]
-        write_table(out_dir / "trial" / f"{name}.tsv", rows, described)
+        write_table(settings.out_dir / "trial" / f"{name}.tsv", rows, described)
     return study
 
 
@@ -327,14 +359,18 @@ def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
 def _dose(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
     """Fit what each quantity that differs between conditions does to seeing lesions."""
     rated = lesions[(lesions["condition"] != HIGH) & lesions["seen"].notna()]
-    for quantity in _DOSES:
+    for quantity, others in _DOSES.items():
         doses = {name: of.get(quantity) for name, of in study.conditions.items()}
+        alike = {
+            name: str([study.models.get((key["contrast"], name)), *(of.get(o) for o in others)])
+            for name, of in study.conditions.items()
+        }
         dose = rated["condition"].map(doses)
         if dose.isna().any() or dose.nunique() < 2:
             continue
         fit = st.dose_response(
             rated["seen"].to_numpy(), dose.to_numpy(float), rated["diameter"].to_numpy(),
-            rated["subject"].to_numpy(str),
+            rated["subject"].to_numpy(str), rated["condition"].map(alike).to_numpy(str),
         )  # fmt: skip
         if fit:
             study.rows["dose"].append(key | {"quantity": quantity} | fit)

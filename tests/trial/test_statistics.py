@@ -100,6 +100,9 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     ratings = st.hotelling_ratings(few, which, np.arange(60) // 2, np.full(60, 5.0))
     assert abs(float(st.delong(ratings[which], ratings[~which])[0][0]) - 0.5) < 0.2
     assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), np.full(60, 5.0))).all()
+    # Two lesions with a healthy place each: one of each to learn from.
+    pairs = (few[:4], which[:4], np.arange(4) // 2, np.full(4, 5.0))
+    assert np.isnan(st.hotelling_ratings(*pairs)).all()
 
 
 def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
@@ -136,7 +139,8 @@ def test_intervals_of_few_people_hold_what_they_claim(people):
         # A dose that each person takes in another way, and all together in none.
         logit = np.tile(logit, 2) + rng.normal(0, 0.5, people)[both] * (dose - 1)
         seen = (rng.random(len(both)) < 1 / (1 + np.exp(-logit))).astype(float)
-        if effect := st.dose_response(seen, dose, np.tile(diameters, 2), both):
+        alike = np.zeros(len(both))
+        if effect := st.dose_response(seen, dose, np.tile(diameters, 2), both, alike):
             found_an_effect.append(effect["p"] < 0.05)
     assert np.mean(covered) > 0.9
     assert np.mean(found_an_effect) < 0.14
@@ -151,6 +155,9 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
         1 + math.exp(-(found["intercept"] + found["slope"] * math.log(found["diameter80"])))
     )
     assert share == pytest.approx(0.8)
+    # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
+    flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.zeros(8))
+    assert (flat["diameter80"], flat["diameter80_high"]) == (math.inf, math.inf)
 
 
 def test_intraclass_correlation_is_the_published_one():
@@ -189,11 +196,23 @@ def test_dose_response_finds_the_odds_it_was_drawn_with():
     diameters = rng.uniform(3, 12, 3600)
     logit = -2 + 2 * np.log(diameters) - 1.2 * dose
     seen = (rng.random(3600) < 1 / (1 + np.exp(-logit))).astype(float)
-    found = st.dose_response(seen, dose, diameters, subjects)
+    alike = np.zeros(3600)
+    found = st.dose_response(seen, dose, diameters, subjects, alike)
     assert found["low"] < math.exp(-1.2) < found["high"]
     assert found["p"] < 1e-6
-    assert st.dose_response(seen, np.ones(3600), diameters, subjects) == {}
-    assert st.dose_response(seen, dose, diameters, np.zeros(3600)) == {}
+    assert st.dose_response(seen, np.ones(3600), diameters, subjects, alike) == {}
+    assert st.dose_response(seen, dose, diameters, np.zeros(3600), alike) == {}
+    # Slices of thin, thick and noisy thick images, which change nothing: noise alone does.
+    rng = np.random.default_rng(8)
+    thickness = np.tile([5.0, 2, 5], 1200)
+    noise = np.where(dose == 2, 2.0, 1)
+    logit = -2 + 2 * np.log(diameters) - 1.2 * noise
+    seen = (rng.random(3600) < 1 / (1 + np.exp(-logit))).astype(float)
+    found = st.dose_response(seen, thickness, diameters, subjects, noise)
+    assert found["low"] < 1 < found["high"]
+    found = st.dose_response(seen, noise, diameters, subjects, thickness)
+    assert found["low"] < math.exp(-1.2) < found["high"]
+    assert st.dose_response(seen, noise, diameters, subjects, noise) == {}  # no two are alike
 
 
 def test_sensitivity_has_the_errors_of_its_participants():

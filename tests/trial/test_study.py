@@ -32,12 +32,13 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
 from h2lo_bids.trial.scan import Examination
-from h2lo_bids.trial.study import RATINGS, SEVERAL, Study, collect
+from h2lo_bids.trial.study import RATINGS, SEVERAL, Study
+from h2lo_bids.trial.study import collect as collect_with
 
 
 def settings(tmp_path, *condition, level="trial", **more):
-    given = {"labels": (("lesion", tmp_path),), **more}
-    return Settings(tmp_path, tmp_path / "out", level, condition=tuple(condition), **given)
+    given = {"labels": (("lesion", tmp_path),), "out_dir": tmp_path / "out", **more}
+    return Settings(tmp_path, level=level, condition=tuple(condition), **given)
 
 
 def test_memory_that_a_label_takes_costs_its_scan_alone(tmp_path, monkeypatch):
@@ -104,6 +105,8 @@ def images_of(root, models, *words):
     paths = output_paths(root / "out", scan, (NATIVE,))
     for path in (scan.path, *paths.values()):
         array = brain if path == paths["mask"] else data
+        if path == scan.path:
+            array = array[..., None]  # one volume of four dimensions, as converters write it
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
     return Images(scan, options, EngineOptions(), lambda _, path: models[path and path.name])
@@ -160,6 +163,15 @@ def test_slices_without_a_grid_are_refused(tmp_path, refused):
     check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", slice_thickness=8.0))
 
 
+def test_of_several_grids_a_condition_says_which_it_has(tmp_path, refused):
+    grids = {"lf_grid": ((2.0, 2.0, 2.0), (1.6, 1.6, 5.0))}
+    for words in ((), ("a", "lf-grid=2x2x2", "b")):
+        asked = settings(tmp_path, *words, **grids)
+        assert "lf-grid=XxYxZ for each" in refused(UsageError, check_values, asked)
+    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **grids))
+    check_values(settings(tmp_path, level="participant", **grids))
+
+
 @pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"], ["a", "aT2w"]])
 def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
     labels = tuple((name, tmp_path) for name in names)
@@ -176,12 +188,19 @@ CONDITIONS = {"quiet": 1.0, "loud": 3.0}
 DIAMETERS = np.array([2.5, 4, 6, 9, 14])
 
 
-def write_ratings(out_dir, subjects, realisations=8, seed=0, signal=1.0):
+def collect(out_dir, *condition):
+    return collect_with(settings(out_dir / "raw", *condition, out_dir=out_dir))
+
+
+def write_ratings(
+    out_dir, subjects, realisations=8, seed=0, signal=1.0, conditions=None, label="lesion"
+):
     """Ratings of which the separation grows with the diameter and falls with the noise."""
+    conditions = conditions or CONDITIONS
     for subject in range(1, subjects + 1):
         rng, rows = np.random.default_rng([seed, subject]), []
         for condition, noise, count in (
-            ("highfield", 0.4, 1), *((c, n, realisations) for c, n in CONDITIONS.items())
+            ("highfield", 0.4, 1), *((c, n, realisations) for c, n in conditions.items())
         ):  # fmt: skip
             for lesion, diameter in enumerate(DIAMETERS, start=1):
                 for place, kind in enumerate(("lesion", "mirror")):
@@ -193,19 +212,21 @@ def write_ratings(out_dir, subjects, realisations=8, seed=0, signal=1.0):
                             [condition, lesion, place, kind, number, volume, diameter, diameter + 1,
                              0.3, rating, rating + 0.1 * rng.normal(), *others, 1.1 * volume]
                         )  # fmt: skip
-        scan = f"sub-{subject:04d}_T2w_lesion"
-        path, *_ = result_files(out_dir, "trial_ratings", scan=scan)
+        scan = f"sub-{subject:04d}_T2w"
+        (out_dir / "raw").mkdir(exist_ok=True)
+        (out_dir / "raw" / f"{scan}.nii.gz").touch()
+        path, *_ = result_files(out_dir, "trial_ratings", scan=f"{scan}_{label}")
         write_table(path, rows, RATINGS)
         content = json.loads(path.with_suffix(".json").read_text()) | {
-            "Scan": f"sub-{subject:04d}/anat/sub-{subject:04d}_T2w.nii.gz",
-            "Label": "lesion",
+            "Scan": f"{scan}.nii.gz",
+            "Label": label,
             "Training": ["simulated"],
             "Conditions": {
                 name: {"text": name, "noise_scale": noise, "slice_thickness": None,
                        "voxel_volume": 8.0, "grid": "2x2x2"}
-                for name, noise in CONDITIONS.items()
+                for name, noise in conditions.items()
             },
-            "Models": dict.fromkeys(CONDITIONS, "of this digest"),
+            "Models": dict.fromkeys(conditions, "of this digest"),
         }  # fmt: skip
         path.with_suffix(".json").write_text(json.dumps(content))
 
@@ -323,6 +344,34 @@ def test_ratings_of_a_scan_that_failed_since_then_do_not_count(tmp_path):
     found = collect(tmp_path)
     assert sum("sub-0002" in note and "failed since then" in note for note in found.notes) == 1
     assert {row["subjects"] for row in found.rows["detectability"]} == {2}
+
+
+def test_a_condition_may_be_called_null(tmp_path):
+    write_ratings(tmp_path, 2, conditions={"null": 1.0, "NA": 3.0})
+    rows = collect(tmp_path).rows["detectability"]
+    assert [row["condition"] for row in rows[::2]] == ["highfield", "null", "NA"]
+
+
+def test_a_scan_that_left_the_dataset_does_not_count(tmp_path):
+    write_ratings(tmp_path, 3)
+    (tmp_path / "raw" / "sub-0002_T2w.nii.gz").unlink()
+    found = collect(tmp_path)
+    assert sum("sub-0002" in note and "no longer has its scan" in note for note in found.notes) == 1
+    assert {row["subjects"] for row in found.rows["detectability"]} == {2}
+
+
+def test_a_condition_is_what_this_run_says_and_not_what_an_earlier_one_said(tmp_path):
+    write_ratings(tmp_path, 3)
+    write_ratings(tmp_path, 2, label="earlier")
+    for path in (tmp_path / "trial" / "ratings").glob("sub-000[23]*_lesion.json"):
+        content = json.loads(path.read_text())
+        content["Conditions"]["loud"] = conditions_of(settings(tmp_path, "loud"))[0].described
+        path.write_text(json.dumps(content))
+    found = collect(tmp_path, "loud")
+    assert {(row["label"], row["subjects"]) for row in found.rows["detectability"]} == {
+        ("lesion", 2)
+    }
+    assert sum("(3 files: " in note and "same --condition" in note for note in found.notes) == 1
 
 
 @pytest.mark.slow
