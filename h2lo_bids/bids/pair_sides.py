@@ -202,6 +202,8 @@ def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
         return f"does not match --lf {_words(asked, scan)}"
     if scan.field_strength is not None and not scan.low:
         return f"{scan.strength}: not low field"
+    if scan.name.get("desc") == "enhanced":
+        return "an enhanced image: not low field"
     if scan.name.get("desc") == "preproc" and not scan.name.get("space") and "desc" not in asked:
         return "preprocessed on its own grid: if it is registered, choose it with --lf desc-preproc"
     if sure or scan.low or any(scan.name.get(entity) for entity in asked):

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from h2lo_bids.bids.derivatives import given_mask
 from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
-from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe
+from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe, matches
 from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, orientation, rank
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
@@ -124,13 +125,15 @@ def _of_subject(
     fusion = "none" if registered else search.settings.lf_fusion
     for hf, low in _by_session(search, both, chosen=bool(conditions.asked(contrast, *HIGH))):
         try:
-            parts = _select(search, hf, low, fusion)
+            parts, donor = _select(search, hf, low, fusion), mask_donor(hf, conditions)
+            if donor and (mask := given_mask(search.settings.derivatives, donor)):
+                check_content(mask[0])
         except UnpairedError as reason:
             search.alone(hf.subject, str(reason))
         except H2loError as error:
             search.fail(hf.path, error)
         else:
-            pairs.append(PairSource(hf, parts, registered, mask_donor(hf, conditions)))
+            pairs.append(PairSource(hf, parts, registered, donor))
     return pairs
 
 
@@ -176,6 +179,7 @@ def _preferred(search: Search, high: Sequence[Scan]) -> Scan:
 
 def _select(search: Search, hf: Scan, low: list[Scan], fusion: str) -> tuple[Scan, ...]:
     """Take one low-field scan of a session, or the three to be fused."""
+    low = _first_runs(search, low)
     if len(low) == 1 and fusion != "mrr":
         return (low[0],)
     if fusion == "none":
@@ -202,17 +206,41 @@ def _select(search: Search, hf: Scan, low: list[Scan], fusion: str) -> tuple[Sca
     return three
 
 
+def _first_runs(search: Search, low: list[Scan]) -> list[Scan]:
+    """Of scans that differ in the run alone, keep that of the run which is asked for first."""
+    runs = search.conditions.asked(low[0].suffix, *LOW).get("run")
+    if not runs:
+        return low
+
+    def place(scan: Scan) -> int:
+        return next(n for n, run in enumerate(runs) if matches(scan.name, {"run": (run,)}))
+
+    def alike(scan: Scan) -> tuple[object, ...]:
+        return orientation(scan), *(pair for pair in scan.entities if pair[0] != "run")
+
+    kept = []
+    for scan in low:
+        first = min((other for other in low if alike(other) == alike(scan)), key=place)
+        if place(scan) == place(first):
+            kept.append(scan)
+        else:
+            search.skip(scan.path, f"the run of {first.path.name} is asked for first")
+    return kept
+
+
 def _distinction(candidates: Sequence[Scan], chosen: Scan, entities: Sequence[str] = ORDER) -> str:
     """Return the words that set one candidate apart from the others, such as ``acq-iso``.
 
-    Where all candidates have a run, other subjects' scans may have none: they go on fitting.
+    Other subjects' scans may have no run, or only runs: `_first_runs` takes what they have.
     """
     rest, words, labels = list(candidates), [], dict(chosen.entities)
     for entity in entities:
         found, label = [dict(scan.entities).get(entity) for scan in rest], labels.get(entity)
         if len({*found}) > 1:
             word = f"{entity}-{label}" if label else f"{entity}=null"
-            words.append(f"run={label},null" if entity == "run" and None not in found else word)
+            if entity == "run":
+                word = f"run={label},null" if label else "run=null,1"
+            words.append(word)
             rest = [scan for scan, own in zip(rest, found, strict=True) if own == label]
     return " ".join(words)
 

@@ -61,7 +61,8 @@ class Pairs:
     )
     lf: tuple[str, ...] = option(
         (),
-        "entities of the low-field scan, such as ses-HFC acq-iso (default: by field strength)",
+        "entities of the low-field scan, such as ses-HFC acq-iso; of runs, as run=1,null, pairs "
+        "take the first that is there (default: by field strength)",
         ENTITIES,
         modes=(*ON_PAIRS, ENHANCED),
     )

@@ -13,6 +13,7 @@ from skeletons import (
     HYPE,
     LOW,
     anat,
+    annex,
     ants_mrr,
     asking,
     ds005752,
@@ -162,6 +163,7 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
         (None, "space-MNI152NLin2009cAsym_desc-preproc_T1w"),
         (None, "T1w"),
         ("HFC", "acq-iso_desc-preproc_T1w"),  # and each session's own
+        ("HFC", "acq-iso_res-model_desc-enhanced_T1w"),  # our own
     ],
 )
 def test_what_fmriprep_made_is_no_low_field_partner(tmp_path, session, rest, words) -> None:
@@ -174,7 +176,8 @@ def test_what_fmriprep_made_is_no_low_field_partner(tmp_path, session, rest, wor
     found = find(root, derivatives=(("fmriprep", prep),), lf=words)
     assert names(found) == {"sub-01_ses-GE_T1w": ["sub-01_ses-HFC_acq-iso_T1w"]}
     assert [pair.lf[0].path.is_relative_to(root) for pair in found.pairs] == [True]
-    assert "--lf" in next(item.reason for item in found.skipped if item.path == prep / path)
+    (reason,) = (item.reason for item in found.skipped if item.path == prep / path)
+    assert "--lf" in reason or reason == "an enhanced image: not low field"
 
 
 def test_ds005752_has_no_partner(tmp_path: Path) -> None:
@@ -242,19 +245,37 @@ def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contras
     t1w = [pair for pair in find(root).pairs if pair.contrast == "T1w"]
     assert t1w
     assert not any(pair.donor for pair in t1w)
+    # Its mask of --derivatives is a link without content.
+    mask = anat("01", "2", "acq-3T_desc-brain_mask")
+    prep = write(tmp_path / "prep", {mask: None})
+    annex(prep / mask)
+    found = find(root, contrast=contrast, derivatives=(("prep", prep),))
+    lost = [problem for problem in found.problems if "ses-2_acq-3T_T2w" in problem.scan]
+    assert [f"datalad get {prep / mask}" in problem.message for problem in lost] == [True]
+    assert not any("ses-2" in pair.name for pair in found.pairs)
 
 
-def test_the_words_advised_for_one_subject_keep_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("runs", "taken"),
+    [
+        ((["", "_run-1", "_run-2"], ["_run-1", "_run-2"]), ("", "_run-1")),
+        (([""], ["_run-1", "_run-2"]), ("", "_run-1")),
+        ((["", "_run-2"], ["_run-1", "_run-2"]), ("", "_run-1")),
+        ((["_run-1", "_run-2"], ["", "_run-1"]), ("_run-1", "_run-1")),
+        ((["_run-01", "_run-02"], [""]), ("_run-01", "")),
+    ],
+)
+def test_the_words_advised_for_one_subject_keep_the_others(tmp_path, runs, taken) -> None:
     images = {anat(sub, "HF", "T1w"): HIGH for sub in "12"}
-    images[anat("1", "LF", "acq-iso_T1w")] = LOW
-    images |= {anat("2", "LF", f"acq-iso_run-{run}_T1w"): LOW for run in "12"}
+    for sub, labels in zip("12", runs, strict=True):
+        images |= {anat(sub, "LF", f"acq-iso{run}_T1w"): LOW for run in labels}
     root = write(tmp_path / "ds", images)
     advised = re.search(r"for example with --lf (\S+)", refused(root))
     assert advised
     found = find(root, lf=(advised[1],))
     assert names(found) == {
-        "sub-1_ses-HF_T1w": ["sub-1_ses-LF_acq-iso_T1w"],
-        "sub-2_ses-HF_T1w": ["sub-2_ses-LF_acq-iso_run-1_T1w"],
+        f"sub-{sub}_ses-HF_T1w": [f"sub-{sub}_ses-LF_acq-iso{run}_T1w"]
+        for sub, run in zip("12", taken, strict=True)
     }
     with pytest.raises(NoMatchError, match=r"--session-label HF leaves other sessions out"):
         find(root, session_label=("HF",))
@@ -300,10 +321,14 @@ def test_voxels_win_over_labels(tmp_path: Path) -> None:
     write_grid(root / anat("01", "LF", "acq-axi_run-1_T1w"), (5.0, 1.6, 1.6), turn=True)
     write_grid(root / anat("01", "LF", "acq-axi_run-2_T1w"), (1.6, 1.6, 5.0))
     write_grid(root / anat("01", "LF", "acq-axi_run-3_T1w"), (1.6, 5.0, 1.6))
-    (pair,) = find(root).pairs
-    assert [dict(scan.entities)["run"] for scan in pair.lf] == ["2", "3", "1"]
+    for words in ((), ("run=1,2,3",)):
+        (pair,) = find(root, lf=words).pairs
+        assert [dict(scan.entities)["run"] for scan in pair.lf] == ["2", "3", "1"]
     write_grid(root / anat("01", "LF", "acq-axi_run-1_T1w"), (2.0, 2.0, 2.2))
-    assert "2 low-field T1w scans" in refused(root, lf=("run=1,2",))
+    (root / anat("01", "LF", "acq-axi_run-3_T1w")).unlink()
+    assert "2 low-field T1w scans" in refused(root, lf=("run=*",))
+    (pair,) = find(root, lf=("run=2,1",)).pairs
+    assert [scan.stem for scan in pair.lf] == ["sub-01_ses-LF_acq-axi_run-2_T1w"]
 
 
 def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
