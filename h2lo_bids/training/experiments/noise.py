@@ -21,7 +21,7 @@ from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape, read_prepared
 
-RECIPE = 4
+RECIPE = 5
 """Raised when the measurement changes, so that a final model is made with the new one."""
 _BINS = 32
 """Bins of predicted intensity on [0, 1]."""
@@ -267,8 +267,9 @@ def measure_noise(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
     for job in jobs:
         bundle = load_bundle(job.folder / BUNDLE)
         model = load_model(bundle)
-        fresh = [p for p in job.pairs_in("test") if p.subject not in seen][:share]
-        for prepared in fresh[: MOST_PAIRS - len(pairs)]:
+        # Of several sessions one, as it is people who differ.
+        fresh = {p.subject: p for p in job.pairs_in("test") if p.subject not in seen}
+        for prepared in [*fresh.values()][: min(share, MOST_PAIRS - len(pairs))]:
             seen.add(prepared.subject)
             pair = read_prepared(prepared)
             pairs.append(pair)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from prepared_pairs import fold_of, write_pairs
 from scipy import fft
 from scipy.ndimage import binary_erosion, map_coordinates
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.synthesis.noise import PROBES, add_noise
-from h2lo_bids.training.experiments.noise import calibrate_noise
+from h2lo_bids.training.experiments.noise import calibrate_noise, measure_noise
 from h2lo_bids.training.pairs import Pair
 
 SHAPE = (56, 60, 52)
@@ -109,6 +113,14 @@ def test_noise_is_measured_as_it_was_made_and_drawn_as_it_was_measured():
         assert np.std(off) < 1.2
         assert np.ptp(off) < 12
         np.testing.assert_allclose(found.quantiles[4:-4], tail(z), atol=0.06)
+
+
+def test_sessions_of_one_person_are_one_subject(tmp_path):
+    *pairs, last = write_pairs(tmp_path / "out", 6)
+    pairs[4] = replace(pairs[4], subject="04", session="2")
+    job = fold_of((*pairs, last), tmp_path, fold=Fold(0, ("01", "02"), ("03",), ("04", "06")))
+    shutil.copytree(default_bundle("T1w", method="identity").path, job.folder / "bundle")
+    assert measure_noise([job], "cpu")["subjects"] == 2
 
 
 def test_what_cannot_be_measured():
