@@ -113,6 +113,7 @@ def synthesize(
     slice_profile: str = "box",
     precision: str | None = None,
     threads: int | None = None,
+    seed: int = 42,
 ) -> Any:
     """Synthesize the low-field image of a high-field head scan.
 
@@ -142,6 +143,9 @@ def synthesize(
         ``"fp32"`` or ``"bf16"``; None takes the faster one that is near fp32, as the command does.
     threads
         CPU threads; None leaves PyTorch's own number.
+    seed
+        Of models that draw at random (Arnold, DiffI2I): images of one seed share their draw, so
+        that each scan needs its own, as `h2lo participant` gives it by its name.
 
     Returns
     -------
@@ -184,7 +188,7 @@ def synthesize(
     options = EngineOptions(model.device, precision, threads=threads)
     low = predict_on_grid(
         model.network, scaled.volume, frame.affine, grid, wanted,
-        options=options, response=response,
+        options=options, response=response, seed=seed,
     )  # fmt: skip
     low = np.clip(low, 0.0, 1.0).astype(np.float32)
     brain, output = np.asarray(inside.dataobj) > 0, None

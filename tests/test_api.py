@@ -9,10 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from heads import SPACING, head, write_bundle, write_dataset
+from heads import SIDE, SPACING, head, write_bundle, write_dataset
 
 from h2lo_bids import load_model, read_image, synthesize
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.models.baselines import Arnold
+from h2lo_bids.models.bundle import save_bundle
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.synthesis import options, predict
 
 TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -117,6 +120,19 @@ def test_a_model_computes_where_it_was_loaded(model, monkeypatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UsageError, match="device cuda:99"):
         load_model("T1w", device="cuda:99")
+
+
+def test_a_model_that_draws_does_so_by_the_seed(tmp_path) -> None:
+    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
+    save_bundle(
+        tmp_path, Arnold(), contrast="T1w", frame=frame, metadata={}, card="", method="arnold"
+    )
+    drawing, volume, affine = load_model(tmp_path), head(1), np.diag([SPACING] * 3 + [1.0])
+    made = [
+        synthesize(volume, drawing, affine=affine, mask=volume > 0, **seed)[0]
+        for seed in ({"seed": 1}, {"seed": 1}, {"seed": 2}, {})
+    ]
+    assert [np.array_equal(made[0], other) for other in made[1:]] == [True, False, False]
 
 
 def test_embedded_models_are_named_by_contrast() -> None:
