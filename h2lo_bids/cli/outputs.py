@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -58,12 +58,13 @@ def dry_run(settings: Settings, console: Console) -> int:
     if settings.reports_only:
         raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
     found, lines = _find(settings)
-    divided = [*_divided(settings, found)] if settings.fits else []
+    kept = _kept(settings, found) if settings.on_pairs else frozenset()
+    divided = [*_divided(settings, found, kept)] if settings.fits else []
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *lines, *_fold_lines(settings, divided)):
         console.line(line)
     folds = {contrast: parts for contrast, parts, _ in divided if parts is not None}
-    for output in expected_outputs(settings, found, folds):
+    for output in expected_outputs(settings, found, folds, kept):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     other = other_source(settings.out_dir, settings.bids_dir)
     for warning in (*found.warnings, *([other] if other else [])):
@@ -158,13 +159,19 @@ def _evaluation_lines(settings: Settings) -> Iterator[str]:
 
 
 def expected_outputs(
-    settings: Settings, found: Any, folds: dict[str, tuple[Fold, ...]] | None = None
+    settings: Settings,
+    found: Any,
+    folds: dict[str, tuple[Fold, ...]] | None = None,
+    kept: Container[str] = (),
 ) -> Iterator[Output]:
-    """Yield the files of a run on what was found, divided as in `folds` where they are known."""
+    """Yield the files of a run on what was found, divided as in `folds` where they are known.
+
+    Of subjects whose pairs, by URI of the high-field scan, are all `kept`, it writes no log.
+    """
     if not settings.on_pairs:
         yield from _of_participants(settings, found)
     else:
-        yield from _of_pairs(settings, found)
+        yield from _of_pairs(settings, found, kept)
     yield from _result(settings, "dataset")
     yield from _result(settings, "run", run=RUN)
     if found.problems:
@@ -177,12 +184,25 @@ def expected_outputs(
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
-    return {
-        contrast: folds for contrast, folds, _ in _divided(settings, found) if folds is not None
+    divided = _divided(settings, found, _kept(settings, found))
+    return {contrast: folds for contrast, folds, _ in divided if folds is not None}
+
+
+def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
+    """Return the high-field scans (BIDS URI) of pairs that a run would not prepare again."""
+    from h2lo_bids.training.pairs import find_prepared
+
+    there = {
+        prepared.sources[0]
+        for contrast in subjects_of(found.pairs)
+        for prepared in find_prepared(settings.out_dir, contrast=contrast)
     }
+    asked = tuple(pair for pair in found.pairs if pair.hf.uri in there)
+    again = {*find_missing(settings, asked, lambda event: None)} if asked else set()
+    return frozenset(pair.hf.uri for pair in asked if pair.name not in again)
 
 
-def _divided(settings: Settings, found: PairDiscovery) -> Iterator[Divided]:
+def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
     """Yield each contrast, its folds as far as its pairs are prepared, and lines on these.
 
     Folds are None where all pairs of the contrast are flagged. Raises what the run does where
@@ -200,13 +220,8 @@ def _divided(settings: Settings, found: PairDiscovery) -> Iterator[Divided]:
     usable = not found.pairs
     for contrast in subjects_of(found.pairs):
         people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
-        prepared = find_prepared(settings.out_dir, contrast=contrast, sources=people)
-        if prepared:
-            there = {pair.sources[0] for pair in prepared}
-            asked = tuple(pair for pair in found.pairs if pair.hf.uri in there)
-            again = {*find_missing(settings, asked, lambda event: None)}
-            made = {pair.hf.uri for pair in asked if pair.name not in again}
-            prepared = tuple(pair for pair in prepared if pair.sources[0] in made)
+        whole = people.keys() & kept
+        prepared = find_prepared(settings.out_dir, contrast=contrast, sources=whole)
         skipped = skipped_pairs(settings, prepared)
         same = same_people(pair for pair in prepared if pair not in skipped)
         lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
@@ -301,12 +316,12 @@ def _of_study(settings: Settings) -> Iterator[Output]:
         yield from _result(settings, "reader_image", number=f"{number:03d}")
 
 
-def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
+def _of_pairs(settings: Settings, found: PairDiscovery, kept: Container[str]) -> Iterator[Output]:
     for pair in found.pairs:
         paths = pair_paths(settings.out_dir, pair.hf, pair.contrast)
         images = (path for key, path in paths.items() if key != "record")
         yield from (Output(path, pair.hf.relative_path) for path in _with_sidecars(images))
-    for subject in dict.fromkeys(pair.subject for pair in found.pairs):
+    for subject in dict.fromkeys(p.subject for p in found.pairs if p.hf.uri not in kept):
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
 
 

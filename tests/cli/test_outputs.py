@@ -225,7 +225,13 @@ def test_pairs_group_and_evaluate(tmp_path):
     one = ["--participant-label", "01", BAD]
     words = ["participant", "--pairs", *PAIRS, *one, "--dry-run"]
     assert call(bids, tmp_path / "pairs", *words)[0] == 0  # the damaged image looks whole
-    agree(bids, tmp_path / "pairs", "participant", "--pairs", *PAIRS, *SOME[:2], *work)
+    words = ["participant", "--pairs", *PAIRS, *SOME[:2], *work]
+    agree(bids, tmp_path / "pairs", *words)
+    made = {p for p in tmp_path.glob("pairs/logs/*/*") if p.is_file()}
+    expected = {name for name in promised(bids, tmp_path / "pairs", *words)[1] if RUN in name}
+    run(bids, tmp_path / "pairs", *words, code=0)  # nothing is left to prepare
+    logs = {p for p in tmp_path.glob("pairs/logs/*/*") if p.is_file()} - made
+    assert {p.name for p in logs} == {Path(name).name for name in expected}
     files = agree(bids, tmp_path / "group", "group", *FIT, *SOME, *work)
     assert "models/h2lo_T1w/members/1.safetensors" in files
     # No model is scored on those whom it was trained on.
