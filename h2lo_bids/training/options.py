@@ -164,21 +164,19 @@ def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool
     return bool(before) and max(since) <= max(before) + GAIN
 
 
-def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
-    """Return the learning rate of a step, counted from 0: cosine annealing, as in the paper.
+def rate_of(step: int, options: FitOptions) -> float:
+    """Return the rate of a step of the schedule, from 0: cosine annealing, as in the paper.
 
     It first rises linearly over the warm-up, from ``warmup_from`` times the first rate on; with 0
-    from a ``warmup``-th of it. After that `place` is the step of the schedule, where that is
-    another one. Where the rate changes only every epoch, the cosine counts epochs after the
-    warm-up as `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor one
-    epoch after the last.
+    from a ``warmup``-th of it. Where the rate changes only every epoch, the cosine counts epochs
+    after the warm-up as `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the
+    floor one epoch after the last.
     """
     o, first = options, options.warmup_from
     if step < o.warmup and first:
         return o.learning_rate * (first + (1 - first) * step / o.warmup)
     if step < o.warmup:
         return o.learning_rate * (step + 1) / o.warmup
-    step = step if place is None else place
     done = (step - o.warmup) / max(1, o.steps - 1 - o.warmup)
     if o.rate_steps > 1:
         done = (step - o.warmup) // o.rate_steps / max(1, -(-(o.steps - o.warmup) // o.rate_steps))

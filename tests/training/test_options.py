@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import SMALL, ball_pair
+from problems import HELD, SMALL, TRAIN, ball_pair, tiny_options, trainer_of
 
 from h2lo_bids.settings import OPTIONS
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
+from h2lo_bids.training.methods import TRAINERS
 from h2lo_bids.training.options import (
     FitOptions,
     default_options,
@@ -74,9 +75,15 @@ def test_warmup_rises_linearly() -> None:
     assert rates[:5] == pytest.approx([1e-6, 1.25e-6, 1.5e-6, 1.75e-6, 2e-6])
     assert rates[-1] == pytest.approx(5e-7)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-    # What time runs out for is the schedule behind the warm-up.
-    assert rate_of(1, options, 90) == rates[1]
-    assert rate_of(4, options, 90) == rates[90]
+
+
+@pytest.mark.parametrize("name", ["h2lo", "pfsr"])
+def test_the_warmup_is_a_part_of_the_schedule_that_a_time_budget_shortens(name: str) -> None:
+    """At the second step a tenth and a fifth of the time lie behind."""
+    options = tiny_options(name, steps=100, warmup=20, learning_rate=0.01, seed=1)
+    trainer = trainer_of(TRAINERS[name], TRAIN, HELD, options)
+    rates = [trainer.step(1, place)["rate"] for place in (9, 19)]
+    assert rates == pytest.approx([0.005, 0.01])
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ class OperatorTrainer(Trainer):
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
         """Do this process's part of a step."""
-        fabric, rate = self.fabric, rate_of(step, self.options, place)
+        fabric, rate = self.fabric, rate_of(place, self.options)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         batch = self.estimator.draw(step, *self.share)

@@ -122,7 +122,7 @@ class PfsrTrainer(PatchTrainer):
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
         """Update the network."""
-        rate = rate_of(step, self.options, place)
+        rate = rate_of(place, self.options)
         source, target, brain = self.draw(step)
         with autocast(self.device, self.options.precision):
             made = self.network(source).float()
