@@ -27,6 +27,7 @@ MODULES = {"h2lo": "run", "h2lo-phantom": "phantom", "h2lo-slurm": "slurm"}
 FIT = "--resolution 8 --folds 2 --validate-every 2"
 SMALL = {
     "participant": "--sloppy",
+    "participant enhance": "",
     "participant pairs": "--resolution 8",
     "trial": "--sloppy --realisations 2",
     "group": f"{FIT} --steps 4 --crop 12",
@@ -194,7 +195,7 @@ def program(name: str, words: list[str]) -> int:
         words += ["--dry-run"]
     elif name == "h2lo" and words[2:3]:
         kind = words[2] + " pairs" * ("--pairs" in words)
-        kind += " enhance" * ("enhance" in words and words[2] != "participant")
+        kind += " enhance" * ("enhance" in words)
         words += shlex.split(f"{SMALL[kind]} --nprocs 1 --omp-nthreads 1")
         if words[2] == "participant" and "--participant-label" not in words:
             words += ["--participant-label", min(Path(words[0]).glob("sub-*")).name]

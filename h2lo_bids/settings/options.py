@@ -205,7 +205,7 @@ class Method:
         False,
         "register to templates by an affine transform alone: for trying things out, not for "
         "results",
-        modes=(PARTICIPANT, ENHANCED, TRIAL),
+        modes=(PARTICIPANT, TRIAL),
     )
 
 
