@@ -37,6 +37,7 @@ ABOUT = {
     "enhance: the enhancer with and without synthetic pairs: Table 2",
     "trial": "a virtual trial: which lesions of --labels scanners of each --condition would show",
 }
+INTERRUPTED = 130
 EXIT_CODES = {
     0: "all scans done",
     1: "some scans failed, the rest is complete",
@@ -49,7 +50,7 @@ EXIT_CODES = {
     73: "an output cannot be created",
     74: "reading or writing failed, for example on a full disk",
     75: "out of memory or killed, try again",
-    130: "interrupted from the keyboard",
+    INTERRUPTED: "interrupted from the keyboard",
     143: "stopped by SIGTERM",
 }
 _REPLACED = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
-from h2lo_bids.cli.parser import Parser
+from h2lo_bids.cli.parser import INTERRUPTED, Parser
 from h2lo_bids.errors import H2loError
 from h2lo_bids.settings.convert import integer, number
 from h2lo_bids.vocabulary import CONTRASTS
@@ -26,6 +26,10 @@ _NUMBERS: tuple[tuple[str, str, Any, float, str], ...] = (
      "line from white matter (0) to multiple sclerosis (1); the mask's sidecar holds the contrast"),
 )  # fmt: skip
 """Flag, what its value is called, type, default and help."""
+_REPLACED = {
+    "--negative-signal": "h2lo-phantom without it: low-field T1w scans show a fifth of the "
+    "inverted fluid signal",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Simulate paired 3 T and 64 mT brain MRI as a BIDS dataset in the style of "
         "OpenNeuro ds006557. The same command makes the same bytes.",
     )
+    parser.replaced = _REPLACED
     add = parser.add_argument
     add("out", metavar="OUT", type=Path, help="folder to create, or an empty one")
     for flag, metavar, kind, default, text in _NUMBERS:
@@ -83,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except H2loError as err:
         print(f"h2lo-phantom: error: {err}", file=sys.stderr)
         return err.exit_code
+    except KeyboardInterrupt:
+        text = "interrupted; delete what is in OUT, or name another folder, and run again"
+        print(f"h2lo-phantom: error: {text}", file=sys.stderr)
+        return INTERRUPTED
     print(f"dataset: {plan.out}")
     return 0
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TextIO
 
 from h2lo_bids.cli.console import Console, printable
-from h2lo_bids.cli.parser import print_listing, read_settings
+from h2lo_bids.cli.parser import INTERRUPTED, print_listing, read_settings
 from h2lo_bids.errors import (
     Failed,
     H2loError,
@@ -25,7 +25,6 @@ from h2lo_bids.errors import (
 from h2lo_bids.processes import when_ended
 from h2lo_bids.settings import Settings
 
-INTERRUPTED = 130
 TERMINATED = 143
 
 

@@ -19,7 +19,7 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import other_source
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.parser import Parser, read_settings
+from h2lo_bids.cli.parser import INTERRUPTED, Parser, read_settings
 from h2lo_bids.cli.slurm_tasks import (
     Stage,
     State,
@@ -81,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except H2loError as err:
         print(f"h2lo-slurm: error: {printable(str(err))}", file=sys.stderr)
         return err.exit_code
+    except KeyboardInterrupt:
+        text = "interrupted; give the same command again"
+        print(f"h2lo-slurm: error: {text}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:

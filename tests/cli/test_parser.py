@@ -14,6 +14,7 @@ import tomli_w
 from heads import call
 
 import bids_app_spec
+from h2lo_bids.cli import phantom, slurm
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import MissingInputError, UsageError
@@ -196,6 +197,7 @@ REFUSED = [
     ("group -d lf=bids", 64, "other than raw and lf"),
     ("evaluate --precision fp16", 64, "at the group level"),
     ("participant --realisations 2", 64, "add --noise calibrated"),
+    ("participant --task enhance --sloppy", 64, "participant --task enhance does not take it"),
     # Paths.
     ("group --init nowhere", 66, "no such file"),
     ("group --init embeded", 66, "no such file; did you mean embedded?"),
@@ -206,6 +208,23 @@ REFUSED = [
     ("evaluate --realism-reference scan.nii", 64, "write T1w=IMAGE or T2w=IMAGE"),
     ("evaluate --realism-reference T1w=scan.nii", 66, "scan.nii: no such file"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "work"),
+    [(phantom, "h2lo_bids.phantom.dataset.make_dataset"), (slurm, "h2lo_bids.cli.slurm.stages_of")],
+)
+def test_ctrl_c_is_one_line_and_code_130(tmp_path, monkeypatch, capsys, program, work):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, interrupt)
+    (tmp_path / "bids").mkdir()
+    words = [str(tmp_path / "bids")]
+    words += [str(tmp_path / "out"), "participant"] if program is slurm else []
+    assert program.main(words) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ": error: interrupted; " in line
 
 
 @pytest.mark.parametrize(("line", "code", "text"), REFUSED)

@@ -137,6 +137,11 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
     ("words", "end"),
     [
         ("--subject 2", "did you mean --subjects?"),
+        (
+            "--negative-signal 0.5",
+            "is no longer an option; use h2lo-phantom without it: low-field "
+            "T1w scans show a fifth of the inverted fluid signal",
+        ),
         ("--subjects 0", "'0' is not a whole number of 1 to 1000000000"),
         ("--seed -1", "'-1' is not a whole number of 0 to 9223372036854775808"),
         ("--resolution 9", "'9' is not a number from 0.5 to 4"),
