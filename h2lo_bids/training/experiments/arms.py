@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from h2lo_bids.training.experiments.cohort import Cohort
     from h2lo_bids.training.fit import FitResult
 
-COHORT_MODEL = "cohort_model"
-"""Key of how a cohort's model uses its weights."""
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 """Folders of the two stages in that of a fit."""
 BRAIN_MM3 = 1.4e6
@@ -115,7 +113,7 @@ class Arm:
             **stages[FINETUNE].identity(),
             "pretrain": first.identity() if first else None,
             "cohort": self.cohort.identity() if self.cohort else None,
-            **({COHORT_MODEL: use} if self.cohort and (use := self.cohort.use) else {}),
+            **({"cohort_model": use} if self.cohort and (use := self.cohort.use) else {}),
             "schedule": dataclasses.asdict(self.schedule),
         }
 

@@ -22,7 +22,6 @@ from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.experiments.arms import (
-    COHORT_MODEL,
     FINETUNE,
     LEVELS,
     Arm,
@@ -354,11 +353,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def changes(job: FoldWork) -> tuple[str, ...]:
     """Name what is another in the results that are there: options, pairs or division."""
     record, identity = read_record(job.folder) or {}, job.identity()
-    # Folds of earlier versions do not say how the cohort's model was used, and stay what they are.
-    recorded = {
-        COHORT_MODEL: identity["options"].get(COHORT_MODEL),
-        **(record.get("options") or {}),
-    }
+    recorded = record.get("options") or {}
     differs = [f"option {k}" for k, v in identity["options"].items() if recorded.get(k, ...) != v]
     if record.get("fold") != identity["fold"]:
         return (*differs, "the division of the subjects")

@@ -23,10 +23,9 @@ from h2lo_bids.imaging.alignment import MIN_COVERAGE
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
-from h2lo_bids.io import atomic_path, digest, read_json, write_json
 from h2lo_bids.training.experiments.crossvalidation import FoldWork
 from h2lo_bids.training.experiments.heldout import Scored
-from h2lo_bids.training.pairs import PreparedPair, read_prepared
+from h2lo_bids.training.pairs import read_prepared
 from h2lo_bids.vocabulary import Say
 
 PLACES = ("input", "output", "mask", "contrast")
@@ -204,10 +203,7 @@ class ExternalJob(FoldWork):
         return {"command": self.command.template}
 
     def run(self, say: Say, lost: Say) -> None:
-        """Run the tool on the test subjects and score what it makes.
-
-        Images are kept in the work folder, so that a later run makes only those that are missing.
-        """
+        """Run the tool on the test subjects and score what it makes."""
         scored, seconds = Scored(), []
         notes: dict[str, None] = {}
         failed: dict[str, str] = {}
@@ -215,7 +211,10 @@ class ExternalJob(FoldWork):
             pair = read_prepared(prepared)
             say(f"synthesizing {pair.name}")
             try:
-                made = _make(self, prepared, pair.name)
+                made = run_command(
+                    self.command, hf=prepared.hf, mask=prepared.mask, contrast=self.contrast,
+                    log=self.work / f"{pair.name}.log", limit=self.limit,
+                )  # fmt: skip
                 self.score(scored, prepared, pair, made.volume)
             except H2loError as err:
                 failed[pair.name] = str(err)
@@ -236,25 +235,3 @@ class ExternalJob(FoldWork):
             "failed": failed,
         }
         self.write(scored, record, ("test",))
-
-
-def _make(job: ExternalJob, prepared: PreparedPair, name: str) -> Made:
-    """Return the image of a subject, from the work folder if an earlier run has made it."""
-    kept = job.work / f"{name}_{digest(prepared.fingerprint, 4)}"
-    image, account = kept.with_suffix(".npy"), kept.with_suffix(".json")
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        known = read_json(account)
-        volume = np.load(image, allow_pickle=False)
-        return Made(volume, float(known["seconds"]), tuple(known["notes"]))
-    made = run_command(
-        job.command,
-        hf=prepared.hf,
-        mask=prepared.mask,
-        contrast=job.contrast,
-        log=job.work / f"{name}.log",
-        limit=job.limit,
-    )
-    with atomic_path(image) as temporary:
-        np.save(temporary, made.volume)
-    write_json(account, {"seconds": made.seconds, "notes": list(made.notes)})
-    return made

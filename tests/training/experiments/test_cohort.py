@@ -132,11 +132,6 @@ def test_a_fold_is_another_where_the_cohorts_model_scales_its_input_otherwise(
     write_json(record, job(bundle).identity())
     assert changes(job(bundle)) == ()
     assert changes(job(robust)) == ("option cohort_model",)
-    # One of an earlier version does not say it, and stays what it is.
-    said = json.loads(record.read_text())
-    del said["options"]["cohort_model"]
-    write_json(record, said)
-    assert changes(job(robust)) == ()
 
 
 def test_the_split_is_by_subject_and_seed() -> None:
