@@ -60,21 +60,6 @@ def test_full_disk_is_one_line_that_names_the_file(
     assert names(tmp_path) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_really_full_device(tmp_path: Path) -> None:
-    def fill() -> None:
-        with (
-            atomic_path(tmp_path / "x") as temporary,
-            open("/dev/full", "wb", buffering=0) as stream,
-        ):
-            temporary.touch()
-            stream.write(b"x")
-
-    with pytest.raises(InputOutputError):
-        fill()
-    assert names(tmp_path) == []
-
-
 def test_an_array_that_is_cut_by_a_quota_is_one_line_too(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))

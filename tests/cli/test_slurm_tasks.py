@@ -167,23 +167,6 @@ def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
         assert len([line for line in said if text in line]) == 1
 
 
-def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
-    path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
-    write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
-    path.with_name("sub-01_T1w.json").write_text('{"MagneticFieldStrength": 0.064}')
-    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
-    asked = read_settings(words)
-    record(tmp_path / "run", "participant", "sub-01", when=4e9)
-
-    def done() -> list[bool]:
-        return [task.done for task in stages_of(asked, tmp_path / "run")[0].tasks]
-
-    assert done() == [False]
-    made = make_outputs(words, "sub-01")
-    assert tmp_path / "out/sub-01/anat/sub-01_res-model_desc-enhanced_T1w.nii.gz" in made
-    assert done() == [True]
-
-
 def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> Non
         given = settings("evaluate", model=model, method=("identity",))
         with pytest.raises(UsageError, match="the high-field image itself is a row of every"):
             named_models(given, ("T1w",))
+
+
+def test_a_name_from_metadata_becomes_the_name_of_one_folder(tmp_path: Path) -> None:
+    bundle = save(tmp_path, "T1w", "h2lo").rename(tmp_path / "bundle")  # as every fold calls it
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    (bundle / "metadata.json").write_text(json.dumps({**metadata, "name": "../../<b>x"}))
+    ((name, _),) = named_models(settings("evaluate", model=(("", bundle),)), ("T1w",))["T1w"]
+    assert name == "b-x"
 
 
 def test_a_model_of_which_there_are_no_pairs_is_refused(models: Path) -> None:

@@ -116,20 +116,6 @@ def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path):
         assert out.method.startswith(told)
 
 
-def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path):
-    data, mask = _ball() + 5, (_ball() > 0).astype(np.uint8)
-    scan, inside = _save(data, tmp_path / "a.nii"), _save(mask, tmp_path / "m.nii.gz")
-    found = Prepare(checked=scan, mask_file=inside, native=True, **MODEL).run(cwd=tmp_path).outputs
-    expected = np.where(mask, data / data[mask > 0].max(), 0)
-    for own, grid in ((found.native, mask), (found.volume, nib.load(found.volume_mask).dataobj)):
-        made = nib.load(own)
-        assert made.get_data_dtype() == np.float32
-        np.testing.assert_array_equal(np.asarray(made.dataobj) > 0, np.asarray(grid) > 0)
-        values = np.sort(made.get_fdata()[made.get_fdata() > 0])
-        np.testing.assert_allclose(values, np.sort(expected[mask > 0]), rtol=1e-6)
-    np.testing.assert_allclose(nib.load(found.native).get_fdata(), expected, rtol=1e-6)
-
-
 def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
     """Of participant's images the range check says it, with what became of the offset."""
     ball = _ball()
@@ -188,18 +174,6 @@ def _write(folder: Path, source: Path | str, name: str, **inputs) -> dict:
     given = {"in_file": str(source), "out_dir": str(out), "out_name": name, **inputs}
     WriteDerivative(**given).run(cwd=folder)
     return json.loads((out / f"{name.removesuffix('.nii.gz')}.json").read_text())
-
-
-def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path):
-    source, out = tmp_path / "x.nii.gz", tmp_path / "out" / "a" / "b.nii.gz"
-    source.write_bytes(b"content")
-    assert _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1}) == {"A": 1}
-    before = out.stat().st_mtime_ns
-    _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1})
-    assert out.stat().st_mtime_ns == before
-    out.unlink()
-    _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1})
-    assert out.read_bytes() == b"content"
 
 
 def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypatch):

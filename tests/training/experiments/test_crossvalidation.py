@@ -144,31 +144,6 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     assert fold_done(copy)
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("at", ["step 4 of 8", "synthesizing"])
-def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at: str) -> None:
-    job = jobs_of(tmp_path, write_pairs(tmp_path / "out", COUNT))[0]
-
-    def kill(line: str) -> None:
-        if at in line:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        run_fold(job, kill)
-    assert not fold_done(job)
-    said: list[str] = []
-    run_fold(job, said.append)
-    assert any("going on from step" in line for line in said) or at == "synthesizing"
-    assert not any("fitting anew" in line for line in said)
-    whole = finished[0].folder
-    for name in ("bundle/weights.safetensors", "scores.tsv", "pictures.npz"):
-        assert (job.folder / name).read_bytes() == (whole / name).read_bytes()
-
-
 def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "out", COUNT)
     job = jobs_of(tmp_path, pairs)[0]
