@@ -78,7 +78,10 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Branch:
-    """The part of a participant's workflow in which one image is made."""
+    """The part of a participant's workflow in which one image is made.
+
+    Every output of `RunSpec.paths` has its sink ``ds_<key>``; ``ds_record`` is the last step.
+    """
 
     workflow: pe.Workflow
     image: ImageSpec
@@ -107,11 +110,14 @@ def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) ->
     """
     workflow = pe.Workflow(name=name)
     donors = {image.name: _donor(image, images) for image in images}
-    branches = {image.name: init_branch_wf(image, run, donors[image.name]) for image in images}
+    branches = {}
+    for image in images:
+        branch = Branch(pe.Workflow(name=f"{image.name}_wf"), image, run, donors[image.name])
+        (_enhance if image.enhanced else _synthesize)(branch)
+        branches[image.name] = branch.workflow
     workflow.add_nodes(list(branches.values()))
     for image in images:
-        donor = donors[image.name]
-        if donor is not None:
+        if (donor := donors[image.name]) is not None:
             # From the step that fails for no scan: this image must not fail with its donor.
             find, taker = ("find_1", "choose") if image.enhanced else ("find_brain", "prepare")
             ends = (f"{find}.mask_file", f"{taker}.donor_mask")
@@ -129,17 +135,6 @@ def _donor(image: ImageSpec, images: Sequence[ImageSpec]) -> ImageSpec | None:
         if other.scan.suffix == "T1w" and other.scan.session == image.scan.session
     ]
     return same[0] if len(same) == 1 else None
-
-
-def init_branch_wf(image: ImageSpec, run: RunSpec, donor: ImageSpec | None = None) -> pe.Workflow:
-    """Build all that is done for one image.
-
-    The scans are prepared, the model is evaluated on each grid, every output of
-    `RunSpec.paths` has its sink ``ds_<key>``, and ``ds_record`` ends the branch.
-    """
-    branch = Branch(pe.Workflow(name=f"{image.name}_wf"), image, run, donor)
-    (_enhance if image.enhanced else _synthesize)(branch)
-    return branch.workflow
 
 
 def _synthesize(branch: Branch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,8 +150,7 @@ def training_subjects(bundle: Bundle) -> frozenset[str]:
 
     ``training_data.subjects`` of its metadata is a list, or lists by part.
     """
-    training = bundle.metadata.get("training_data")
-    named = training.get("subjects") if isinstance(training, dict) else None
+    named = bundle.metadata.get("training_data", {}).get("subjects")
     parts = [v for k, v in named.items() if k != "test"] if isinstance(named, dict) else [named]
     names = [name for part in parts if isinstance(part, list) for name in part]
     return frozenset(str(name).removeprefix("sub-") for name in names)
@@ -165,10 +164,9 @@ def seen_in_training(
     That is the pair's own label where it is among several; under it the likeness `least` is enough.
     """
     pairs = tuple(pairs)
-    training = bundle.metadata.get("training_data")
-    told = training.get("fingerprints") if isinstance(training, Mapping) else None
+    told = bundle.metadata.get("training_data", {}).get("fingerprints") or {}
     try:
-        known = [(str(label), decode(t)) for label, texts in (told or {}).items() for t in texts]
+        known = [(str(label), decode(t)) for label, texts in told.items() for t in texts]
     except (AttributeError, TypeError, ValueError) as err:
         raise BadDataError(f"{bundle.path}: its fingerprints are damaged; get it again") from err
     if not known or not pairs:
