@@ -1,4 +1,4 @@
-"""White-matter lesions of known size, place and strength, planted in phantoms and real heads."""
+"""White-matter lesions of known size, place and strength, planted in phantoms."""
 
 from __future__ import annotations
 
@@ -120,36 +120,6 @@ def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.nda
         ball = np.clip(0.5 + (lesion.diameter / 2 - apart) / step.mean(), 0, 1)
         np.maximum(share, ball, out=share)
     return share
-
-
-def plant_lesions(
-    image: np.ndarray, lesions: Sequence[Lesion], affine: np.ndarray, contrast: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Plant lesions in the image of a real head, whose white matter they lie in.
-
-    The signal is multiplied, so that receive field, texture and noise of the head stay.
-
-    Parameters
-    ----------
-    image
-        High-field head or brain, (X, Y, Z).
-    lesions
-        From `place_lesions`.
-    affine
-        Voxel indices to mm.
-    contrast
-        Signal relative to the white matter in its place, less 1: open_ms_data's lesions
-        have -0.15 to -0.25 in T1w, 0.4 to 0.5 in T2w images at 3 T.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 image.
-    numpy.ndarray
-        Lesion mask, bool: voxels of which at least half is lesion.
-    """
-    share = lesion_share(lesions, image.shape, affine)
-    return (image * (1 + np.float32(contrast) * share)).astype(np.float32), share >= 0.5
 
 
 def with_lesions(

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.phantom.lesions import Lesion, plant_lesions
+from h2lo_bids.phantom.lesions import Lesion, lesion_share
 from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, response_lines, shown
 from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
@@ -25,7 +25,8 @@ PLACE = (17.0, 19.0, 17.0)
 def planted(diameter: float, contrast: float):
     """A white brain with one lesion, its image and its places."""
     plain = np.where(BRAIN, LEVEL, 0.0)
-    image, mask = plant_lesions(plain, [Lesion(PLACE, diameter)], AFFINE, contrast)
+    share = lesion_share([Lesion(PLACE, diameter)], SHAPE, AFFINE)
+    image, mask = (plain * (1 + contrast * share)).astype(np.float32), share >= 0.5
     # A grey and a fluid corner, far away: three tissues.
     plain[3:6, 3:6, 3:6], plain[-6:-3, 3:6, 3:6] = 1.0, 1.5
     head = Anatomy(plain, BRAIN, mask, AFFINE, "T2w")
