@@ -28,8 +28,8 @@ _VALUES = columns(
     training_seconds=("Time of training, mean over folds", "s"),
     seconds_per_volume=("Time of synthesizing one volume, mean over test subjects", "s"),
     peak_memory_gb=("Largest resident memory of the process of a fold", "GB"),
-    steps="Optimiser steps done, the least of all folds",
-    steps_planned="Optimiser steps of the schedule",
+    steps="Optimiser steps done, in the fold that did the least of its schedule",
+    steps_planned="Optimiser steps of that fold's schedule",
     stopped_early="Folds that the time budget ended before the schedule did",
     time_budget_minutes=("Time budget of a fit", "min"),
 )
@@ -97,7 +97,7 @@ def row_values(
     """
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
-    steps = _numbers(records, "steps")
+    _, steps, planned_steps = _progress(records)
     limits = [limit for each in options if (limit := _budget(each))]
     size = max(_numbers(records, "parameters"), default=None)
     entry = CATALOGUE.get(name)
@@ -111,9 +111,9 @@ def row_values(
         "training_seconds": _mean(_numbers(records, "seconds")),
         "seconds_per_volume": _mean([s for r in records for s in r.get("synthesis_seconds") or ()]),
         "peak_memory_gb": max(_numbers(records, "peak_memory_gb"), default=None),
-        "steps": min(steps, default=None),
-        "steps_planned": max(_numbers(options, "steps"), default=None),
-        "stopped_early": sum(bool(r.get("timed_out")) for r in records) if steps else None,
+        "steps": steps,
+        "steps_planned": planned_steps,
+        "stopped_early": None if steps is None else sum(bool(r.get("timed_out")) for r in records),
         "time_budget_minutes": max(limits) / 60 if limits else None,
         **arms_of(records),
         **_detail(name, records or every),
@@ -147,17 +147,32 @@ def arms_of(records: Records) -> dict[str, Any]:
         "subjects_real": max(len(record["fold"]["train"]) for record in records),
         "subjects_cohort": cohort["subjects"] if cohort else None,
         "epochs_pretrain": _epochs(
-            factor * schedule["pretrain"], records, "pretrain_steps", options.get("pretrain")
+            factor * schedule["pretrain"], _progress(records, "pretrain_steps", "pretrain")
         ),
-        "epochs_real": _epochs(factor * schedule[real], records, "steps", options),
+        "epochs_real": _epochs(factor * schedule[real], _progress(records)),
         "flip_rotate": turned,
     }
 
 
-def _epochs(planned: float, records: Records, key: str, options: Any) -> float | None:
-    """Return the epochs of a stage that were done; None where no record has its steps."""
-    done = _numbers(records, key)
-    return round(planned * min(done) / options["steps"], 1) if done else None
+Progress = tuple[float, Any, Any]
+"""Part of a schedule that was done, the steps done, and the steps of the schedule."""
+
+
+def _progress(records: Records, key: str = "steps", stage: str = "") -> Progress:
+    """Return the progress of the fold that did the least part; no steps where none has any."""
+    found = []
+    for record in records:
+        options = record.get("options") or {}
+        done = record.get(key)
+        planned = ((options.get(stage) if stage else options) or {}).get("steps")
+        if isinstance(done, int | float):
+            found.append((done / planned if planned else 1.0, done, planned))
+    return min(found, key=lambda one: one[:2], default=(0.0, None, None))
+
+
+def _epochs(planned: float, progress: Progress) -> float | None:
+    """Return the epochs of a stage that were done; None where it has no steps."""
+    return None if progress[1] is None else round(planned * progress[0], 1)
 
 
 def _budget(options: Mapping[str, Any]) -> float | None:
@@ -253,7 +268,7 @@ _SHOWN = (
     Column("Training (s)", "Mean over folds", _seconds("training_seconds")),
     Column("s / volume", "Mean over test subjects", _seconds("seconds_per_volume")),
     Column("Memory (GB)", "Largest resident memory of a fold", _seconds("peak_memory_gb")),
-    Column("Steps", "Optimiser steps, the least of all folds, of those of the schedule", _steps),
+    Column("Steps", "Optimiser steps, of the fold that did the least of its schedule", _steps),
     Column("Folds", "Scored, of those planned", _folds),
 )
 _COSTS = tuple(column for column in _SHOWN if column.heading in ("Training (s)", "Steps", "Folds"))

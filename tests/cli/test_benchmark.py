@@ -20,6 +20,7 @@ from h2lo_bids.evaluation.benchmark import (
     budget_notes,
     epochs,
     paper_figures,
+    row_values,
     subjects,
 )
 from h2lo_bids.evaluation.scores import SCORED, Score
@@ -153,6 +154,12 @@ def test_subjects_and_epochs_stand_as_in_the_paper() -> None:
     assert [subjects(v) for v in (plain, turned, both, {})] == ["5", "5 (*8)", "5+11", ""]
     assert [epochs(v) for v in (plain, turned, both, {})] == ["100", "200", "75+25", ""]
     assert arms_of([]) == {}
+    # A fold of more pairs has more steps: what the least has done is no part of the other's.
+    larger = {**record(), "steps": 48, "options": {**record()["options"], "steps": 48}}
+    assert epochs(arms_of([larger, record()])) == "100"
+    (column,) = [c for c in benchmark_table("enhance", []).shown if c.heading == "Steps"]
+    told = [row_values("", [], [larger, {**record(), "steps": n}], 2) for n in (40, 30)]
+    assert [column.write(values) for values in told] == ["40", "30 of 40"]
     # A time budget ends both stages: what was done counts, not what was planned.
     ended = {**whole, "steps": 8, "pretrain_steps": 30, "timed_out": True}
     assert epochs(arms_of([whole, ended])) == "7.5+5"
