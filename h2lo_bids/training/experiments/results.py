@@ -24,10 +24,10 @@ from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.fits import SPLITS
-from h2lo_bids.vocabulary import CONTRASTS, IDENTITY, SYNTHESIZE, Send
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
-_BY_METHOD = ("starts_from", "learning_rate", "schedule", "precision")
+_BY_METHOD = ("starts_from", "learning_rate", "precision")
 """Options that may differ in one run, the precision where a cluster has several processors."""
 
 
@@ -42,10 +42,12 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
     blocks: dict[str, Block] = {}
     splits = read_splits(settings.out_dir / SPLITS)
     tested = settings.arms if settings.fits_enhancer else settings.methods
-    every = settings.contrast or sorted(splits) if settings.level == "benchmark" else ()
+    every = sorted(splits) if settings.level == "benchmark" else []
+    if settings.reports_only and settings.contrast:
+        every = [*settings.contrast]
     for contrast in dict.fromkeys((*contrasts, *every)):
-        folds = splits.get(contrast, ())
-        scores, named, records = gather_scores(settings, contrast, folds, send)
+        folds, fitted = splits.get(contrast, ()), contrast in contrasts
+        scores, named, records = gather_scores(settings, contrast, folds, send, fitted=fitted)
         if not scores:
             continue
         block = tabulate(
@@ -99,16 +101,21 @@ def _write_benchmark(settings: Settings, blocks: list[Block]) -> Path:
 
 
 def gather_scores(
-    settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send
+    settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send, *, fitted: bool
 ) -> tuple[list[Score], dict[str, str], dict[str, list[dict[str, Any]]]]:
     """Read the scores, title and records of every method's finished folds.
 
-    Methods of earlier runs are taken in, too, if they had the same chance.
+    Methods of earlier runs are taken in, too, if they had the same chance; `fitted` tells whether
+    this run has fitted those that it asks for.
     """
     found: dict[Any, Score] = {}  # the identity's are in the folder of every method
     records: dict[str, list[dict[str, Any]]] = {}
-    known = [name for name in CATALOGUE if task_of(name) == SYNTHESIZE]
-    known = [*replace(settings, arm=()).arms] if settings.fits_enhancer else known
+    if settings.fits_enhancer:
+        known = [*replace(settings, arm=()).arms]
+    else:
+        done = sorted(settings.out_dir.glob(result_pattern("fold", contrast=contrast)))
+        others = [path.parent.name for path in done if (read_record(path) or {}).get("external")]
+        known = [*(name for name in CATALOGUE if task_of(name) == SYNTHESIZE), *others]
     rows = [*dict.fromkeys([*known, *settings.arms])]
     for fold in folds:
         terms: dict[str, Any] = {}
@@ -124,7 +131,7 @@ def gather_scores(
             differs = "" if same else "other pairs or options"
             if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
-            checked = method in settings.arms and not settings.reports_only  # by this run's fits
+            checked = method in settings.arms and fitted  # by this run's fits
             if differs and not checked:
                 send(note(f"{folder}: of {differs}; not in the table", "warning"))
                 continue
@@ -149,9 +156,12 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     terms: dict[str, Any] = {"pairs": record.get("pairs")}
     if "given" not in record or record.get("method") == IDENTITY:
         return terms
-    schedule = (record.get("options") or {}).get("schedule")
-    options = {**(record.get("given") or {}), **({"schedule": schedule} if schedule else {})}
-    return {**terms, "options": options}
+    options = record.get("options") or {}
+    schedule = options.get("schedule") or {}
+    terms["options"] = {**(record.get("given") or {}), "factor": schedule.get("factor")}
+    if options.get("pretrain"):  # no other arm is fine-tuned
+        terms["finetune_rate"] = schedule.get("finetune_rate")
+    return terms
 
 
 def _same_terms(some: Mapping[str, Any], other: Mapping[str, Any], *, asked: bool) -> bool:
@@ -184,7 +194,8 @@ def training_text(out_dir: Path) -> str:
     records = [record for path in paths if (record := read_record(path.parent))]
     if not records:
         return ""
-    fitted = {str(record.get("method")) for record in records} - {IDENTITY}
+    fitted = {ENHANCER if r.get("task") == ENHANCE else str(r.get("method")) for r in records}
+    fitted -= {IDENTITY}
     named = f": {phrase}" if (phrase := cited(fitted)) else ""
     intro = (
         "Models of low-field MRI were fitted to paired high- and low-field scans with the BIDS App "
@@ -193,8 +204,8 @@ def training_text(out_dir: Path) -> str:
         f"were {_registered(out_dir, records)}; intensities were divided by their maximum inside "
         f"the brain, outside of which voxels are zero.{_scaled(records)}"
     )
-    contrasts = sorted({str(record.get("contrast")) for record in records})
-    parts = [_of_contrast(name, records) for name in contrasts]
+    kinds = {(str(r.get("contrast")), str(r.get("task", SYNTHESIZE))) for r in records}
+    parts = [_of_kind(*kind, records) for kind in sorted(kinds, key=lambda k: (k[1] == ENHANCE, k))]
     simulated = [bool(record.get("simulated")) for record in records]
     if any(simulated):
         whose = "The pairs" if all(simulated) else "Some or all of the pairs"
@@ -226,14 +237,17 @@ def _scaled(records: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
-    own = [record for record in records if record.get("contrast") == contrast]
+def _of_kind(contrast: str, task: str, records: Iterable[Mapping[str, Any]]) -> str:
+    # Arms of enhancement have the titles of the methods that they are pretrained on.
+    own = [r for r in records if (r.get("contrast"), r.get("task", SYNTHESIZE)) == (contrast, task)]
+    contrast += " enhancement" if task == ENHANCE else ""
     fitted = [record for record in own if "steps" in record]
     others = dict.fromkeys(str(r.get("title")) for r in own if "steps" not in r)
     steps: dict[str, set[int]] = {}
     for record in fitted:
         start = record.get("initial")
         start = f" from the weights of {start.get('name')}" if start else ""
+        start += " after pretraining on synthetic pairs" if record.get("pretrain_steps") else ""
         steps.setdefault(f"{record.get('title')} ({{}}{start})", set()).add(int(record["steps"]))
     parts = []
     if fitted:

@@ -15,17 +15,21 @@ from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.reports.methods import works
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments.arms import Schedule
 from h2lo_bids.training.experiments.results import collect, training_text
 
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 
 
-def record(out: Path, method: str, title: str, fold: dict, steps: int, **more: object) -> Path:
+def record(
+    out: Path, method: str, title: str, fold: dict, steps: int, contrast: str = "T1w",
+    **more: object,
+) -> Path:  # fmt: skip
     """Write the record of a fold and return its folder."""
-    folder = out / "folds" / "T1w" / method / f"fold-{fold['index']}"
+    folder = out / "folds" / contrast / method / f"fold-{fold['index']}"
     folder.mkdir(parents=True)
     content = {
-        "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
+        "contrast": contrast, "method": method, "title": title, "steps": steps, "seed": 42,
         "fold": fold, **more,
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(content))
@@ -33,10 +37,11 @@ def record(out: Path, method: str, title: str, fold: dict, steps: int, **more: o
 
 
 def put_fold(
-    out: Path, method: str, fold: Fold, *, steps: int, level: float, **own: object
-) -> None:
+    out: Path, method: str, fold: Fold, *, steps: int, level: float,
+    told: dict[str, object] | None = None, **own: object,
+) -> None:  # fmt: skip
     same = {"given": {"steps": steps, **own}, "pairs": dict.fromkeys("12345", "digest")}
-    folder = record(out, method, method.upper(), asdict(fold), steps, **same)
+    folder = record(out, method, method.upper(), asdict(fold), steps, **same, **(told or {}))
     scores = [
         Score(subject, name, fold.index, region, dict.fromkeys(SCORED, figure))
         for name, figure in (("identity", 0.25), (method, level))
@@ -82,6 +87,48 @@ def test_reports_only_mixes_no_runs_though_every_method_is_asked_for(tmp_path, f
     assert len([event for event in said if event.get("level") == "warning"]) == 2 * bool(fault)
 
 
+def test_external_tools_of_earlier_runs_stay_in_the_table(tmp_path):
+    write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
+    for fold in FOLDS:
+        put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
+        put_fold(tmp_path, "ulfsynth", fold, steps=100, level=0.6, told={"external": True})
+    how = {"level": "benchmark", "method": ("h2lo",), "reports_only": True}
+    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), lambda event: None)
+    assert "ulfsynth" in (tmp_path / "table1.tsv").read_text()
+
+
+@pytest.mark.parametrize("steps", [100, 5000])
+def test_the_other_contrast_of_an_earlier_run_stays_in_the_table(tmp_path, steps):
+    write_splits(tmp_path / "splits.tsv", dict.fromkeys(("T1w", "T2w"), FOLDS))
+    for fold, contrast in product(FOLDS, ("T1w", "T2w")):
+        put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5, told={"contrast": contrast})
+        own = {"steps": steps if contrast == "T1w" else 100, "told": {"contrast": contrast}}
+        put_fold(tmp_path, "inr", fold, level=0.6, **own)
+    how = {"level": "benchmark", "method": ("h2lo", "inr"), "contrast": ("T2w",)}
+    said = []
+    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), ("T2w",), said.append)
+    rows = [line.split("\t")[:2] for line in (tmp_path / "table1.tsv").read_text().splitlines()]
+    # Of T1w, which this run has not fitted, unlike methods are not mixed.
+    first = ["identity", "h2lo", *["inr"] * (steps == 100)]
+    wanted = [["T1w", name] for name in first] + [["T2w", n] for n in ("identity", "inr", "h2lo")]
+    assert sorted(rows[1:]) == sorted(wanted)
+    assert len([event for event in said if event.get("level") == "warning"]) == 2 * (steps == 5000)
+
+
+@pytest.mark.parametrize(("earlier", "taken"), [("real", True), ("arnold", False)])
+def test_the_rate_of_fine_tuning_keeps_pretrained_arms_alone_apart(tmp_path, earlier, taken):
+    write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
+    for fold, (arm, rate) in product(FOLDS, ((earlier, 2e-6), ("h2lo", 1e-4))):
+        options: dict[str, object] = {"schedule": {**asdict(Schedule()), "finetune_rate": rate}}
+        options |= {"steps": 100, "pretrain": None if arm == "real" else {"steps": 9}}
+        put_fold(tmp_path, f"pfsr-{arm}", fold, steps=100, level=0.5, told={"options": options})
+    how = {"level": "benchmark", "task": "enhance", "arm": ("h2lo",)}
+    said = []
+    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), said.append)
+    assert (f"pfsr-{earlier}" in (tmp_path / "table2.tsv").read_text()) == taken
+    assert len([event for event in said if event.get("level") == "warning"]) == 2 * (not taken)
+
+
 def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert training_text(tmp_path) == ""
     for number in (0, 1):
@@ -99,6 +146,17 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert "operator" not in text
     assert "Adam" not in text
     assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
+
+
+def test_an_arm_is_not_told_as_the_method_that_it_is_pretrained_on(tmp_path: Path) -> None:
+    record(tmp_path, "h2lo", "H2LO", {"index": 0}, 5000)
+    enhanced = {"task": "enhance", "pretrain_steps": 90}
+    record(tmp_path, "pfsr-h2lo", "H2LO", {"index": 0}, 30, **enhanced)
+    text = training_text(tmp_path)
+    assert "T1w: H2LO (5000 steps) in 1 fold" in text
+    arm = "H2LO (30 steps after pretraining on synthetic pairs) in 1 fold"
+    assert f"T1w enhancement: {arm}" in text
+    assert "neural operator [@h2lo] and a PF-SR-style enhancement network [@pfsr]" in text
 
 
 @pytest.mark.parametrize(
