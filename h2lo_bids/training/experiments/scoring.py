@@ -181,8 +181,13 @@ def _predict(
 
 def _warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
     """Say what makes a model's figures on these pairs doubtful, one line each."""
-    lines = []
-    if seen := sorted({pair.subject for pair in pairs} & training_subjects(bundle)):
+    lines, trained = [], training_subjects(bundle)
+    if not trained and (bundle.metadata.get("training_data") or {}).get("kind") != "none":
+        lines.append(
+            f"model {name} does not say whom it was trained on: on these people its figures are "
+            "better than on anyone else; choose others with --participant-label"
+        )
+    if seen := sorted({pair.subject for pair in pairs} & trained):
         listed = ", ".join(f"sub-{label}" for label in seen)
         lines.append(
             f"model {name} was trained on subjects of these names: {listed}; if they are the same "

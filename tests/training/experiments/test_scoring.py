@@ -137,6 +137,13 @@ def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPa
     assert (record["method"], record["simulated"], len(record["warnings"])) == ("b", True, 1)
 
 
+@pytest.mark.parametrize(("kind", "told"), [("unknown", True), ("none", False)])
+def test_a_model_of_unknown_training_may_have_seen_anyone(tmp_path, pairs, kind, told):
+    bundle = bundle_of(tmp_path / "a", metadata={"training_data": {"kind": kind}})
+    _, lines, _ = score([("released", bundle)], pairs, tmp_path / "out")
+    assert any("released does not say whom it was trained on" in line for line in lines) == told
+
+
 def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[PreparedPair]) -> None:
     models = [("a", bundle_of(tmp_path / "a"))]
     twin = dataclasses.replace(pairs[1], subject="07", name="07")
