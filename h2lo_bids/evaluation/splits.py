@@ -249,8 +249,8 @@ def read_folds(path: Path, subjects: Sequence[str], contrast: str) -> tuple[Fold
     for index, parts in folds.items():
         for subject in (s for name in PARTS for s in parts[name] if s not in subjects):
             raise UsageError(
-                f"{path}: fold {index}: sub-{subject} has no pair of this contrast; "
-                "remove it from the file"
+                f"{path}: fold {index}: sub-{subject} has no {contrast} pair; remove it from the "
+                "file, or give each contrast rows of its own by a column contrast"
             )
         held = {*parts["validation"], *parts["test"]}
         parts["train"] = parts["train"] or [s for s in sorted({*subjects}) if s not in held]

@@ -114,9 +114,10 @@ class Fitting:
         "default",
         "paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels and a "
         "32^3 sub-volume per step, 500 passes over the training pairs; default: one mask for both; "
-        "crops with exact halos, for a CPU or a small GPU; the options below win",
+        "crops with exact halos, for a CPU or a small GPU; the options below win; with --task "
+        "enhance paper decides the masks alone, and that patches are not varied",
         choices=("default", "paper"),
-        modes=(PAIRS, *FITS, EVALUATE),
+        modes=(PAIRS, *ALL_FITS, EVALUATE),
     )
     steps: int | None = option(
         None,

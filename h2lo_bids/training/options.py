@@ -200,12 +200,14 @@ def linear_rate(step: int, steps: int, start: float) -> float:
 def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
     """Return the options of a fit: the protocol's, where the user says nothing else."""
     digest = None if start is None else start.sha256
-    if settings.protocol == "paper":
+    if settings.protocol == "paper" and not settings.fits_enhancer:
         options = paper_options(n_train, device=settings.device)
         options = dataclasses.replace(options, starts_from=digest)
     else:  # warm-up and validation follow from the number of steps
         length = {} if settings.steps is None else {"steps": settings.steps}
         options = default_options(n_train, device=settings.device, starts_from=digest, **length)
+    if settings.protocol == "paper":  # varied, images would be cut by the high-field mask
+        options = dataclasses.replace(options, augmentation=NONE)
     given: dict[str, Any] = {
         "steps": settings.steps,
         "sampling": settings.sampling,

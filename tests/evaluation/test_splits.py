@@ -188,7 +188,7 @@ def test_other_forms_of_folds(tmp_path: Path, refused) -> None:
     ("rows", "complaint"),
     [
         ("0 train a|0 test b|0 validation b", "fold 0: sub-b is listed twice"),
-        ("0 train a|0 test b|0 validation x", "fold 0: sub-x has no pair"),
+        ("0 train a|0 test b|0 validation x", "sub-x has no T1w pair; remove it from the file, or"),
         ("0 train a|0 test b", "fold 0 has no validation subject"),
         ("0 train a|0 validation b", "fold 0 has no test subject"),
         ("0 test a|0 test b|0 validation c|0 validation d", "fold 0 has no train subject"),

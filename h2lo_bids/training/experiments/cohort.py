@@ -208,11 +208,7 @@ class Cohort:
             )
 
         def opened(scan: CohortScan, name: str, low: Path | None) -> Pair:
-            files = [path for path in (scan.high, scan.mask, low) if path is not None]
-            made_by = (self.bundle.digest, self.seed) if self.bundle else ()
-            stamps = [stamp(path) for path in files]
-            key = digest([__version__, stamps, made_by, frame.to_dict()])
-            kept = cache / f"{name}_{key}.npy"
+            kept = self._place(scan, name, low, frame, cache)
             if not kept.exists():
                 say(f"bringing {name} of the cohort to the fit's grid")
                 keep_pair(kept, *self._volumes(scan, name, low, frame, device))
@@ -220,6 +216,19 @@ class Cohort:
 
         both = [[opened(*item) for item in self._items(part)] for part in self.parts]
         return both[0], both[1]
+
+    def forget(self, frame: Frame, cache: Path) -> None:
+        """Delete the pairs whose low-field images only this fold's model makes: gigabytes."""
+        for item in (item for part in self.parts for item in self._items(part) if self.bundle):
+            self._place(*item, frame, cache).unlink(missing_ok=True)
+
+    def _place(
+        self, scan: CohortScan, name: str, low: Path | None, frame: Frame, cache: Path
+    ) -> Path:
+        """Return the file of a pair."""
+        made_by = (self.bundle.digest, self.seed) if self.bundle else ()
+        stamps = [stamp(path) for path in (scan.high, scan.mask, low) if path is not None]
+        return cache / f"{name}_{digest([__version__, stamps, made_by, frame.to_dict()])}.npy"
 
     def _items(self, scans: Sequence[CohortScan]) -> list[tuple[CohortScan, str, Path | None]]:
         if self.bundle is not None:

@@ -20,7 +20,7 @@ from h2lo_bids.io import atomic_write_bytes, digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.training.devices import peak_memory
+from h2lo_bids.training.devices import launch, peak_memory
 from h2lo_bids.training.experiments.arms import (
     FINETUNE,
     LEVELS,
@@ -121,6 +121,11 @@ class FoldWork:
         return tuple(sorted(found, key=lambda pair: pair.record.name))
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """The digests of the pairs, by their records."""
+        return {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)}
+
+    @property
     def row_title(self) -> str:
         """The row of the table, for a person."""
         return self.method
@@ -140,7 +145,7 @@ class FoldWork:
             "method": self.method,
             "fold": self.fold.recorded,
             "options": self.method_options(),
-            "pairs": {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)},
+            "pairs": self.fingerprints,
             "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),
             # Folds of earlier versions say nothing of it, and stay what they are.
             **({"task": self.task} if self.task != SYNTHESIZE else {}),
@@ -246,8 +251,6 @@ class FoldJob(FoldWork):
         if self.devices > 1 and not shares_steps(options.family):
             say(f"{self.recipe} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
-            from h2lo_bids.training.devices import launch
-
             launch(
                 train, held, options, work, say, processes=self.devices, stop_at=stop_at,
                 initial=None if start is None else start.path,
@@ -300,6 +303,8 @@ class FoldJob(FoldWork):
             "peak_memory_gb": peak_memory(),
         }
         self.write(tested, record)
+        if self.arm is not None and self.arm.cohort is not None:
+            self.arm.cohort.forget(common_frame(self.pairs), self.cache / "cohort")
         say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
 
 

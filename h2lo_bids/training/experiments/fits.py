@@ -14,6 +14,7 @@ from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import (
     AUTHORS,
+    PARTS,
     Fold,
     check_together,
     ds006557_folds,
@@ -50,6 +51,7 @@ from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import find_start, fit_options
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
 from h2lo_bids.vocabulary import CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
+from h2lo_bids.wording import listed
 
 SPLITS = "splits.tsv"
 Pairs = tuple[PreparedPair, ...]
@@ -78,7 +80,10 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
                 send(note(f"{contrast} {method}: {line}"))
-        jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
+        # The synthesis models of folds that are not asked for need not be there yet.
+        asked = [f for f in folds if not settings.fits_enhancer or not settings.fold
+                 or f.index in settings.fold]  # fmt: skip
+        jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in asked]
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
@@ -124,6 +129,9 @@ def divide_subjects(
         folds = ds006557_folds(subjects, contrast, note)
     else:
         folds = read_folds(Path(settings.folds), subjects, contrast)
+        named = {s for fold in folds for part in PARTS for s in getattr(fold, part)}
+        if note and (unused := [f"sub-{s}" for s in subjects if s not in named]):
+            note(f"{contrast}: in no fold of {settings.folds}: {listed(unused)}")
     try:
         check_together(folds, same)
     except UsageError as err:
@@ -250,6 +258,12 @@ def _fit_job(settings: Settings, **values: Any) -> FoldJob:
     if arm is not None and (cohort := arm.cohort) is not None:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
         check_no_leak(job.pairs_in("test"), cohort, makers)
+        fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
+        if fitted and fitted.get("pairs") != job.fingerprints:
+            raise UsageError(
+                f"{makers[0].path}: was fitted to pairs that were prepared otherwise; give the "
+                "options that it was fitted with, such as --protocol paper, or fit it again"
+            )
     return job
 
 

@@ -272,6 +272,30 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
 
 
+def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "out", 4)
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path / "out", level="benchmark", method=("arnold",),
+        folds="2", steps=4, device="cpu",
+    )  # fmt: skip
+    sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
+    plan = plan_folds(settings, sources, lambda event: None)["T1w"]
+    run_fit(FitTask(settings, "T1w", "arnold", plan, plan.folds[0], 1), lambda event: None)
+    how = {"schedule_factor": 1e-3, "features": 2, "steps": None, "pretrain_derivatives": (root,)}
+    arms = replace(settings, task="enhance", method=(), arm=("arnold",), **how)
+    with pytest.raises(UsageError, match="fold-1/bundle: is missing, and the arm arnold"):
+        plan_folds(arms, sources, lambda event: None)
+    first = replace(arms, fold=(0,))
+    plan = plan_folds(first, sources, lambda event: None)["T1w"]  # the other fold may come later
+    run_fit(FitTask(first, "T1w", "pfsr-arnold", plan, plan.folds[0], 1), lambda event: None)
+    # What is made for one fold alone is not kept: 15 GB per fold of 184 heads at 1 mm.
+    assert not [*first.work.glob("training/pairs/cohort/*")]
+    assert plan_folds(first, sources, lambda event: None)["T1w"].done == {("pfsr-arnold", 0)}
+    write_pair(tmp_path / "out", "01", 1, Fingerprint="of other masks")
+    with pytest.raises(UsageError, match=r"prepared otherwise; give the .* as --protocol"):
+        plan_folds(first, sources, lambda event: None)
+
+
 def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "out", 4)
     common = Settings(

@@ -21,7 +21,7 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.models.bundle import load_bundle, load_model, members
-from h2lo_bids.training import devices
+from h2lo_bids.training.experiments import crossvalidation
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldJob,
     changes,
@@ -290,7 +290,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     def stand_in(train: list[Pair], *_: Any, initial: Path, processes: int, **more: Any) -> None:
         given.append(([pair.name for pair in train], initial, processes))
 
-    monkeypatch.setattr(devices, "launch", stand_in)
+    monkeypatch.setattr(crossvalidation, "launch", stand_in)
     dataclasses.replace(job, devices=2).fit(tmp_path / "shared", print)
     assert given == [([*job.fold.train], start.path, 2)]
 

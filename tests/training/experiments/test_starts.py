@@ -9,16 +9,26 @@ from typing import Any
 import pytest
 from prepared_pairs import write_pairs
 
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training import options as fitoptions
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.experiments import FitTask
-from h2lo_bids.training.experiments.fits import check_ahead, plan_folds, run_fit, usable_pairs
+from h2lo_bids.training.experiments.fits import (
+    check_ahead,
+    divide_subjects,
+    plan_folds,
+    run_fit,
+    usable_pairs,
+)
 from h2lo_bids.training.options import find_start, fit_options
+from pipelines.pairs import PairOptions
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
@@ -46,6 +56,27 @@ def test_what_no_fit_can_follow_is_refused_before_pairs_are_prepared(words, text
     check_ahead(replace(SETTINGS, folds="2"), people)
     with pytest.raises(UsageError, match=text):
         check_ahead(replace(SETTINGS, **words), people)
+
+
+def test_who_is_in_no_fold_of_a_table_is_named(tmp_path):
+    folds = (Fold(0, ("01",), ("02",), ("03",)), Fold(1, ("01",), ("03",), ("02",)))
+    table, said = write_splits(tmp_path / "folds.tsv", {"T1w": folds}), []
+    given = replace(SETTINGS, folds=str(table))
+    divide_subjects(given, "T1w", ["01", "02", "03"], said.append)
+    assert not said
+    divide_subjects(given, "T1w", ["01", "02", "03", "04", "05"], said.append)
+    assert said == [f"T1w: in no fold of {table}: sub-04, sub-05"]
+
+
+@pytest.mark.parametrize("task", ["synthesize", "enhance"])
+def test_the_papers_pairs_serve_both_tasks(task):
+    words = ["/bids", "/out", "benchmark", "--task", task, "--protocol", "paper"]
+    settings = read_settings(words)
+    assert PairOptions(settings, Frame()).own_masks
+    # A varied patch would be cut by the high-field mask, which is not that of its low-field image.
+    options = fit_options(settings, 13)
+    assert options.augmentation == Augmentation()
+    assert (options.sampling == "volume") == (task == "synthesize")
 
 
 def save(folder: Path, **changes: Any) -> Bundle:
