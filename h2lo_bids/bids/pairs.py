@@ -10,7 +10,15 @@ from h2lo_bids.bids.derivatives import given_mask
 from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
-from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe, matches
+from h2lo_bids.bids.query import (
+    HIGH,
+    LOW,
+    Conditions,
+    Filter,
+    compile_words,
+    describe,
+    matches,
+)
 from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, orientation, rank
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
@@ -60,7 +68,9 @@ class PairDiscovery(Result):
 class AmbiguousError(Exception):
     """Several scans could be meant; ``side`` is the option that decides, ``words`` an example."""
 
-    def __init__(self, candidates: Sequence[Scan], side: str, words: str, also: str = "") -> None:
+    def __init__(
+        self, candidates: Sequence[Scan], side: str, words: Filter, also: str = ""
+    ) -> None:
         self.candidates, self.side, self.words, self.also = tuple(candidates), side, words, also
 
 
@@ -199,7 +209,7 @@ def _select(search: Search, hf: Scan, low: list[Scan], fusion: str) -> tuple[Sca
         where = f" in ses-{low[0].session}" if low[0].session else ""
         raise UnpairedError(f"no {lacking} {hf.suffix}{where} (found {there})")
     if doubled := next((ways[way] for way in ORTHOGONAL if len(ways[way]) > 1), None):
-        raise _several(doubled)
+        raise _several(doubled, beside=[scan for scan in low if scan not in doubled])
     three = tuple(ways.pop(way)[0] for way in ORTHOGONAL)
     for scan in (scan for rest in ways.values() for scan in rest):
         search.skip(scan.path, "the three orthogonal scans were taken; choose it with --lf")
@@ -228,26 +238,31 @@ def _first_runs(search: Search, low: list[Scan]) -> list[Scan]:
     return kept
 
 
-def _distinction(candidates: Sequence[Scan], chosen: Scan, entities: Sequence[str] = ORDER) -> str:
-    """Return the words that set one candidate apart from the others, such as ``acq-iso``.
+def _distinction(
+    candidates: Sequence[Scan],
+    chosen: Scan,
+    entities: Sequence[str] = ORDER,
+    beside: Sequence[Scan] = (),
+) -> Filter:
+    """Return what sets one candidate apart from the others, but not from the scans beside them.
 
     Other subjects' scans may have no run, or only runs: `_first_runs` takes what they have.
     """
-    rest, words, labels = list(candidates), [], dict(chosen.entities)
+    rest, words = list(candidates), Filter()
     for entity in entities:
-        found, label = [dict(scan.entities).get(entity) for scan in rest], labels.get(entity)
-        if len({*found}) > 1:
-            word = f"{entity}-{label}" if label else f"{entity}=null"
-            if entity == "run":
-                word = f"run={label},null" if label else "run=null,1"
-            words.append(word)
-            rest = [scan for scan, own in zip(rest, found, strict=True) if own == label]
-    return " ".join(words)
+        own, found = chosen.name.get(entity), {scan.name.get(entity) for scan in rest}
+        if len(found) > 1:
+            kept = {scan.name.get(entity) for scan in beside} - found
+            kept |= {None if own else "1"} if entity == "run" else set()
+            words[entity] = (own, *sorted(kept, key=lambda label: (label is None, label or "")))
+            rest = [scan for scan in rest if scan.name.get(entity) == own]
+    return words
 
 
-def _several(low: Sequence[Scan], also: str = "") -> AmbiguousError:
+def _several(low: Sequence[Scan], also: str = "", beside: Sequence[Scan] = ()) -> AmbiguousError:
     cubes = [scan for scan in low if orientation(scan) == "iso"]
-    return AmbiguousError(low, "lf", _distinction(low, (cubes or list(low))[0]), also)
+    plainest = min(cubes or low, key=lambda scan: len(scan.stem))
+    return AmbiguousError(low, "lf", _distinction(low, plainest, beside=beside), also)
 
 
 def _alike(search: Search, pairs: list[PairSource]) -> list[PairSource]:
@@ -270,7 +285,7 @@ def _ambiguous(doubts: Mapping[Key, AmbiguousError], settings: Settings) -> str:
     doubt = doubts[subject, contrast]
     kind = "high-field" if doubt.side == "hf" else "low-field"
     affected = counted(len({name for name, _ in doubts}), "subject")
-    words = " ".join([*getattr(settings, doubt.side), doubt.words])
+    words = describe(compile_words(getattr(settings, doubt.side)) | doubt.words)
     quoted = f'"{words}"' if " " in words else words
     option = f"--{doubt.side} {quoted}" if doubt.words else "--bids-filter-file"
     return (

@@ -64,10 +64,10 @@ def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
     assert message.startswith("sub-HYPE00: 8 low-field T1w scans could be meant (ses-HFC_acq-axi")
     assert "and 2 more" in message
     assert "23 subjects affected" in message
-    assert "--lf ses-HFC" in message
+    assert "--lf ses=HFC" in message
     assert message == refused(hype, lf_fusion="mrr")
     message = refused(hype, lf=("ses-HFC",), lf_fusion="none")
-    assert '--lf "ses-HFC acq-iso"' in message
+    assert '--lf "ses=HFC acq=iso"' in message
     assert "or fuse three with --lf-fusion mrr" in message
 
 
@@ -141,7 +141,7 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
     )
     options = {"derivatives": (("prep", prep),), "contrast": ("T1w",)}
     message = refused(root, **options)
-    assert "--lf desc-fused" in message
+    assert "--lf desc=fused" in message
     assert "1 subject affected" in message
     found = find(root, lf=("desc-fused",), **options)
     assert [scan.path.name for pair in found.pairs for scan in pair.lf] == [
@@ -205,7 +205,7 @@ def test_two_roots(tmp_path: Path) -> None:
     write(low, {anat("03", "2", "T1w"): None})
     message = refused(high, lf_dir=low)
     assert message.startswith("sub-03: 2 low-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)")
-    assert "--lf ses-1" in message
+    assert "--lf ses=1" in message
     (low / "sub-03").rename(low / "sub-04")
     found = find(high, lf_dir=low)
     assert [reason.split(" to go")[0] for reason in lonely(found)] == [
@@ -231,7 +231,7 @@ def test_sessions(tmp_path: Path) -> None:
     images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
     message = refused(write(tmp_path / "apart", images))
     assert "2 high-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)" in message
-    assert "--hf ses-1" in message
+    assert "--hf ses=1" in message
 
 
 @pytest.mark.parametrize("contrast", [("T2w",), CONTRASTS])
@@ -279,6 +279,50 @@ def test_the_words_advised_for_one_subject_keep_the_others(tmp_path, runs, taken
     }
     with pytest.raises(NoMatchError, match=r"--session-label HF leaves other sessions out"):
         find(root, session_label=("HF",))
+
+
+@pytest.mark.parametrize(
+    ("labels", "again", "given"),
+    [
+        (("run-1", "run-2", "run-3"), "run-4", ()),
+        (("acq-a", "acq-c", "acq-s"), "acq-aFast", ("acq=a,c,s,aFast",)),
+        (("acq-a_run-1", "acq-c_run-1", "acq-s_run-1"), "acq-a_run-2", ()),
+    ],
+)
+def test_the_words_advised_for_a_repeated_orientation_keep_the_others(
+    tmp_path: Path, labels: tuple[str, ...], again: str, given: tuple[str, ...]
+) -> None:
+    ways = [(1.6, 1.6, 5.0), (1.6, 5.0, 1.6), (5.0, 1.6, 1.6)]
+    root = write(tmp_path / "ds", {anat(sub, "HF", "T2w"): HIGH for sub in "12"})
+    scans = [("1", *pair) for pair in zip(labels, ways, strict=True)]
+    scans += [("2", *pair) for pair in zip(labels, ways, strict=True)] + [("2", again, ways[0])]
+    for sub, label, sides in scans:
+        path = anat(sub, "LF", f"{label}_T2w")
+        write(root, {path: LOW})
+        write_grid(root / path, sides)
+    advised = re.search(r"for example with --lf (\S+)", refused(root, lf=given))
+    assert advised
+    found = find(root, lf=(advised[1],))
+    assert names(found) == {
+        f"sub-{sub}_ses-HF_T2w": [f"sub-{sub}_ses-LF_{label}_T2w" for label in labels]
+        for sub in "12"
+    }
+
+
+def test_advised_words_replace_those_that_did_not_choose(tmp_path: Path) -> None:
+    images = {anat("1", ses, "T1w"): HIGH for ses in ("A", "B")}
+    root = write(tmp_path / "ds", {**images, anat("1", "LF", "T1w"): LOW})
+    text = refused(root, hf=("ses=A,B",))
+    assert text.endswith("for example with --hf ses=A")
+
+
+def test_words_for_low_field_let_no_localizer_pass_for_a_head(tmp_path: Path) -> None:
+    images = {anat("1", "HF", f"acq-{acq}_T2w"): HIGH for acq in ("FLAIR", "mrsLocAx", "TSE")}
+    root = write(tmp_path / "ds", {**images, anat("1", "LF", "acq-axi_T2w"): LOW})
+    for words in ((), ("acq-axi",)):
+        assert names(find(root, lf=words)) == {
+            "sub-1_ses-HF_acq-TSE_T2w": ["sub-1_ses-LF_acq-axi_T2w"]
+        }
 
 
 def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
