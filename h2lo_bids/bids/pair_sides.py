@@ -114,11 +114,13 @@ def _chosen_as_low(scan: Scan, conditions: Conditions) -> bool:
 def _keep(search: Search, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
     both, side = sides[scan.subject, scan.suffix], LOW if low else HIGH
     conditions = search.conditions.asked(scan.suffix, *side)
-    if matches(scan.name, conditions):
-        (both.low if low else both.high).append(scan)
-    else:
+    if not matches(scan.name, conditions):
         kind = f"{'low' if low else 'high'} field, but does not match --{side[-1]}"
         search.skip(scan.path, f"{kind} {_words(conditions, scan)}")
+    elif reason := not_an_input(scan.name, conditions):  # which the other side's words do not undo
+        search.skip(scan.path, reason)
+    else:
+        (both.low if low else both.high).append(scan)
 
 
 def _words(conditions: dict[str, tuple[str | None, ...]], scan: Scan) -> str:

@@ -56,7 +56,7 @@ class Scan:
     def strength(self) -> str:
         """Field strength and what it is known by, e.g. ``3 T by ImagingFrequency``."""
         if self.field_strength is None:
-            return "unknown field strength, assumed to be high field"
+            return "unknown field strength"
         source = "a label" if self.field_source == "label" else self.field_source
         return f"{self.field_strength:g} T by {source}"
 
@@ -230,8 +230,11 @@ PREFERENCE = (
     "then intensity-corrected rec- before plain, then the lowest run"
 )
 
-_NO_HEAD = re.compile(r"inv\d|scout|locali[sz]er|survey|setter", re.IGNORECASE)
-"""In ``acq`` of an inversion of MP2RAGE, or of an image for planning or tracking."""
+_NO_INPUT = re.compile(
+    r"inv\d|scout|locali[sz]er|(?-i:Loc(?![a-z]))|survey|setter|(flair|tirm|darkfluid).*_T2w",
+    re.IGNORECASE,
+)
+"""``acq`` and suffix of an inversion of MP2RAGE, an image for planning or tracking, or a FLAIR."""
 _AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
 _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
 
@@ -264,9 +267,9 @@ def preference(name: Name) -> tuple[Any, ...]:
     """Return a sorting key; the scan with the smallest is taken.
 
     A contrast agent comes last. An ``acq`` that contains a sequence of ``io_spec.json`` comes
-    before none, none before others, and these before inversions of MP2RAGE and localizers. An
-    intensity-corrected reconstruction (``rec-SCIC``, ``rec-NORM`` ...) comes before a plain one,
-    as the brightest voxel of the other is the one nearest to the coil. No run counts as run 0.
+    before none, and none before others. An intensity-corrected reconstruction (``rec-SCIC``,
+    ``rec-NORM`` ...) comes before a plain one, as the brightest voxel of the other is the one
+    nearest to the coil. No run counts as run 0.
     """
     order = bids_app_spec.load("io_spec.json")["preference"]
     corrected = tuple(word.lower() for word in order["rec"])
@@ -283,17 +286,18 @@ def preference(name: Name) -> tuple[Any, ...]:
 
 
 def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
-    """Return why an image is no magnitude image of a whole head, if so."""
+    """Return why an image is no plain image of a whole head, if so."""
     spec = bids_app_spec.load("io_spec.json")
     asked = set(filtered)
     for entity, label in name.entities:
         if entity not in spec["entities"]:
             # No output could be named after it.
             return f"BIDS knows no {entity}-{label} in the name of a {name.suffix}; rename it"
-        labels = spec["exclude"].get(entity)
-        if labels is not None and entity not in asked and (labels == "*" or label in labels):
+        labels = spec["exclude"].get(entity, ())
+        other = entity == "acq" and _NO_INPUT.search(f"{label}_{name.suffix}")
+        if entity not in asked and (other or labels == "*" or label in labels):
             return (
-                f"{entity}-{label} is not a plain magnitude image; "
+                f"{entity}-{label} is no plain {name.suffix} image of a whole head; "
                 f"take it with --filter {entity}={label}"
             )
     return None
@@ -302,7 +306,5 @@ def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
 def _rank(label: str | None, order: list[str]) -> int:
     if label is None:
         return len(order)
-    if _NO_HEAD.search(label):
-        return len(order) + 2
     found = (rank for rank, word in enumerate(order) if word.lower() in label.lower())
     return next(found, len(order) + 1)

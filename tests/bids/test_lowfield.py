@@ -79,6 +79,7 @@ def test_without_field_strength_only_words_make_it_low(tmp_path: Path) -> None:
         find_low(root)
     found = find_low(root, lf=("ses-a",))
     assert told(found) == {"sub-01_ses-a_T1w": [""]}
+    assert found.scans[0].strength == "unknown field strength"
     assert "chosen with --lf" in found.sources[0].parts[0].notes[0]
     assert any("chosen with --lf" in note for note in found.notes)
 

@@ -28,8 +28,6 @@ RANKED = [
     "sub-1_T1w",
     "sub-1_part-mag_T1w",
     "sub-1_acq-other_T1w",
-    "sub-1_acq-INV1_T1w",
-    "sub-1_acq-mprageSetter_T1w",
     "sub-1_acq-MPRAGE_ce-GD_T1w",
 ]
 
@@ -49,12 +47,23 @@ def test_documented_order(better: str, worse: str) -> None:
     assert preference(name(better)) < preference(name(worse))
 
 
-@pytest.mark.parametrize("pair", ["part-phase", "echo-2", "chunk-1"])
-def test_what_is_no_head(pair: str) -> None:
-    entity = pair.partition("-")[0]
-    assert "--filter" in (not_an_input(name(f"sub-1_{pair}_T1w"), []) or "")
-    assert not_an_input(name(f"sub-1_{pair}_T1w"), [entity]) is None
-    assert not_an_input(name("sub-1_part-mag_T1w"), []) is None
+NO_HEAD = "part-phase_T1w echo-2_T1w chunk-1_T1w acq-INV1_T1w acq-mprageSetter_T1w"
+NO_HEAD += " acq-localizer_T1w acq-mrsLocAx_T2w acq-FLAIR_T2w acq-t2flair_T2w acq-3DFlair_T2w"
+"""Of HBCD (mrsLocAx) and DLBS (acq-FLAIR_T2w), among others."""
+
+
+@pytest.mark.parametrize("rest", NO_HEAD.split())
+def test_what_is_no_head(rest: str) -> None:
+    given, entity = name(f"sub-1_{rest}"), rest.partition("-")[0]
+    assert f"--filter {entity}={given.get(entity)}" in (not_an_input(given, []) or "")
+    assert not_an_input(given, [entity]) is None
+
+
+@pytest.mark.parametrize(
+    "rest", ["part-mag_T1w", "acq-T1FLAIR_T1w", "acq-Local_T2w", "acq-BLOCK_T1w"]
+)
+def test_what_is_a_head(rest: str) -> None:
+    assert not_an_input(name(f"sub-1_{rest}"), []) is None
 
 
 @pytest.mark.parametrize("pair", ["dir-AP", "inv-1", "flip-1", "mt-on", "space-x", "desc-y"])
