@@ -116,8 +116,8 @@ def check_content(path: Path) -> None:
             raise _not_present(path, _store(path)) from error
         if path.is_symlink():
             raise MissingInputError(
-                f"content not present, run: datalad get {path} "
-                f"(the link leads to {path.readlink()}, which does not exist)"
+                f"{path}: the link leads to {path.readlink()}, which does not exist; get it with "
+                "datalad, or make that folder visible in the container"
             ) from error
         raise MissingInputError(f"{path}: no such file; check the path") from error
     except IsADirectoryError as error:

@@ -249,6 +249,6 @@ def _maker(metadata: Mapping[str, Any]) -> str | None:
     """Quote what says that a Swoop made the scan."""
     for key in ("Manufacturer", "ManufacturersModelName", "DeviceName"):
         text = str(metadata.get(key, ""))
-        if re.search("hyperfine|swoop", text, re.IGNORECASE):
+        if re.search(r"hyperfine|swoop|\b6[345] ?mT\b", text, re.IGNORECASE):
             return f"{key} reads {reprlib.repr(text)}"
     return None

@@ -144,6 +144,7 @@ def test_what_cannot_be_read_is_quoted_and_never_called_absent(key: str, value: 
     [
         {"Manufacturer": "Hyperfine, Inc."},
         {"ManufacturersModelName": "Swoop"},
+        {"ManufacturersModelName": "pMRI 64 mT"},
         {"Manufacturer": "HYPERFINE", "MagneticFieldStrength": 0},
         {"Manufacturer": "Hyperfine", "MagneticFieldStrength": 3},
     ],

@@ -90,6 +90,11 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     (tmp_path / ".git").mkdir()
     assert complaint(link, MissingInputError).endswith(f"run: datalad get {link}")
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    elsewhere.symlink_to("/store/scan.nii.gz")
+    text = complaint(elsewhere, MissingInputError)
+    assert "leads to /store/scan.nii.gz, which does not exist" in text
+    assert "container" in text
     pointer = tmp_path / "pointer.nii.gz"
     pointer.write_text("/annex/objects/MD5E-s1--abc.nii.gz\n")
     assert f"run: datalad get {pointer}" in complaint(pointer, MissingInputError)
