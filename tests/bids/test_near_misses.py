@@ -86,7 +86,7 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
         ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02-T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_acq-0.8mm_T1w.nii.gz", "sub-<label>"),
-        ("sub-02/anat/sub-02_T1w_defaced.nii.gz", "sub-<label>"),
+        ("sub-02/anat/sub-02_T1w_brain.nii.gz", ".bidsignore if it is no input"),
         ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
         ("sub-02/anat/sub-02_ses-1_T1w.nii.gz", "not that of its folder"),
