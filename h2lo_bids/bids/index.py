@@ -231,6 +231,8 @@ def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
         if _SUBJECT.fullmatch(name):
             if name not in subjects:
                 found.append(f"{name} (a file or a link to nothing)")
+        elif like and "\\" in name:
+            found.append(f"{name} (a path of Windows; unpack it again)")
         elif label and place.is_dir() and (like or _holds_anat(place)) and not ignored(root, place):
             found.append(f"{name} (did you mean sub-{label}?)")
     if not found:

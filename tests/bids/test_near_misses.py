@@ -40,7 +40,10 @@ def test_folders_that_look_like_participants_are_one_problem(
     ((message, _),) = problems(find(root))
     assert ": 2 entries are no folders sub-<label>" in message
     assert "sub-99 (a file or a link to nothing)" in message
-    (root / "sub-99").unlink()
+    (root / "sub-99").rename(root / "sub-02\\anat\\sub-02_T1w.nii.gz")
+    ((message, _),) = problems(find(root))
+    assert "sub-02\\anat\\sub-02_T1w.nii.gz (a path of Windows; unpack it again)" in message
+    (root / "sub-02\\anat\\sub-02_T1w.nii.gz").unlink()
     kept = find(root, skip_bids_validation=True)
     assert not kept.problems
     assert f"{name} (did you mean {meant}?)" in reasons(kept)["ds"]
