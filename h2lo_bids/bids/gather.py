@@ -26,7 +26,7 @@ from h2lo_bids.bids.index import (
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name, rename, right_name
 from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, nearest, other_queries
-from h2lo_bids.bids.scan import Scan, header_warnings, scan_at
+from h2lo_bids.bids.scan import Scan, header_warnings, scan_at, slice_warnings
 from h2lo_bids.errors import (
     BadDataError,
     Failed,
@@ -143,7 +143,8 @@ class Search:
 
     def use(self, scan: Scan) -> Scan:
         """Keep what was noted at a scan that is used, with what its header contradicts."""
-        scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
+        noticed = (*header_warnings(scan), *slice_warnings(scan, self.settings.lf_grids))
+        scan = replace(scan, warnings=(*scan.warnings, *noticed))
         self.scan_notes += [(scan.path, text) for text in scan.notes]
         self.doubt(scan.path, *scan.warnings)
         return scan

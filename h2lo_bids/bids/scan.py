@@ -118,6 +118,7 @@ class Grid:
     sides: tuple[float, ...]
     volumes: int
     way: str
+    axes: tuple[int, ...]  # the world axis along each of the array's, as in `_ACROSS`
 
     @property
     def extent(self) -> tuple[float, ...]:
@@ -154,6 +155,23 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
         text = f"acq-{label} means {TITLES[way or '']} slices, but those of the header are"
         found.append(f"{text} {TITLES[grid.way]}, as which they are used")
     return tuple(found)
+
+
+def slice_warnings(scan: Scan, grids: Iterable[tuple[float, float, float]]) -> Iterator[str]:
+    """Report ``--lf-grid`` whose thick slices an array in the order of RAS would have otherwise."""
+    grid = read_grid(scan.path)
+    for sides in grids if grid and len({*grid.axes}) == 3 else ():
+        longest = sides.index(max(sides))
+        if sides[longest] < THICK * sorted(sides)[1] or grid.axes[longest] == longest:
+            continue
+        given, meant = (
+            "x".join(f"{side:g}" for side in s) for s in (sides, [sides[a] for a in grid.axes])
+        )
+        yield (
+            f"slices of {given} mm voxels across the {('first', 'second', 'third')[longest]} axis "
+            f"of its array are {TITLES[_ACROSS[grid.axes[longest]]]}; "
+            f"lf-grid {meant} has {TITLES[_ACROSS[longest]]} ones"
+        )
 
 
 def _odd_lengths(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
@@ -220,8 +238,9 @@ def _grid(path: Path, *_state: int) -> Grid | None:
         return None
     _, middle, longest = sides.argsort()
     thick = sides[longest] >= THICK * sides[middle]
-    way = _ACROSS[abs(affine[:, longest]).argmax()] if thick else "iso"
-    return Grid(shape[:3], tuple(map(float, sides)), math.prod(shape[3:]), way)
+    axes = tuple(map(int, abs(affine).argmax(axis=0)))
+    way = _ACROSS[axes[longest]] if thick else "iso"
+    return Grid(shape[:3], tuple(map(float, sides)), math.prod(shape[3:]), way, axes)
 
 
 PREFERENCE = (

@@ -82,6 +82,13 @@ class Settings(
         return tuple(space for space in self.output_spaces if space not in ("native", "model"))
 
     @property
+    def lf_grids(self) -> tuple[tuple[float, float, float], ...]:
+        """The voxels of ``--lf-grid`` and of the conditions, each once."""
+        words = (word.partition("=") for word in self.condition)
+        more = (convert.grid(value) for key, _, value in words if key == "lf-grid")
+        return tuple(dict.fromkeys((*self.lf_grid, *more)))
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """What is fitted: the methods given; else H2LO, or in a benchmark every method."""
         if self.fits_enhancer:

@@ -171,3 +171,37 @@ def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
     assert "coronal" in warning
     save(root / anat("01", None, "acq-axi_T1w"), (120, 120, 40), (1.6, 1.6, 5.0))
     assert not find_low(root).warnings
+
+
+@pytest.mark.parametrize(
+    ("codes", "asked", "way", "better"),
+    [
+        ("PSR", {"lf_grid": ((1.6, 1.6, 5.0),)}, "sagittal", (1.6, 5.0, 1.6)),
+        ("LIA", {"condition": ("thick", "lf-grid=1.6x1.6x5")}, "coronal", (1.6, 5.0, 1.6)),
+        ("ASL", {"lf_grid": ((5.0, 1.6, 1.5),)}, "coronal", (1.6, 1.5, 5.0)),
+        ("LPI", {"lf_grid": ((1.6, 1.6, 5.0),)}, None, None),  # flips alone
+        ("PSR", {"lf_grid": ((2.0, 2.0, 2.0),)}, None, None),  # no slices
+        ("PSR", {}, None, None),
+    ],
+)
+def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(
+    tmp_path: Path, codes: str, asked: dict, way: str | None, better: tuple[float, ...]
+) -> None:
+    def turned(sides: tuple[float, ...]) -> nib.Nifti1Image:
+        image = nib.Nifti1Image(np.zeros((60, 62, 64), np.uint8), np.diag([4.0, 4.0, 4.0, 1.0]))
+        turn = nib.orientations.ornt_transform(
+            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+        )
+        affine = image.as_reoriented(turn).affine @ np.diag([*(s / 4 for s in sides), 1.0])
+        return nib.Nifti1Image(np.zeros((60, 62, 64), np.uint8), affine)
+
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    nib.save(turned((4.0, 4.0, 4.0)), root / anat("01", None, "T1w"))
+    warnings = find(root, **asked).warnings
+    assert len(warnings) == bool(way)
+    if way:
+        given = (*asked.get("lf_grid", ()), (1.6, 1.6, 5.0))[0]
+        assert f"are {way}; lf-grid {'x'.join(f'{s:g}' for s in better)} has" in warnings[0]
+        # Along right, anterior and superior what is advised has the sides that were given.
+        zooms = nib.as_closest_canonical(turned(better)).header.get_zooms()
+        np.testing.assert_allclose(zooms, given)
