@@ -120,6 +120,11 @@ def load_labels(path: Path) -> Anatomy:
     labels = np.asarray(image.dataobj).round().astype(np.int16)
     if labels.min() < 0 or not np.isin([2, 3, 41, 42], labels).all():
         raise BadDataError(f"{path}: holds no FreeSurfer brain labels (2, 3, 41, 42)")
+    if labels.max() < FIRST_OUTSIDE:
+        raise BadDataError(
+            f"{path}: holds no label of {FIRST_OUTSIDE} or more, as scalp and bone have them; give "
+            "maps of whole heads, such as those that SynthSeg was trained on"
+        )
     return Anatomy(labels, float(zooms[0]), path.name)
 
 

@@ -54,11 +54,14 @@ def test_unusable_labels_name_the_file(tmp_path: Path, ball: Anatomy, refused) -
     nib.save(nib.Nifti1Image(ball.labels % 2, np.eye(4)), tmp_path / "other.nii.gz")
     thick = nib.Nifti1Image(ball.labels, np.diag([1.0, 1.0, 3.0, 1.0]))
     nib.save(thick, tmp_path / "thick.nii.gz")
-    for name, said in (("text", "gzip"), ("other", "FreeSurfer"), ("thick", "isotropic")):
+    brain = np.where(ball.labels < 500, ball.labels, 0)  # as recon-all and SynthSeg write it
+    nib.save(nib.Nifti1Image(brain, ball.affine), tmp_path / "brain.nii.gz")
+    said = {"text": "gzip", "other": "FreeSurfer", "thick": "isotropic", "brain": "whole heads"}
+    for name, words in said.items():
         path = tmp_path / f"{name}.nii.gz"
         message = refused(BadDataError, load_labels, path)
         assert message.startswith(f"{path}: ")
-        assert said in message
+        assert words in message
 
 
 def test_every_structure_has_a_class() -> None:
