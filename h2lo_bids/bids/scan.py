@@ -160,16 +160,17 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
 def slice_warnings(scan: Scan, grids: Iterable[tuple[float, float, float]]) -> Iterator[str]:
     """Report ``--lf-grid`` whose thick slices an array in the order of RAS would have otherwise."""
     grid = read_grid(scan.path)
-    for sides in grids if grid and len({*grid.axes}) == 3 else ():
+    axes = grid.axes if grid else ()
+    for sides in grids if len({*axes}) == 3 else ():
         longest = sides.index(max(sides))
-        if sides[longest] < THICK * sorted(sides)[1] or grid.axes[longest] == longest:
+        if sides[longest] < THICK * sorted(sides)[1] or axes[longest] == longest:
             continue
         given, meant = (
-            "x".join(f"{side:g}" for side in s) for s in (sides, [sides[a] for a in grid.axes])
+            "x".join(f"{side:g}" for side in s) for s in (sides, [sides[a] for a in axes])
         )
         yield (
             f"slices of {given} mm voxels across the {('first', 'second', 'third')[longest]} axis "
-            f"of its array are {TITLES[_ACROSS[grid.axes[longest]]]}; "
+            f"of its array are {TITLES[_ACROSS[axes[longest]]]}; "
             f"lf-grid {meant} has {TITLES[_ACROSS[longest]]} ones"
         )
 
