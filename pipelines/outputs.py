@@ -144,6 +144,7 @@ def write_record(
     image, inside = load_image(checked), load_image(mask)
     spacing = [float(side) for side in image.header.get_zooms()[:3]]
     voxels = int(np.count_nonzero(np.asarray(inside.dataobj)))
+    measured = list(_signal_to_noise(Path(out_dir), outputs))
     for figure, file in zip(figures, figure_files, strict=True):
         atomic_write_bytes(Path(out_dir) / figure["path"], Path(file).read_bytes())
     whole = {
@@ -156,7 +157,8 @@ def write_record(
         "noticed": list(noticed or ()),
         "likeness": likeness,
         "outputs": list(outputs),
-        "signal_to_noise": list(_signal_to_noise(Path(out_dir), outputs)),
+        "signal_to_noise": [row for row, _ in measured],
+        "levels": measured[0][1] if measured else [],
         "device": device,
         "figures": list(figures),
     }
@@ -196,13 +198,16 @@ def _parts(
     return {"parts": used, "lost": lost, "warnings": warnings}
 
 
-def _signal_to_noise(out_dir: Path, outputs: Sequence[str]) -> Iterator[list[Any]]:
-    """Yield name, noise and ratios of each image whose sidecar has them."""
+def _signal_to_noise(
+    out_dir: Path, outputs: Sequence[str]
+) -> Iterator[tuple[list[Any], list[float]]]:
+    """Yield name, noise and ratios, and the levels, of each image whose sidecar has them."""
     for name in outputs:
         content = json.loads(sidecar_path(out_dir / name).read_text())
         if ratios := content.get("TissueSignalToNoiseRatio"):
-            tissues = [ratios[key] for key in ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")]
-            yield [Path(name).name, content["NoiseStandardDeviation"], *tissues]
+            tissues = ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")
+            row = [Path(name).name, content["NoiseStandardDeviation"]]
+            yield [*row, *map(ratios.get, tissues)], [content["TissueSignal"][t] for t in tissues]
 
 
 def add_outputs(

@@ -41,10 +41,13 @@ BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
 _README = """# H2LO-BIDS derivatives
 
-Low-field MRI synthesized from high-field MRI: `desc-lowfield` images were
-computed, not acquired. `descriptions.tsv` says what every `desc-` label means,
-the JSON beside each image how it was made and with which model, and
-`logs/CITATION.md` what to cite. Start with `index.html`, which lists all scans.
+`desc-lowfield` images (low field synthesized from high field) and `desc-enhanced`
+ones (the reverse) were computed, not acquired. `descriptions.tsv` says what every
+`desc-` label means, the JSON beside each image how it was made, and
+`logs/CITATION.md` what to cite. Start with the page of the level that was run:
+`index.html` lists all scans, `group.html` and `enhancement.html` show a training,
+`table1.html` and `table2.html` a benchmark, `evaluation.html` an evaluation, and
+`trial.html` a virtual trial.
 """
 
 

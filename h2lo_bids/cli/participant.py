@@ -234,7 +234,14 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
         if skipped.path.suffix in (".gz", ".nii"):
             name = skipped.path.relative_to(task.settings.bids_dir).as_posix()
             found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
-    lines = [f"at {g.meaning}" for g in grids_of(task.settings) if g.kind in ("model", "lf")]
+    settings = task.settings
+    lines = [f"at {g.meaning}" for g in grids_of(settings) if g.kind in ("model", "lf")]
+    if settings.noise == "calibrated":
+        times = f"{settings.noise_factor:g} times " if settings.noise_scale else ""
+        draws = counted(settings.realisations, "draw")
+        lines.append(f"with {times}the noise of the model's training pairs, {draws} of each")
+    if settings.uncertainty:
+        lines.append("by the model of each fold, for the standard deviation over them")
     report = SubjectReport(
         subject=task.subject,
         found=tuple(found),

@@ -30,7 +30,10 @@ UNSTRETCHED = "Both images are shown from 0 (black) to 1 (white) of the model's 
 _LEAST_CHANGE = 0.01
 _DETAIL = 64.0
 _ZOOM = 5.0
-_DETAIL_STYLE = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
+_DETAIL_STYLE = (
+    "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff;"
+    "stroke:#000;stroke-width:3px;paint-order:stroke}.back{fill:#000a}"
+)
 
 
 _GROUPS = {SYNTHESIZE: "scan", ENHANCE: "enhancement"}
@@ -87,7 +90,9 @@ def draw_detail(
                 volume, layout, axis, float(middle[axis]), (0.0, 1.0), rendering="pixelated"
             )
             parts.append(drawing.nested(x, y, width, height, inner, zoom=_ZOOM))
-            x, tallest = x + width * _ZOOM + 10, max(tallest, height * _ZOOM)
+            wide, tall = width * _ZOOM, height * _ZOOM
+            parts.append(drawing.sides(axis, x, y, wide, tall))
+            x, tallest = x + wide + 10, max(tallest, tall)
         parts.append(element("rect", class_="back", x=10, y=y, width=98, height=26))
         parts.append(drawing.text(18, y + 18, label))
         y += tallest + 10

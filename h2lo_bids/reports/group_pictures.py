@@ -152,9 +152,7 @@ def draw_subject(
                 parts.append(_embed(error, x, y + tall + 2, zoom, coloured=True))
             elif plane == 0:
                 parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale, target))
-        first, second = drawing.SIDES[drawing.AXES[plane]]
-        parts.append(drawing.text(left + 1, y + tall / 2, first, css="side"))
-        parts.append(drawing.text(left + wide - 1, y + tall / 2, second, css="side", anchor="end"))
+        parts.append(drawing.sides(drawing.AXES[plane], left, y, wide, tall, css="side"))
         y += 2 * tall + 2 + _GAP
     ends = "{1} field, real {0} field and what each method made".format(*fields)
     title = f"{contrast} slices of {subject.name}: {ends}"
@@ -287,7 +285,7 @@ def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
     zoom = max(1.0, 110.0 / max(max(plane.shape) for plane in lf))
     top = max(float(np.percentile(plane[plane > 0], 99.5)) for plane in lf if (plane > 0).any())
     x, tallest, parts = 0.0, 0.0, []
-    for high, low in zip(hf, lf, strict=True):
+    for axis, high, low in zip(drawing.AXES, hf, lf, strict=True):
         box = _box(high, low)
         wide, tall = (zoom * (side.stop - side.start) for side in box)
         parts.append(_embed(low[box] / top, x, 0, zoom))
@@ -296,8 +294,9 @@ def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
                 [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
             )
             parts.append(drawing.element("path", d=drawing.path_of([placed])))
+        parts.append(drawing.sides(axis, x, 0, wide, tall, css="side"))
         x, tallest = x + wide + _GAP, max(tallest, tall)
-    return drawing.document(x - _GAP, tallest, "".join(parts), title=title, style=_EDGES)
+    return drawing.document(x - _GAP, tallest, "".join(parts), title=title, style=_STYLE + _EDGES)
 
 
 def _edges(plane: Image) -> list[npt.NDArray[np.float64]]:

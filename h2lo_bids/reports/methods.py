@@ -93,7 +93,7 @@ def describe(*reports: SubjectReport) -> MethodsText:
         cited=cited,
         versions=versions,
         contrasts=sorted({scan.suffix for scan in scans}),
-        masks=sorted({scan.mask_method.split(" ")[0].lower() for scan in scans}),
+        masks=" ".join({scan.mask_method.lower() for scan in scans}),
         enhanced=any(scan.enhances for scan in scans),
         synthesized=any(not scan.enhances for scan in scans),
         fused=sorted({len(scan.parts) for scan in scans} - {0, 1}),

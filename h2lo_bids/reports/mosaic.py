@@ -141,7 +141,7 @@ def mosaic(
 
     Pictures of one layout lie exactly on top of each other; `window` is shown black to white.
     """
-    size, columns = layout.size, len(layout.cuts[0])
+    size, columns = layout.size, max(map(len, layout.cuts))
     cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP
     parts, y = [], _GAP
     for axis in AXES:
@@ -155,11 +155,17 @@ def mosaic(
             label = f"{_AXIS_NAMES[axis]} {round(position):+d}"
             parts.append(text(x + 2, y + tall - 3, label, css="pos"))
             if column == 0:
-                left, opposite = SIDES[axis]
-                parts.append(text(x + 2, y + tall / 2, left))
-                parts.append(text(x + wide - 2, y + tall / 2, opposite, anchor="end"))
+                parts.append(sides(axis, x, y, wide, tall))
         y += tall + _GAP
     return document(_GAP + columns * cell, y, "".join(parts), title=title, style=STYLE)
+
+
+def sides(axis: int, x: float, y: float, wide: float, tall: float, *, css: str = "") -> str:
+    """Write the letters of a slice across an axis at its left and right border."""
+    (left, right), middle = SIDES[axis], y + tall / 2
+    return text(x + 2, middle, left, css=css) + text(
+        x + wide - 2, middle, right, css=css, anchor="end"
+    )
 
 
 def nested(

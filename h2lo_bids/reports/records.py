@@ -96,7 +96,7 @@ class ScanReport:
     field_source: str = "assumed"
     shape: tuple[int, ...] = ()  # voxels
     spacing: tuple[float, ...] = ()  # mm
-    mask_method: str = ""  # "deepbet" or "synthstrip", with version, or a key of subject.MASKS
+    mask_method: str = ""  # in words, as in the mask's sidecar
     mask_volume: float | None = None  # ml
     model: ModelInfo | None = None
     device: str = ""
@@ -107,6 +107,7 @@ class ScanReport:
     # Of each low-field image: name, standard deviation of the noise, and the signal of white
     # matter, grey matter and fluid over it.
     signal_to_noise: tuple[tuple[str, float, float, float, float], ...] = ()
+    levels: tuple[float, ...] = ()  # signal of the three tissues in the first of them
     templates: tuple[tuple[str, str], ...] = ()  # standard space, and where its image comes from
     # How its field strength was derived, and where sidecar, name and header disagree.
     metadata_warnings: tuple[str, ...] = ()

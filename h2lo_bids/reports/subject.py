@@ -42,14 +42,6 @@ SOURCES = {
 }
 """How a field strength is known, in words."""
 
-MASKS = {
-    "given": "given by the user",
-    "shared": "shared with the session's other contrast",
-    "stripped": "the scan came without a skull",
-    "skip": "not extracted, as asked",
-}
-"""Where a brain mask comes from, in words, where it is no program."""
-
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically, with its figures embedded from the folder of `path`.
@@ -74,8 +66,7 @@ def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "
         style=asset("style.css"),
         script=asset("script.js.jinja"),
         report=report,
-        found=report.found
-        or [FoundScan(s.source, s.session, s.field_strength, s.field_source) for s in report.scans],
+        found=[*report.found, *_made_before(report)],
         scans=[_scan_view(s, out_dir) for s in report.scans if s.session not in pages],
         pages=pages,
         name=f"sub-{report.subject}" + (f" ses-{session}" if session else ""),
@@ -85,8 +76,17 @@ def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "
         methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer
         texts=bids_app_spec.load("report.yml"),
         sources=SOURCES,
-        masks=MASKS,
     )
+
+
+def _made_before(report: SubjectReport) -> Iterator[FoundScan]:
+    """Yield the scans of the page that the latest run did not look for, such as T2w ones."""
+    known = {item.path for item in report.found}
+    for scan in report.scans:
+        use = "enhanced" if scan.enhances else "synthesized"
+        for path in scan.parts or (scan.source,):
+            if path not in known:
+                yield FoundScan(path, scan.session, scan.field_strength, scan.field_source, use)
 
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:
@@ -257,9 +257,8 @@ def _row(subject: str, scan: ScanReport, status: str) -> Row:
     }
     for _, noise, *ratios in scan.signal_to_noise[:1]:
         row["noise"] = noise
-        for tissue, ratio in zip(_TISSUES, ratios, strict=True):
-            row[f"level_{tissue}"] = float(f"{noise * ratio:.3g}")
-            row[f"snr_{tissue}"] = ratio
+        row |= {f"snr_{tissue}": ratio for tissue, ratio in zip(_TISSUES, ratios, strict=True)}
+    row |= {f"level_{t}": level for t, level in zip(_TISSUES, scan.levels, strict=False)}
     return row
 
 

@@ -185,15 +185,16 @@ def draw_lesions(out_dir: Path, scan: Scan, examined: Examination) -> tuple[Figu
 
 
 def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
-    """Cut where the labels are largest: along each axis the most of them, well apart."""
+    """Cut where the labels are largest, well apart along each axis, and evenly where are none."""
     cuts = []
     for axis in range(3):
         share = mask.data.sum(axis=tuple({0, 1, 2} - {axis}))
         at = mask.origin[axis] + np.arange(len(share)) * mask.spacing[axis]
         chosen: list[float] = []
-        for index in np.argsort(-share, kind="stable"):
-            if len(chosen) < len(layout.cuts[axis]) and all(abs(at[index] - c) > 6 for c in chosen):
-                chosen.append(float(at[index]))
+        labelled = at[np.argsort(-share, kind="stable")[: np.count_nonzero(share)]]
+        for place in (*labelled, *(even := layout.cuts[axis])):
+            if len(chosen) < len(even) and all(abs(place - cut) > 6 for cut in chosen):
+                chosen.append(float(place))
         cuts.append(tuple(sorted(chosen)))
     return tuple(cuts)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from skeletons import HIGH, anat, annex, ds005752, ds006557, find, put, scan_at, write
 
+import bids_app_spec
 from h2lo_bids.bids import dataset
 from h2lo_bids.bids.dataset import (
     bibtex,
@@ -99,6 +101,14 @@ def test_the_bibliography_is_bibtex(tmp_path: Path) -> None:
         "  publisher = {Zenodo},\n"
         "  doi       = {10.5281/zenodo.591597}\n}\n"
     )
+
+
+def test_the_readme_names_the_page_of_every_level(tmp_path: Path) -> None:
+    results = bids_app_spec.load("io_spec.json")["results"].values()
+    files = {item["path"] + end for item in results for end in item.get("files", [""])}
+    write_dataset_files(tmp_path, bids_dir="/raw")
+    named = re.findall(r"`(\w+\.html)`", (tmp_path / "README.md").read_text())
+    assert sorted(named) == sorted(file for file in files if file.endswith(".html"))
 
 
 def test_links_of_earlier_runs_stay(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
         seconds=(("synthesize", 61.0), ("figures", 2.5)),
         outputs=("sub-01/ses-HF/anat/x.nii.gz",),
         signal_to_noise=(("x_desc-lowfield_T1w.nii.gz", 0.0123, 61.5, 42.5, 20.1),),
+        levels=(0.7568, 0.5231, 0.2471),
         warnings=("A note of its own.",),
         templates=(("MNI", ""), ("MNI2", "")) if suffix == "T1w" else (),
         figures=figures,

@@ -85,7 +85,8 @@ def draw(folder, image, mask, before, after, task="synthesize"):
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "IAR"])
 def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
     ball = make_ball((2.0, 2.0, 2.0), codes, spot=CENTRE + (20, 20, 20))
-    drawing, _ = draw(tmp_path, ball.image, ball.mask, ball.image, ball.image)["highfield"]
+    made = draw(tmp_path, ball.image, ball.mask, ball.image, ball.image)
+    drawing, detail = made["highfield"][0], made["detail"][0]
     cells = tiles(drawing)
     for row in range(3):
         # In axial, coronal and sagittal slices alike the spot is to the right and up:
@@ -94,7 +95,8 @@ def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
         y, x = np.argwhere(brightest > 250).mean(axis=0)
         assert x > brightest.shape[1] * 0.6
         assert y < brightest.shape[0] * 0.4
-    assert re.search(r">L</text>.*>R</text>.*>P</text>.*>A</text>", drawing)
+    for picture, times in ((drawing, 1), (detail, 2)):
+        assert re.findall(r">([LRPA])</text>", picture) == ["L", "R", "L", "R", "P", "A"] * times
 
 
 def test_different_grids_lie_on_each_other(tmp_path):

@@ -161,6 +161,7 @@ def test_edges_are_the_head_and_the_border_between_two_tissues():
         for d in re.findall(r'<path d="([^"]*)"', drawing)
     )
     assert across == pytest.approx([24 * zoom] * 3 + [56 * zoom] * 3, abs=2 * zoom)
+    assert re.findall(r">([LRPA])</text>", drawing) == ["L", "R", "L", "R", "P", "A"]
 
 
 def test_unfinished_and_later_folds(tmp_path):

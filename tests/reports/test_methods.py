@@ -10,6 +10,7 @@ from report_samples import Page, make_scan
 
 from h2lo_bids.reports.methods import MethodsText, Work, describe, works
 from h2lo_bids.reports.records import ModelInfo, ScanReport, SubjectReport
+from pipelines.scan_steps import method_text
 
 VERSIONS = ("h2lo-bids", "nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx")
 MNI = ("MNI152NLin2009cAsym", "templateflow://x")
@@ -24,13 +25,13 @@ def of_model(**model: str) -> str:
 @pytest.fixture(scope="module")
 def everything() -> MethodsText:
     kinds = ("simulated", "real", "unknown", "other")
-    masks = ("deepbet 1", "synthstrip", "given", "shared")
+    masks = [*map(method_text, ("deepbet", "synthstrip", "given", "shared", "stripped", "skip"))]
     scans = [
         replace(make_scan(), mask_method=mask, model=ModelInfo(kind, training_kind=kind))
-        for kind, mask in zip(kinds, masks, strict=True)
+        for kind, mask in zip(kinds, masks[:4], strict=True)
     ]
     scans[0] = replace(scans[0], templates=(MNI,), model=ModelInfo("x", scaling="robust"))
-    scans += [replace(scan, mask_method=m) for scan, m in zip(scans, ("stripped", "skip"))]  # noqa: B905
+    scans += [replace(scan, mask_method=m) for scan, m in zip(scans, masks[4:])]  # noqa: B905
     scans.append(replace(make_scan(), suffix="T2w", task="enhance", parts=("a", "b", "c")))
     versions = tuple((name, "1.2.3") for name in VERSIONS)
     grids = ("on a grid of 1.6 x 1.6 x 5 mm",)

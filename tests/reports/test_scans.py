@@ -46,9 +46,8 @@ def test_a_row_per_scan_with_its_measures(out):
     first, second, _, lost, other = found
     assert (first["session_id"], other["session_id"]) == ("ses-HF", "n/a")
     assert first["seconds"] == "63.5"
-    # By hand: 0.0123 times 61.5 and 20.1.
-    assert first["level_white_matter"] == "0.756"
-    assert first["level_cerebrospinal_fluid"] == "0.247"
+    assert first["level_white_matter"] == "0.7568"  # 0.0123 times 61.5, rounded, is 0.756
+    assert first["level_cerebrospinal_fluid"] == "0.2471"
     assert first["snr_grey_matter"] == "42.5"
     assert (second["snr_grey_matter"], second["input_check"]) == ("n/a", "no")
     assert (lost["contrast"], lost["mask_volume"]) == ("T1w", "n/a")
@@ -123,7 +122,10 @@ def test_dots_lie_where_their_values_are(out):
     drawn = text.split("Brain mask (mL)")[1].split("</svg>")[0]
     # 1400 and 1000 ml of T1w at the two ends, 1250 of T2w five eighths of the way.
     assert [float(x) for x in Page(drawn).values("cx", "circle")] == [540, 60, 360]
-    assert "Time (s)" not in text  # all alike
+    assert "<h4>Time (s)" not in text  # all alike
+    heads = Page(text.split("<thead>")[1].split("</thead>")[0]).text
+    assert "Brain mask (mL)NoiseLevel of white matter" in heads
+    assert heads.endswith("Time (s)")
 
 
 def test_a_broken_record_costs_its_subject_only(out):

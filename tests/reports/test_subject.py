@@ -43,7 +43,7 @@ def test_every_section_is_there(report_folder):
     sections = {"summary", "scan-1", "scan-2", "model", "methods", "errors"}
     assert sections | page.anchors <= set(page.values("id"))
     for text in (
-        "sub-01_ses-HF_T1w", "HF, LF", "2 of 2 found", "63.5 mT", "from the imaging frequency",
+        "sub-01_ses-HF_T1w", "HF, LF", "2 of 3 found", "63.5 mT", "from the imaging frequency",
         "not used: low field", "deepbet 1.0.2, 1400 ml", "a" * 64, "1 min 04 s",
         "64 \N{MULTIPLICATION SIGN} 64 \N{MULTIPLICATION SIGN} 32 voxels of 2",
         "Signal to noise: white matter 61.5, grey matter 42.5, fluid 20.1", "0.0123",
@@ -147,6 +147,16 @@ def test_warnings_follow_from_the_facts(change, words):
     assert [words in warning for warning in warnings] == ([True] if words else [])
 
 
+def test_a_run_on_one_contrast_keeps_the_other_among_the_scans(report_folder):
+    out, report = report_folder
+    t1w, t2w = report.scans
+    t2w = replace(t2w, source="sub-01/ses-HF/anat/sub-01_ses-HF_T2w.nii.gz", likeness="no")
+    page = render_subject_report(replace(report, scans=(t1w, t2w), found=report.found[:1]), out)
+    table = Page(page.split('aria-label="Scans found"')[1].split("</table>")[0]).text
+    assert "2 of 2 found" in Page(page).text
+    assert re.search(f"{t2w.source}3 Tas its sidecar statessynthesizedno", table)
+
+
 def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
     scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
     lost = (Failure("discovery", "nothing found"),)
@@ -155,7 +165,9 @@ def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
         ((), lost, ("nothing found", "1 step failed")),
     ):
         bare = replace(make_report(scans), found=(), versions=(), command="", failures=failures)
-        text = Page(render_subject_report(bare, tmp_path)).text
+        page = Page(render_subject_report(bare, tmp_path))
+        text = page.text
         assert all(word in text for word in words)
+        assert ("methods" in page.values("id")) == bool(scans)
         assert "None" not in text
     assert FoundScan(scan.source).field_source == "assumed"
