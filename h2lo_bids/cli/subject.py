@@ -18,18 +18,16 @@ from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, H2loError, error_named, recorded
 from h2lo_bids.processes import note
+from h2lo_bids.reports.records import FUSION, ScanReport, from_json
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE, Send
 
 if TYPE_CHECKING:
-    from h2lo_bids.reports.records import ScanReport
     from pipelines.engine import StatusCallback
     from pipelines.participant import ImageSpec
 
 STEP = "trial"
 MOST_ROWS = 20
-LEFT_OUT = "fusion"
-"""The step that is named for a scan without which the others were fused."""
 
 
 def process(task: SubjectTask, send: Send) -> Outcome:
@@ -42,7 +40,7 @@ def process(task: SubjectTask, send: Send) -> Outcome:
             more, scans = examine(task, scans, send)
             failed += more
         failed += [
-            Failed(path, LEFT_OUT, error_named(error, message))
+            Failed(path, FUSION, error_named(error, message))
             for scan in scans
             for path, error, message in scan.lost
         ]
@@ -66,7 +64,6 @@ def process(task: SubjectTask, send: Send) -> Outcome:
 
 def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
     """Build the workflow and run it; return what failed, and the records of what did not."""
-    from h2lo_bids.reports.records import ScanReport, from_json
     from pipelines.engine import run_workflow
     from pipelines.participant import RunSpec, init_participant_wf, records
 

@@ -21,6 +21,9 @@ from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
+FUSION = "fusion"
+"""The step that is named for a scan without which the others were fused."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -143,6 +146,11 @@ class SubjectReport:
     command: str = ""  # the command line of the run
     versions: tuple[tuple[str, str], ...] = ()  # of software, this program first
     grids: tuple[str, ...] = ()  # one phrase for each further output grid
+
+    @property
+    def failed(self) -> set[str]:
+        """Stems of the scans that failed: those whose image was made without one part did not."""
+        return {failure.scan for failure in self.failures if failure.node != FUSION}
 
     @property
     def sessions(self) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ COLUMNS = columns(
         "Description": "How the latest run of the scan ended",
         "Levels": {
             "done": "All images were made",
-            "failed": "It failed; its measures, if any, are of an earlier run",
+            "failed": "A step failed; its measures, if any, may be of an earlier run",
         },
     },
     input_check={
@@ -229,13 +229,12 @@ def _rows(report: SubjectReport) -> Iterator[Row]:
     page = report_path("", report.subject).as_posix()
     pages = report.session_pages
     numbers: Counter[str] = Counter()
-    failed = {failure.scan for failure in report.failures}
     for scan in report.scans:
-        status = "failed" if scan.stem in failed else "done"
+        status = "failed" if scan.stem in report.failed else "done"
         shown = pages.get(scan.session, page)
         numbers[shown] += 1
         yield {**_row(report.subject, scan, status), "link": f"{shown}#scan-{numbers[shown]}"}
-    for stem in sorted(failed - {scan.stem for scan in report.scans}):
+    for stem in sorted(report.failed - {scan.stem for scan in report.scans}):
         name = parse_name(f"{stem}.nii.gz")  # none of the subject as a whole
         entities, suffix = (name.entities, name.suffix) if name else ((), "")
         scan = ScanReport(stem, "", tuple(entities), suffix)

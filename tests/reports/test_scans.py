@@ -12,6 +12,7 @@ from heads import rows_of
 from report_samples import Page, make_report, make_scan
 
 from h2lo_bids.reports.records import (
+    FUSION,
     Failure,
     SubjectReport,
     load_subject_report,
@@ -81,6 +82,16 @@ def test_what_an_earlier_run_made_of_a_scan_that_failed_is_no_news(out):
     for subject, count in (("01", 0), ("02", 1)):
         page = render_subject_report(load_subject_report(out, subject), out)
         assert page.count(told) == count
+
+
+def test_an_image_fused_without_a_broken_scan_is_of_this_run(out):
+    part = Failure(FUSION, "is truncated", scan="sub-01_ses-HF_T1w")
+    write_scan_failure(out, part.scan, part)
+    write_scan_pages(out)
+    assert rows_of(out / "scans.tsv")[0]["status"] == "done"
+    page = render_subject_report(load_subject_report(out, "01"), out)
+    assert "is truncated" in page
+    assert "may be of an earlier run" not in page
 
 
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):
