@@ -275,7 +275,7 @@ def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> d
     if inside := container(os.environ):
         generated["Container"] = inside
     return {
-        "Name": "H2LO-BIDS: low-field MRI synthesized from high-field MRI",
+        "Name": "H2LO-BIDS: synthesized or enhanced low-field MRI",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generated],

@@ -13,6 +13,7 @@ import numpy as np
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.scores import IDENTITY, SCORED, Score, select
+from h2lo_bids.wording import counted
 
 _EXACT, _EXACT_TIED = 200, 13  # most differences that are tested exactly; if some are tied
 
@@ -236,6 +237,6 @@ def floor_of(comparisons: Iterable[Comparison]) -> str:
     if lowest < 0.05:
         return ""
     return (
-        f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
-        "no difference between these methods can be significant."
+        f" With {counted(people, 'participant')} no corrected p can be below "
+        f"{min(lowest, 1.0):.2g}: no difference between these methods can be significant."
     )

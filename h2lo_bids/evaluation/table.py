@@ -343,8 +343,9 @@ def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Tab
 
 
 def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
-    """Rank the best 1 and, among three or more values, the second 2; equal values share a place."""
-    whole = {row.name: row.summary[metric].mean for row in rows if not row.partial}
+    """Rank the best 1, and the second of three or more 2; what is printed alike shares a place."""
+    means = ((row.name, row.summary[metric].mean) for row in rows if not row.partial)
+    whole = {name: round(mean, CATALOGUE[metric].digits) for name, mean in means}
     known = {name: value for name, value in whole.items() if math.isfinite(value)}
     ordered = sorted(set(known.values()), reverse=CATALOGUE[metric].higher)
     marked = ordered[: max(min(len(ordered) - 1, 2), 0)]

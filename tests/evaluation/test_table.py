@@ -81,6 +81,15 @@ def test_best_second_and_what_ties_in_every_format(tmp_path):
     assert (rows["INR"][0].place, rows["ARNOLD"][0].place) == (1, 0)  # 27 above twice 21
 
 
+def test_what_is_printed_alike_shares_its_place():
+    levels = {"identity": 20.0, "h2lo": 27.0011, "inr": 27.0049, "arnold": 26.9}
+    rows = tabulate([s for name, x in levels.items() for s in scores_of(name, (x, x))]).rows
+    table = Table((Block("T1w", rows),), metrics=("psnr", "ncc"))
+    cells = dict(table.lay_out(table.blocks[0]).rows)
+    places = {name: tuple(cell.place for cell in row) for name, row in cells.items()}
+    assert places == {"HF image": (0, 0), "h2lo": (1, 2), "inr": (1, 1), "arnold": (2, 0)}
+
+
 def test_figures_of_the_paper_stand_in_their_own_columns_only():
     laid = table_of().lay_out(table_of().blocks[0])
     assert [head.group for head in laid.heads] == ["", "", GROUP]
