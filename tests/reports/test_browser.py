@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -130,6 +131,16 @@ def test_space_click_and_sliders_switch_and_views_need_no_script(look, scripts):
     assert seen == (["hf", "lf", "hf"] if scripts else ["both"] * 3)
     assert effects == ([True, "brightness(2)"] if scripts else [False, "brightness(1)"])
     assert (visibility, extras) == ("hidden", scripts)
+
+
+def test_what_is_folded_is_printed_and_what_needs_scripts_is_not(browser, pages):
+    page = pages["subject"].read_text().replace("@media print{", "@media all{")
+    page = re.sub("(style-src) &#39;[^&]*&#39;", r"\1 &#39;unsafe-inline&#39;", page)
+    body = """const all = (selector) => [...document.querySelectorAll(selector)];
+    return [all('details > :not(summary)').every(e => e.checkVisibility()),
+            all('.needs-js').some(e => e.checkVisibility()),
+            all('.plate').some(e => e.scrollWidth > e.clientWidth)]"""
+    assert browser.look(page, body, width=640).value == [True, False, False]
 
 
 def test_the_policy_stops_an_injected_request(browser, pages):

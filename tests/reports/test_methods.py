@@ -8,8 +8,16 @@ from dataclasses import replace
 import pytest
 from report_samples import Page, make_scan
 
+from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.reports.methods import MethodsText, Work, describe, works
-from h2lo_bids.reports.records import ModelInfo, ScanReport, SubjectReport
+from h2lo_bids.reports.records import (
+    ModelInfo,
+    ScanReport,
+    SubjectReport,
+    load_subject_report,
+)
+from h2lo_bids.settings import Settings
 from pipelines.scan_steps import method_text
 
 VERSIONS = ("h2lo-bids", "nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx")
@@ -79,6 +87,15 @@ def test_scaling_and_training_are_those_of_the_model():
     assert "simulated" in of_model(training_kind="simulated")
     assert "simulated" not in of_model(training_kind="real")
     assert "was not trained on anything" in of_model(training_kind="none")
+
+
+def test_noise_and_deviations_are_in_the_text(tmp_path):
+    how = {"noise": "calibrated", "realisations": 2, "noise_scale": 0.5, "uncertainty": True}
+    settings = Settings(tmp_path, tmp_path / "out", **how)
+    write_report(SubjectTask(settings, "01", Discovery(), tmp_path), [], [make_scan()])
+    text = describe(load_subject_report(tmp_path / "out", "01")).markdown
+    assert "made with 0.5 times the noise of the model's training pairs, 2 draws of each." in text
+    assert "made by the model of each fold, for the standard deviation over them." in text
 
 
 def test_the_method_that_made_the_images_is_named():
