@@ -10,18 +10,19 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from h2lo_bids.bids.derivatives import given_mask, result_path, result_pattern, sidecar_path
 from h2lo_bids.bids.discover import discover
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.execution import COLUMNS, skipped_lines, write_rows
 from h2lo_bids.cli.parser import EXIT_CODES
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.options import PAIRS as PAIRS_MODE
 from h2lo_bids.vocabulary import ENHANCER
@@ -129,15 +130,14 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     for owner, source, path in owned:
         items[owner[1], "" if owner[1] in whole else owner[2]][path] = source
     models = {file for _, path in settings.model for file in (path, path / "metadata.json")}
-    masks = {s.relative_path: given_mask(settings.derivatives, s) for s in found.scans}
+    beside = {scan.relative_path: {*_beside(settings, scan)} for scan in found.scans}
     tasks = []
     for (subject, session), made in sorted(items.items()):
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
         visits = (session,) if session else settings.session_label
         words = ("--participant-label", subject, *(("--session-label", *visits) if visits else ()))
         scans = {part for source in made.values() for part in source.split(" ")}
-        inputs = {file for scan in scans for file in (root / scan, sidecar_path(root / scan))}
-        inputs |= models | {mask[0] for scan in scans if (mask := masks.get(scan))}
+        inputs = models.union((root / scan for scan in scans), *(beside.get(s, ()) for s in scans))
         paths = [path for path in made if path is not None]
         # Images that are newer are of another command, maybe of another dataset.
         inputs |= {path for path in paths if path.suffix == ".gz"}
@@ -146,6 +146,18 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     _warn(found, root, tasks)
     common = replace(settings, participant_label=(), session_label=())
     return Stage(PARTICIPANT, common, tuple(tasks), own_work=True)
+
+
+def _beside(settings: Settings, scan: Scan) -> Iterator[Path]:
+    """Yield what a scan is read with: its sidecar, and its mask and labels if there are any."""
+    yield sidecar_path(scan.path)
+    if mask := given_mask(settings.derivatives, scan):
+        yield mask[0]
+    for name, root in settings.labels:
+        from h2lo_bids.trial.scan import find_label  # imports PyTorch
+
+        with contextlib.suppress(H2loError):  # which its task reports
+            yield find_label(name, root, scan)
 
 
 def _trial(settings: Settings, folder: Path) -> list[Stage]:

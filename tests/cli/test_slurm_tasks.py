@@ -185,6 +185,10 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
         record(run, stage, name)
     assert done() == [[True, True], [True]]
+    lesions = tmp_path / "sub-01/anat/sub-01_desc-lesions_mask.nii.gz"
+    make(lesions, 4e9)  # drawn again
+    assert done() == [[False, True], [False]]
+    os.utime(lesions, (1e9, 1e9))
     os.utime(ratings, (4e9, 4e9))  # rated again since
     assert done() == [[True, True], [False]]
     ratings.unlink()
