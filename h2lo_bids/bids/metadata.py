@@ -21,8 +21,10 @@ class Sidecars:
 
     A JSON applies to an image when it has the same suffix, lies in the image's
     folder or above it, and has no entity that the image lacks or has otherwise.
-    Nearer files override farther ones; within a folder, more specific ones
-    override less specific ones. Folders and files are read once.
+    Nearer files override farther ones. Within a folder, the image's own JSON
+    stands alone, as for the BIDS validator: another's is that of another scan.
+    Without one, more specific files override less specific ones. Folders and
+    files are read once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,7 +49,8 @@ class Sidecars:
                 for path, json_name in self._listing(self._root.joinpath(*parts[:depth]))
                 if json_name.suffix == name.suffix and set(json_name.entities) <= entities
             ]
-            found += [path for _, path in sorted(here)]
+            own = [path for count, path in here if count == len(entities)]
+            found += own or [path for _, path in sorted(here)]
         return found
 
     def _listing(self, folder: Path) -> list[tuple[Path, Name]]:

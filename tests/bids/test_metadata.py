@@ -40,6 +40,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_nearer_and_more_specific_wins(root: Path) -> None:
+    sibling = {"FlipAngle": 97, "ImagingFrequency": 127.7}  # of another image in this folder
+    put(root / anat("01", "A", "acq-x_T1w", ".json"), sibling)
     assert read(root, anat("01", "A", "acq-x_run-1_T1w")) == {
         "Manufacturer": "root",
         "RepetitionTime": 2,
