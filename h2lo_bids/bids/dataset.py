@@ -27,7 +27,7 @@ from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import CannotCreateError, InvalidBidsError, MissingInputError
 from h2lo_bids.io import atomic_write_text, check_content, read_json, read_text, write_json
-from h2lo_bids.wording import summarise
+from h2lo_bids.wording import listed, summarise
 
 VALIDATOR = "bids-validator-deno"
 SECONDS = 60.0
@@ -106,8 +106,9 @@ def _elsewhere(folder: Path) -> str | None:
     with contextlib.suppress(OSError):
         inside = sorted(p.parent for p in folder.glob("[!.]*/dataset_description.json"))
         if inside:
-            more = f" (or one of {len(inside) - 1} more)" if len(inside) > 1 else ""
-            return f"is no dataset, but holds {inside[0]}{more}; give that as bids_dir"
+            named = listed([*map(str, inside)])
+            which = "that" if len(inside) == 1 else "one of them"
+            return f"is no dataset, but holds {named}; give {which} as bids_dir"
     return None
 
 

@@ -135,7 +135,7 @@ def right_stem(name: str, suffixes: tuple[str, ...]) -> str | None:
 
 def rename(name: Name | None, path: Path) -> str:
     """Suggest the name that an image should have."""
-    if name is None:
+    if name is None or name.get("sub") is None:
         form = "sub-<label>[_ses-<label>][_acq-<label>][_run-<index>]_T1w.nii.gz"
         return f"write {form}, or name it in .bidsignore if it is no input"
     better = right_name(name)

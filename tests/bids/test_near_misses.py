@@ -88,6 +88,7 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
         ),
         ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02-T1w.nii.gz", "sub-<label>"),
+        ("sub-02/anat/T1.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_acq-0.8mm_T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_T1w_brain.nii.gz", ".bidsignore if it is no input"),
         ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
@@ -261,6 +262,11 @@ def test_a_folder_beside_the_dataset_names_the_dataset(tmp_path: Path, given: st
     assert "give that as bids_dir" in message
     assert ("--participant-label 1" in message) == given.startswith("sub-")
     assert "write" not in message
+    if given == "..":
+        write(root.with_name("64mT data"), BOTH)
+        two = rf"holds {root.parent}/64mT data, {root}; give one of them as bids_dir"
+        with pytest.raises(InvalidBidsError, match=two):
+            find(root.parent)
     assert "\n" not in message
 
 
