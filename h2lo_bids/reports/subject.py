@@ -167,7 +167,7 @@ MEASURES: Columns = {
     },
     "seconds": {
         "LongName": "Time", "Units": "s",
-        "Description": "Wall-clock time of all steps of the scan; 0 where all were done before",
+        "Description": "Wall-clock time of all steps of the scan, also of those done before",
     },
 }  # fmt: skip
 COLUMNS = columns(

@@ -157,6 +157,13 @@ def test_a_run_on_one_contrast_keeps_the_other_among_the_scans(report_folder):
     assert re.search(f"{t2w.source}3 Tas its sidecar statessynthesizedno", table)
 
 
+@pytest.mark.parametrize(("suffix", "name"), [("T1w", "regions"), ("T2w", "regionsT2w")])
+def test_the_table_of_regions_is_that_of_the_contrast(tmp_path, suffix, name):
+    scan = replace(make_scan(suffix=suffix), regions=(("Image",), ("x",)))
+    page = Page(render_subject_report(make_report((scan,)), tmp_path))
+    assert f"All rows are in desc-{name}_stats.tsv" in page.text
+
+
 def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
     scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
     lost = (Failure("discovery", "nothing found"),)
