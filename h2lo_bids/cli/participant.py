@@ -245,7 +245,8 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     report = SubjectReport(
         subject=task.subject,
         found=tuple(found),
-        failures=tuple(failures),
+        failures=tuple(dict.fromkeys(failures)),  # all parts of a fused image share one
+        task=settings.task,
         command=shlex.join(["h2lo", *task.settings.words()]),
         versions=tuple(software_versions().items()),
         grids=tuple(lines),

@@ -146,6 +146,7 @@ class SubjectReport:
     command: str = ""  # the command line of the run
     versions: tuple[tuple[str, str], ...] = ()  # of software, this program first
     grids: tuple[str, ...] = ()  # one phrase for each further output grid
+    task: str = SYNTHESIZE  # of the latest run, which may have made nothing
 
     @property
     def failed(self) -> set[str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from heads import assert_valid_bids, call, rows_of, write_dataset, write_enhancer, write_scan
+from skeletons import scan_at
 
+from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.outputs import RUN
+from h2lo_bids.cli.participant import SubjectTask, write_report
+from h2lo_bids.errors import BadDataError, Failed
+from h2lo_bids.settings import Settings
 
 ENHANCE = ("--task", "enhance")
 
@@ -77,6 +83,21 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     assert "Man et al." in page
     assert "Man, Christopher" in (out / "logs" / "CITATION.bib").read_text()
     assert_valid_bids(out)
+
+
+def test_a_failed_enhancement_is_told_as_one_and_by_its_name(tmp_path):
+    folder = tmp_path / "bids/sub-01/anat"
+    axial, coronal = (scan_at(folder / f"sub-01_acq-{way}_T2w.nii.gz") for way in ("axi", "cor"))
+    fused = replace(axial, entities=(("sub", "01"),))
+    found = Discovery(sources=(ImageSource(fused, (axial, coronal)),))
+    settings = Settings(tmp_path / "bids", tmp_path / "out", task="enhance")
+    error = BadDataError("its brain mask is too long")
+    failed = [Failed(scan.relative_path, "choose", error) for scan in (axial, coronal)]
+    text = write_report(SubjectTask(settings, "01", found, tmp_path), failed, []).read_text()
+    assert "<h1>Low-field enhancement of sub-01</h1>" in text
+    assert "0 from 2 scans found" in text
+    assert "1 step failed" in text
+    assert text.count("its brain mask is too long") == 1
 
 
 def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers, tmp_path):
