@@ -164,6 +164,7 @@ def check_models_and_templates(
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.brain import synthstrip_weights
     from h2lo_bids.imaging.synthstrip import load_network
+    from h2lo_bids.models.bundle import load_model
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
 
@@ -172,6 +173,12 @@ def check_models_and_templates(
     lines = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
         check_extras(settings, bundle)
+    if _tries(settings):
+        from h2lo_bids.trial.condition import conditions_of
+
+        for condition in conditions_of(settings):
+            for suffix in suffixes:
+                load_model(condition.bundle(settings, suffix))
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
     spaces = settings.standard_spaces

@@ -156,7 +156,6 @@ def examine(
     Returns scans of which something could not be done, and the records with the lesions' table
     and pictures.
     """
-    from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.trial.condition import Images
     from h2lo_bids.trial.report import draw_lesions, region_rows
@@ -170,17 +169,14 @@ def examine(
         threads=step_threads(settings),
     )
 
-    @functools.cache
-    def load(suffix: str, model: Path | None) -> Any:
-        own = replace(settings, model=((suffix, model),)) if model else settings
-        return bundles_for(own, (suffix,))[suffix]
-
+    load = functools.cache(lambda suffix, condition: condition.bundle(settings, suffix))
     for scan in task.found.scans:
         if scan.stem not in by_stem:
             continue
         send({"event": "step", "step": f"{scan.stem} {STEP}"})
         try:
-            found = Examination(Images(scan, settings, options, load)).run()
+            images = Images(scan, settings, options, functools.partial(load, scan.suffix))
+            found = Examination(images).run()
         except Exception as err:
             if not isinstance(err, H2loError):
                 traceback.print_exc()

@@ -82,6 +82,23 @@ class Condition:
             "voxel_volume": float(np.prod(self.lf_grid)) if self.lf_grid else None,
         }
 
+    def bundle(self, settings: Settings, suffix: str) -> Bundle:
+        """Load its model of a contrast; `UsageError` if it has none, or no noise to draw."""
+        from h2lo_bids.models.choice import bundles_for
+
+        own = replace(settings, model=((suffix, self.model),)) if self.model else settings
+        try:
+            bundle = bundles_for(own, (suffix,))[suffix]
+        except UsageError as err:
+            remedy = "give a folder of models for all contrasts, or --contrast"
+            raise UsageError(f"--condition {self.name}: {err}; {remedy}") from err
+        if self.realisations and "noise" not in bundle.metadata:
+            raise UsageError(
+                f"{bundle.path}: has no noise model for the realisations of condition {self.name}; "
+                "give one that `h2lo bids_dir out_dir group` fitted"
+            )
+        return bundle
+
     @property
     def text(self) -> str:
         """What it is, for tables."""
@@ -205,7 +222,7 @@ class Images:
         scan: Scan,
         settings: Settings,
         options: EngineOptions,
-        load: Callable[[str, Path | None], Bundle],
+        load: Callable[[Condition], Bundle],
     ) -> None:
         self.scan, self.settings, self.options, self._load = scan, settings, options, load
         self.conditions, self.grids = conditions_of(settings), grids_of(settings)
@@ -249,7 +266,7 @@ class Images:
 
     def _image(self, condition: Condition) -> Image:
         """Return the noise-free image of a condition, in [0, 1]: as it is there, or synthesized."""
-        bundle, grid = self._load(self.scan.suffix, condition.model), condition.grid
+        bundle, grid = self._load(condition), condition.grid
         brain, affine, response = self.brain, self.mask.affine, None
         if condition.lf_grid is not None:
             brain, affine = lf_mask(brain, affine, condition.lf_grid)
@@ -321,11 +338,6 @@ class Images:
         """Draw noise on one grid of one model as ``--noise calibrated`` does."""
         sources = [image.source for image in members if image.source is not None]
         (_, bundle), first = sources[0], members[0]
-        if "noise" not in bundle.metadata:
-            raise UsageError(
-                f"{bundle.path}: has no noise model, and the observer needs noise; give --model "
-                "one that `h2lo bids_dir out_dir group` fitted"
-            )
         model, (_, frame) = NoiseModel.from_dict(bundle.metadata["noise"]), self._frame(bundle)
         affine = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ first.affine
         how: dict[str, Any] = {"seed": [self.seed, zlib.crc32(self.scan.stem.encode())]}

@@ -18,7 +18,7 @@ from skeletons import anat, scan_at
 from h2lo_bids.bids.derivatives import result_files
 from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import check_values
+from h2lo_bids.cli.checks import check_models_and_templates, check_values
 from h2lo_bids.cli.participant import SubjectTask
 from h2lo_bids.cli.subject import examine
 from h2lo_bids.errors import NoMatchError, UsageError
@@ -109,7 +109,7 @@ def images_of(root, models, *words):
             array = array[..., None]  # one volume of four dimensions, as converters write it
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
-    return Images(scan, options, EngineOptions(), lambda _, path: models[path and path.name])
+    return Images(scan, options, EngineOptions(), lambda c: models[c.model and c.model.name])
 
 
 def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(tmp_path):
@@ -124,6 +124,26 @@ def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(
     *_, dark, bright = images_of(tmp_path, models, "dnoise", "model=m", "d", "model=n").write()
     assert list(tmp_path.rglob("*_desc-dnoise_T1w.nii.gz"))  # no draw of "d"
     assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "line"),
+    [
+        (["model=T1w"], {}, "--condition a: model "),
+        (["realisations=2"], {"method": ("identity",)}, "no noise model for the realisations of"),
+        (["realisations=0"], {"method": ("identity",), "level": "participant"}, None),
+    ],
+)
+def test_a_model_that_a_condition_cannot_use_is_told_before_the_work(
+    tmp_path, words, more, line, refused
+):
+    words = [word.replace("T1w", str(default_bundle("T1w").path)) for word in words]
+    asked = settings(tmp_path, "a", *words, **more)
+    if line is None:
+        assert check_models_and_templates(asked, ("T1w", "T2w"), print)
+    else:
+        said = refused(UsageError, check_models_and_templates, asked, ("T1w", "T2w"), print)
+        assert line in said
 
 
 def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
