@@ -191,11 +191,12 @@ def _odd_lengths(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 def orientation(scan: Scan) -> str | None:
-    """Return a scan's slice direction: from its voxels, else from its ``acq`` label."""
+    """Return a scan's slice direction: from its voxels, else from its ``acq`` or ``rec`` label."""
     grid = read_grid(scan.path)
     if grid is not None and grid.way in ORTHOGONAL:
         return grid.way
-    return from_label(scan.name.get("acq")) or (grid.way if grid else None)
+    told = from_label(scan.name.get("acq")) or from_label(scan.name.get("rec"))
+    return told or (grid.way if grid else None)
 
 
 def from_label(label: str | None) -> str | None:

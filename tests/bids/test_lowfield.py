@@ -84,8 +84,9 @@ def test_without_field_strength_only_words_make_it_low(tmp_path: Path) -> None:
     assert any("chosen with --lf" in note for note in found.notes)
 
 
-def test_a_name_that_is_taken_is_not_given_to_the_fused_image(tmp_path: Path) -> None:
-    images = {anat("01", None, f"acq-{way}_T2w"): LOW for way in ("axi", "cor", "sag")}
+@pytest.mark.parametrize("entity", ["acq", "rec"])  # ds006557, UNITY
+def test_a_name_that_is_taken_is_not_given_to_the_fused_image(tmp_path: Path, entity: str) -> None:
+    images = {anat("01", None, f"{entity}-{way}_T2w"): LOW for way in ("axi", "cor", "sag")}
     root = write(tmp_path / "ds", {**images, anat("01", None, "T2w"): HIGH})
     for _ in range(2):
         found = find_low(root)
