@@ -141,7 +141,7 @@ def _store(link: Path) -> str:
     store, git, _ = os.path.normpath(link.parent.resolve() / link.readlink()).partition("/.git/")
     if not git or Path(f"{store}/.git").exists():
         return ""
-    return f" (it links into {store}/.git, which is not here: a container needs all of {store}/)"
+    return f" (it links into {store}/.git, which is not here: bind the whole repository)"
 
 
 def digest(values: Any, size: int = 8) -> str:

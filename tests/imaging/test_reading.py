@@ -86,7 +86,7 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     link.symlink_to(".git/annex/objects/xx/MD5E-s1--abc.nii.gz")
     line = complaint(link, MissingInputError)
     assert (
-        f"run: datalad get {link} (it links into {tmp_path}/.git, which is not here: a con" in line
+        f"run: datalad get {link} (it links into {tmp_path}/.git, which is not here: bind" in line
     )
     (tmp_path / ".git").mkdir()
     assert complaint(link, MissingInputError).endswith(f"run: datalad get {link}")
