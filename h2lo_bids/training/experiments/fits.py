@@ -179,14 +179,20 @@ def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]
 
 def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     """Refuse to mix results of other options or pairs with those to come."""
-    for job in jobs:
-        if read_record(job.folder) is not None and (differing := changes(job)):
-            # That of a machine is no option that the user remembers to have given.
-            mixed = " (--precision follows the processor)" * ("option precision" in differing)
-            raise UsageError(
-                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
-                f"same options{mixed} and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
-            )
+    there = [job for job in jobs if read_record(job.folder) is not None]
+    stale = [(job, differing) for job in there if (differing := changes(job))]
+    if not stale:
+        return
+    first, differing = stale[0]
+    # That of a machine is no option that the user remembers to have given.
+    mixed = " (--precision follows the processor)" * ("option precision" in differing)
+    # No more than has to go: an arm's other option leaves the synthesis models as they are.
+    root, methods = first.folder.parents[1], {job.folder.parent for job, _ in stale}
+    places = [root] if methods >= {*root.glob("[!.]*")} else sorted(methods)
+    raise UsageError(
+        f"{first.folder}: was fitted with other input ({', '.join(differing[:3])}); give the same "
+        f"options{mixed} and pairs, another out_dir, or remove {' and '.join(map(str, places))}"
+    )
 
 
 def _known(path: Path) -> dict[str, tuple[Fold, ...]]:
