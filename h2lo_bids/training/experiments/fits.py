@@ -25,7 +25,7 @@ from h2lo_bids.evaluation.splits import (
     write_splits,
 )
 from h2lo_bids.io import common_lock, exclusive
-from h2lo_bids.models.bundle import Bundle, load_bundle
+from h2lo_bids.models.bundle import METADATA, Bundle, load_bundle
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
@@ -325,7 +325,8 @@ def _makers(settings: Settings, cohort: Cohort) -> tuple[Bundle, ...]:
     patterns = result_pattern("model"), result_pattern("fold", f"/{BUNDLE}")
     places = [path for pattern in patterns for path in sorted(settings.out_dir.glob(pattern))]
     found = []
-    for path in [*(path for _, path in settings.model), *places]:
+    given = [[*path.glob(f"[!.]*/{METADATA}")] or [path / METADATA] for _, path in settings.model]
+    for path in [*(file.parent for files in given for file in files), *places]:
         try:
             found.append(load_bundle(path))
         except H2loError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from problems import ball_pair, small_options
 from scipy.ndimage import rotate
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
@@ -270,6 +272,22 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     assert {*training["fingerprints"]} == training_subjects(bundle)
     stages = settings.work.glob("training/T1w/pfsr/final_*/*/last.pt")
     assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
+
+
+def test_the_simulator_of_a_cohort_is_found_in_a_folder_of_models(tmp_path: Path) -> None:
+    job = fold_of(write_pairs(tmp_path / "out", 4), tmp_path, method="arnold")
+    shutil.copytree(run_fold(job) / "bundle", tmp_path / "models" / "mine_T1w")
+    maker = load_bundle(tmp_path / "models" / "mine_T1w")
+    write_scan(tmp_path / "made", "u1", 11, sha256=maker.sha256)
+    for given in (maker.path, tmp_path / "models"):
+        settings = Settings(
+            bids_dir=tmp_path, out_dir=tmp_path / "other", level="group", task="enhance",
+            pretrain_derivatives=(tmp_path / "made",), model=(("T1w", given),), device="cpu",
+        )  # fmt: skip
+        job_of_fold(settings, "T1w", "pfsr", job.fold, job.pairs)  # 04 is tested
+        seen = Fold(0, ("03", "04"), ("02",), ("01",))
+        with pytest.raises(UsageError, match="was trained on sub-01, a test subject"):
+            job_of_fold(settings, "T1w", "pfsr", seen, job.pairs)
 
 
 def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_path: Path) -> None:
