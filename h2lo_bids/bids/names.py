@@ -38,7 +38,7 @@ ORDER: tuple[str, ...] = _BEFORE + _AFTER
 NIFTI = (".nii.gz", ".nii")
 
 _NEAR = {
-    "T1w": ("t1", "mprage", "mp2rage", "unit1", "bravo", "spgr"),
+    "T1w": ("t1", "mprage", "mp2rage", "unit1", "bravo", "spgr", "t1wrms"),
     "T2w": ("t2", "cube"),
 }
 """Suffixes, in lower case, of images that may have been meant as one of those that are read; as

@@ -252,10 +252,12 @@ PREFERENCE = (
 )
 
 _NO_INPUT = re.compile(
-    r"inv\d|scout|locali[sz]er|(?-i:Loc(?![a-z]))|survey|setter|(flair|tirm|darkfluid).*_T2w",
+    r"inv\d|scout|locali[sz]er|(?-i:Loc(?![a-z]))|survey|setter"
+    r"|(flair|tirm|darkfluid|(?-i:DIR(?![A-Za-z]))).*_T2w",
     re.IGNORECASE,
 )
-"""``acq`` and suffix of an inversion of MP2RAGE, an image for planning or tracking, or a FLAIR."""
+"""``acq`` and suffix of an inversion of MP2RAGE, of an image for planning or tracking, or of a
+T2w one in which an inversion darkens fluid."""
 _AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
 _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
 

@@ -81,6 +81,7 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
         ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
         ("sub-02/anat/sub-02_T1W.nii.gz", "rename it to sub-02_T1w.nii.gz"),
         ("sub-02/anat/sub-02_run-1_acq-x_T1w.nii.gz", "rename it to sub-02_acq-x_run-1_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1wRMS.nii.gz", "rename it to sub-02_T1w.nii.gz"),
         ("sub-02/anat/sub-02_T1w1.nii.gz", "rename it to sub-02_T1w.nii.gz, with run-<index>"),
         (
             "sub-02/anat/sub-02_acq-x_T2wa.nii",

@@ -48,7 +48,7 @@ def test_documented_order(better: str, worse: str) -> None:
 
 
 NO_HEAD = "part-phase_T1w echo-2_T1w chunk-1_T1w acq-INV1_T1w acq-mprageSetter_T1w"
-NO_HEAD += " acq-localizer_T1w acq-mrsLocAx_T2w acq-FLAIR_T2w acq-t2flair_T2w acq-3DFlair_T2w"
+NO_HEAD += " acq-localizer_T1w acq-mrsLocAx_T2w acq-FLAIR_T2w acq-t2flair_T2w acq-DIR_T2w"
 """Of HBCD (mrsLocAx) and DLBS (acq-FLAIR_T2w), among others."""
 
 
