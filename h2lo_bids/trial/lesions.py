@@ -44,11 +44,17 @@ class Anatomy:
     mask: np.ndarray  # bool
     affine: np.ndarray  # (4, 4), voxel to mm
     contrast: str  # "T1w" or "T2w": says which tissue is bright
+    others: np.ndarray | None = None  # bool: lesions of other masks, which are no healthy tissue
+
+    @cached_property
+    def ill(self) -> np.ndarray:
+        """Every lesion."""
+        return self.mask if self.others is None else self.mask | self.others
 
     @cached_property
     def tissue(self) -> np.ndarray:
         """Nearest of three levels of healthy brain: 1 white, 2 grey, 3 fluid; 0 outside."""
-        healthy = self.brain & ~self.mask
+        healthy = self.brain & ~self.ill
         levels = tissue_levels(self.image, healthy if healthy.any() else self.brain)
         codes = np.array([_CODES[name] for name in TISSUES[self.contrast]], np.int8)
         borders = np.add(levels[1:], levels[:-1]) / 2
@@ -57,7 +63,7 @@ class Anatomy:
     @cached_property
     def from_lesions(self) -> np.ndarray:
         """Distance in mm from any lesion."""
-        return _distance(~self.mask, self.affine)
+        return _distance(~self.ill, self.affine)
 
     @cached_property
     def depth(self) -> np.ndarray:
@@ -153,7 +159,7 @@ def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     from scipy.ndimage import binary_closing, find_objects, label
 
     spacing = spacing_of(head.affine)
-    near = head.from_lesions <= MERGE / 2
+    near = _distance(~head.mask, head.affine) <= MERGE / 2
     # The centre of a voxel in a gap may lie further away although its sides do not.
     for axis in np.flatnonzero((spacing > MERGE / 2) & (spacing <= MERGE)):
         near |= binary_closing(head.mask, np.ones(np.where(np.arange(3) == axis, 2, 1)))

@@ -212,11 +212,15 @@ class Examination:
         for name, root in self._images.settings.labels:
             path, scan = find_label(name, root, self._scan), load_checked(self._scan.path).image
             labels.append(load_label(name, path, scan, self._brain))
+        trial = self._images.settings.level == "trial"
+        rated = [label for label in labels if trial and label.kind != "dseg"]
+        ill = np.any([label.data >= 0.5 for label in rated], axis=0) if rated else None
+        sources = [sha256(label.path.read_bytes()) for label in rated]
         for label in labels:
             self._write_label(label, images)
-            head, lesions = self._measure(label, images)
-            if self._images.settings.level == "trial" and label.kind != "dseg":
-                self._rate(label, head, lesions, images)
+            head, lesions = self._measure(label, images, ill)
+            if trial and label.kind != "dseg":
+                self._rate(label, head, lesions, images, sources)
         if labels:
             table = self._images.name("regions", "stats", extension=".tsv")
             write_table(table, self.rows, REGIONS)
@@ -281,7 +285,7 @@ class Examination:
         return [(place, shown) for place, shown in pairs if shown is not None]
 
     def _measure(
-        self, label: Label, images: Sequence[Image]
+        self, label: Label, images: Sequence[Image], ill: np.ndarray | None
     ) -> tuple[ls.Anatomy, tuple[Place, ...]]:
         """Add rows of regions and of lesions, in every image; return those of the last region."""
         high, affine, suffix = images[0].data, self._mask.affine, self._scan.suffix
@@ -289,7 +293,7 @@ class Examination:
             noise_deviation(i.data, i.brain, spacing_of(i.affine).tolist()) for i in images
         ]  # fmt: skip
         for _, region, share in label.regions():
-            head = ls.Anatomy(high, self._brain, share >= 0.5, affine, suffix)
+            head = ls.Anatomy(high, self._brain, share >= 0.5, affine, suffix, ill)
             lesions, outside = ls.find_lesions(head)
             if outside:
                 self.notes.append(
@@ -321,6 +325,7 @@ class Examination:
         head: ls.Anatomy,
         lesions: tuple[Place, ...],
         images: Sequence[Image],
+        sources: Sequence[str],
     ) -> None:
         """Let the observers look at every realisation, and write what they say."""
         table, sidecar, pictures = result_files(
@@ -330,7 +335,7 @@ class Examination:
         models = {name: bundle.digest for name, bundle in bundles.items()}
         digest = self._images.digest(
             self._images.conditions, models, self._images.seed,
-            self._images.options, sha256(label.path.read_bytes()), list(RATINGS),
+            self._images.options, label.name, sources, list(RATINGS),
         )  # fmt: skip
         if digest_of(table) == digest:
             self.notes += read_json(sidecar).get("Notes", ())

@@ -105,6 +105,18 @@ def test_where_both_sides_are_ill_places_are_matched():
     assert {p.kind for p in healthy_places(find_lesions(here)[0], here)} == {MATCHED}
 
 
+def test_what_another_mask_holds_is_neither_healthy_nor_part_of_the_lesion():
+    mask, others = balls(((15, 0, 5), 6)), balls(((-14, 0, 8), 4), ((15, 0, 12), 6))
+    here = Anatomy(np.where(mask | others, 0.3, IMAGE), BRAIN, mask, AFFINE, "T1w", others)
+    (lesion,), _ = find_lesions(here)
+    assert lesion.volume == np.count_nonzero(mask)
+    places = list(healthy_places([lesion], here))
+    assert len(places) == PLACES
+    for place in (lesion, *places):
+        assert not (place.ring * others[place.box]).any()
+        assert not others[place.box][place.share > 0].any()
+
+
 def test_no_place_is_chosen_where_no_white_matter_is_of_this_level():
     mask = balls(((15, 0, 5), 6))
     image = np.where(balls(((15, 0, 5), 17)), 0.67, IMAGE)  # nearer to white than to grey
