@@ -188,6 +188,15 @@ def test_a_container_is_lent_the_templates_of_the_task(tmp_path, monkeypatch):
         assert (("--env", f"TEMPLATEFLOW_HOME={place}") in told) is lent
 
 
+def test_a_container_is_told_the_gpus_that_slurm_lends(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", device="cuda")
+    text = task_script(stage(asked), cluster_of("--image", "/x.sif"), tmp_path)
+    tell = 'printf "%s\\0" "${APPTAINERENV_CUDA_VISIBLE_DEVICES:-}" "$@" >"$TOLD"'
+    told = run_script(text, tmp_path, "--participant-label 01", apptainer=tell)
+    assert (told[0], "--nv" in told) == ("2,3", True)
+
+
 def test_a_container_cannot_be_given_every_path():
     asked = Settings(Path("/a:b"), Path("/out"))
     with pytest.raises(UsageError, match="/a:b: a container"):
