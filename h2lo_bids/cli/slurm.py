@@ -110,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--requeue", action="store_true", help=_REQUEUE)
     add("--scratch", type=_scratch, metavar="FOLDER", help=_SCRATCH)
     add("--image", type=convert.path, metavar="SIF", help=_IMAGE)
-    add("--bind", metavar="SRC[:DST[:OPTS]]", help=_BIND, action="append", default=[])
+    form = "SRC[:DST[:OPTS]]"
+    add("--bind", type=_bind, metavar=form, help=_BIND, action="append", default=[])
     add("--setup", type=_line, metavar="LINE", help=_SETUP, action="append", default=[])
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.set_defaults(sbatch=[])
@@ -124,6 +125,12 @@ def _sbatch(flag: str, text: str) -> str:
     if not re.fullmatch(r"-[^\s]+" if flag != "--sbatch" else r"-.+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an option of sbatch, as --gres=gpu:1")
     return _line(text)
+
+
+def _bind(text: str) -> str:
+    """Name what a container is given in full, as tasks begin in a folder of out_dir."""
+    source, colon, rest = text.partition(":")
+    return f"{convert.path(source)}{colon}{rest}"
 
 
 def _scratch(text: str) -> str:

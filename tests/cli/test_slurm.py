@@ -188,13 +188,16 @@ def test_a_container_is_lent_the_templates_of_the_task(tmp_path, monkeypatch):
         assert (("--env", f"TEMPLATEFLOW_HOME={place}") in told) is lent
 
 
-def test_a_container_is_told_the_gpus_that_slurm_lends(tmp_path, monkeypatch):
+def test_a_container_is_told_the_gpus_that_slurm_lends_and_full_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", device="cuda")
-    text = task_script(stage(asked), cluster_of("--image", "/x.sif"), tmp_path)
+    cluster = cluster_of("--image", "/x.sif", "--bind", "near:/t")
+    text = task_script(stage(asked), cluster, tmp_path)
     tell = 'printf "%s\\0" "${APPTAINERENV_CUDA_VISIBLE_DEVICES:-}" "$@" >"$TOLD"'
     told = run_script(text, tmp_path, "--participant-label 01", apptainer=tell)
     assert (told[0], "--nv" in told) == ("2,3", True)
+    assert ("--bind", f"{tmp_path}/near:/t") in pairwise(told)
 
 
 def test_a_container_cannot_be_given_every_path():
