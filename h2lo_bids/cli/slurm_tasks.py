@@ -242,7 +242,9 @@ def write_failures(folder: Path, ended: Mapping[tuple[str, str], State]) -> None
         # What a killed task had recorded before is not how it ended.
         if state.code is not None:
             code, rows = str(state.code), recorded.get(state.job)
-            cause = EXIT_CODES.get(state.code, f"exit code {code}; see its log")
+            # Of scans that failed there is a table: without one, 1 is Python's, or the shell's.
+            known = EXIT_CODES.get(state.code) if state.code != 1 else None
+            cause = known or f"exit code {code}; see its log"
         own = (stage, name, code, f"{folder}/log/{stage}-{state.job}.log")
         table += [(*own, *row) for row in rows or [("n/a", stage, "n/a", cause, "n/a")]]
     write_rows(folder / "failures.tsv", table)

@@ -255,7 +255,7 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
 
 
 def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
-    for number in (3, 4):
+    for number in (3, 4, 5):
         write_scan(tmp_path / f"bids/sub-0{number}/anat/sub-0{number}_T1w.nii.gz", seed=number)
     folder = dataset()[2]
     header = "scan\tstep\terror\tmessage\tcrash_file\n"
@@ -265,22 +265,24 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
         logs.joinpath("config.toml").write_text(f'[run]\nslurm-job = "{job}"\n' if job else "x")
         row = f'sub-01_T1w\tcheck\tBadDataError\tit "broke" {name}\tn/a\n'
         logs.joinpath("failures.tsv").write_text(header + row)
-    for name, state in {"1": "65 5_0", "2": "begun 5_1", "3": "137 5_4"}.items():
+    for name, state in {"1": "65 5_0", "2": "begun 5_1", "3": "137 5_4", "4": "1 5_9"}.items():
         record(folder, "participant", f"sub-0{name}", state)
     code, said, _ = dataset()
     assert code == 0
-    assert f"3 tasks failed; table: {folder}/failures.tsv" in said
+    assert f"4 tasks failed; table: {folder}/failures.tsv" in said
     rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
     # What a killed task had recorded before is not how it ended; one that never began is no row.
     assert [row[1:3] for row in rows[1:]] == [
         ["sub-01", "65"],
         ["sub-02", "n/a"],
         ["sub-03", "137"],
+        ["sub-04", "1"],
     ]
     assert rows[1][4:] == ["sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
     assert rows[2][3] == f"{folder}/log/participant-5_1.log"
     assert rows[2][7].startswith("killed or out of time")
     assert "exit code 137" in rows[3][7]
+    assert rows[4][7] == "exit code 1; see its log"  # such as an import that failed
 
 
 @pytest.mark.parametrize(
