@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from markupsafe import Markup
 
 from h2lo_bids.bids.derivatives import result_files, sidecar_path, software_versions
 from h2lo_bids.bids.names import parse_name
@@ -60,7 +61,7 @@ def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Pat
         simulated="simulated" in study.training,
         training=sorted(study.training),
         notes=study.notes,
-        references=[works()[key] for key in _CITED if key in works()],
+        references=[Markup(works()[key].html) for key in _CITED],  # noqa: S704 - escaped there
         command=shlex.join(["h2lo", *words]),
         software=tuple(software_versions().items()),
     )

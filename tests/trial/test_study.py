@@ -319,6 +319,8 @@ def test_the_page_tells_figures_and_limits_and_loads_nothing(study):
     assert "trained on simulated pairs" in text
     assert text.count("<svg") == 4
     assert "31 of 33" in text
+    assert "87: 67-76." in text  # of Arnold et al., with its link
+    assert 'href="https://doi.org/10.1016/j.mri.2021.12.007"' in text
     for word in ('src="http', 'href="http://', "<script src"):
         assert word not in text
 
