@@ -90,8 +90,9 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
 
 @pytest.mark.parametrize("name", ADAPT)
 def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: list[FoldJob]) -> None:
-    for sampling in ("patch", "volume"):
-        options = small_options(sampling=sampling, seed=7, augmentation=VARIED, max_seconds=60.0)
+    for sampling, gamma in (("patch", 0.0), ("volume", 0.2)):
+        how = {"sampling": sampling, "augmentation": dataclasses.replace(VARIED, gamma=gamma)}
+        options = small_options(**how, seed=7, max_seconds=60.0)
         job = dataclasses.replace(folds[0], method=name, options=options)
         nothing = Identity(NoSizes())
         result = FitResult(nothing, 5, 4, math.nan, math.nan, 1.0, timed_out=name != "identity")
@@ -103,6 +104,7 @@ def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: lis
         operator = name.startswith(("h2lo", "inr"))
         crops = name in ("pix2pix", "pfsr") or (operator and sampling == "patch")
         assert ("Varied in training" in card) == (crops or name == "diffi2i")
+        assert ("exponent" in card) == (bool(gamma) and "Varied in training" in card)
         assert ("shifts in the frame up to 1 voxels, and" in card) == crops
         assert ("budget of 60 s ended the fit at step 5." in card) == (name != "identity")
         smooth = name.startswith(("h2lo", "inr", "diffi2i"))
