@@ -75,12 +75,14 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _refuse_fellows() -> None:
     """Refuse to be one of several processes of a job step: each would do the same work."""
-    for launcher, name, rank in (
-        ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-        ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    for launcher, name, rank, total in (
+        ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS"),
+        ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ):
         count = os.environ.get(name, "1")
-        if count not in ("", "0", "1") and rank in os.environ:
+        # A batch job that was submitted from a step's shell has the variables of that step, too.
+        own = os.environ.get(total, count) == count
+        if count not in ("", "0", "1") and rank in os.environ and own:
             raise UsageError(
                 f"{launcher} started {count} of these, and each would do the same; start one, as "
                 "with `srun --ntasks=1 --cpus-per-task=N`, or divide the work with h2lo-slurm"

@@ -220,7 +220,8 @@ def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(clust
     h2lo = f"{sys.executable} -m h2lo_bids.cli.run {tmp_path}/none {tmp_path}/out participant"
     script, log = tmp_path / "job.sh", tmp_path / "log.txt"
     script.write_text(f"#!/bin/bash\n{h2lo}\necho batch $?\nsrun -n2 {h2lo}\necho srun $?\n")
-    cluster("sbatch", "--wait", "--ntasks=2", f"--output={log}", script)
+    shell = "SLURM_STEP_NUM_TASKS=3"  # as submitted from that of `srun -n3 --pty bash`
+    cluster("env", shell, "sbatch", "--wait", "--ntasks=2", f"--output={log}", script)
     text = log.read_text()
     assert "batch 66" in text  # as far as the input, which is not there
     assert text.count("srun started 2 of these") == 2
