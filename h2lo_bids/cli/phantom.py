@@ -19,7 +19,7 @@ _NUMBERS: tuple[tuple[str, str, Any, float, str], ...] = (
     ("--subjects", "N", integer(1), 1, "number of people"),
     ("--seed", "S", integer(0, 2**63), 0, "of all that is random"),
     ("--resolution", "MM", number(0.5, 4), 1.0, "voxel size of the 3 T scans, 0.5 to 4; 2 or more "
-     "is quick"),
+     "is quick, 0.5 takes 8 GB of memory"),
     ("--lesions", "N", integer(0), 0, "balls of lesion tissue at random white-matter places of "
      "each person; their mask is written to derivatives/h2lo-phantom"),
     ("--lesion-severity", "S", number(0, 2), 1.0, "T1, T2 and proton density of lesions, on the "
