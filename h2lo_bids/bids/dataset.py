@@ -44,7 +44,7 @@ _README = """# H2LO-BIDS derivatives
 `desc-lowfield` images (low field synthesized from high field) and `desc-enhanced`
 ones (the reverse) were computed, not acquired. `descriptions.tsv` says what every
 `desc-` label means, the JSON beside each image how it was made, and
-`logs/CITATION.md` what to cite. Start with the page of the level that was run:
+`logs/CITATION.md` (or else `.bib`) what to cite. Start with the page of the level that was run:
 `index.html` lists all scans, `group.html` and `enhancement.html` show a training,
 `table1.html` and `table2.html` a benchmark, `evaluation.html` an evaluation, and
 `trial.html` a virtual trial.
@@ -280,7 +280,7 @@ def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> d
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generated],
-        "HowToAcknowledge": "Please cite the works listed in logs/CITATION.md.",
+        "HowToAcknowledge": "Please cite what logs/CITATION.md, or else logs/CITATION.bib, lists.",
         "SourceDatasets": [_source(bids_dir)],
         "DatasetLinks": {
             "raw": bids_dir.as_uri(),
