@@ -50,6 +50,17 @@ def test_a_second_run_waits_and_says_for_whom(tmp_path):
     assert str(process.pid) in waited[0]
 
 
+def test_a_run_says_for_which_other_it_waits(tmp_path, capsys):
+    """As for ever, where a machine died and its file server does not know."""
+    (tmp_path / "bids").mkdir()
+    process = _holder(tmp_path / "out/logs/locks/dataset.lock", 1.0)
+    write_dataset(Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x"))
+    assert f"waiting for another run in this out_dir (process {process.pid} on " in (
+        capsys.readouterr().out
+    )
+    process.wait()
+
+
 def test_a_killed_holder_leaves_no_lock(tmp_path):
     process = _holder(tmp_path / "l", 60)
     process.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,6 +167,13 @@ class Run:
         for line in summarise((Path(item.scan), item.line) for item in failed):
             self.console.line(line, level="error")
 
+    def writes_for_all(self) -> AbstractContextManager[bool]:
+        """Hold the lock of what every run in out_dir writes, and say for whom this one waits."""
+        return exclusive(
+            common_lock(self.settings.out_dir, "dataset"),
+            lambda by: self.console.line(f"waiting for another run in this out_dir ({by})"),
+        )
+
     def status(self, name: str, step: str) -> None:
         """Show what each process is at."""
         self.steps[name] = step
@@ -234,7 +241,7 @@ def write_dataset(run: Run) -> None:
     if settings.lf_dir is not None:
         links["lf"] = settings.lf_dir
     # Links of other runs are kept, so that reading and writing belong together.
-    with exclusive(common_lock(settings.out_dir, "dataset")):
+    with run.writes_for_all():
         if line := other_source(settings.out_dir, settings.bids_dir):
             run.console.line(line, level="warning")
         write_dataset_files(

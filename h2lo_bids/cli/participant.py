@@ -305,7 +305,7 @@ def write_pages_of_all(run: Run) -> None:
     from h2lo_bids.reports.subject import write_scan_pages
 
     out_dir = run.settings.out_dir
-    with exclusive(common_lock(out_dir, "dataset")):
+    with run.writes_for_all():
         problems = write_scan_pages(out_dir)
     for problem in problems:
         run.console.line(problem, level="warning")
