@@ -162,6 +162,7 @@ def synthesize(
     """
     import nibabel as nib
 
+    from h2lo_bids.bids.scan import slice_warnings
     from h2lo_bids.imaging.normalise import scale_image, to_frame
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
     from h2lo_bids.imaging.reading import check_image, name_of
@@ -182,7 +183,9 @@ def synthesize(
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
     wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
     if voxel_size is not None:
-        wanted, grid = lf_mask(wanted, image.affine, tuple(float(s) for s in voxel_size))
+        sides, axes = [float(s) for s in voxel_size], abs(image.affine[:3, :3]).argmax(axis=0)
+        wanted, grid = lf_mask(wanted, image.affine, sides)
+        noticed += [f"{name_of(image)}: {text}" for text in slice_warnings(axes.tolist(), [sides])]
         response = VoxelResponse(slice_profile, None)
     precision = precision or fastest_precision(bundle, model.device)
     options = EngineOptions(model.device, precision, threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
         synthesize(
             np.where(mask, volume - offset, 0), model, affine=affine, mask=mask, voxel_size=sides
         )
+
+
+def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(model) -> None:
+    volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
+    turn = nib.orientations.axcodes2ornt("PSR")
+    turned = nib.Nifti1Image(volume, affine).as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(affine), turn)
+    )
+    with pytest.warns(UserWarning, match="are sagittal; 6x12x6 has axial ones"):
+        synthesize(turned, model, voxel_size=(6, 6, 12))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        axial = synthesize(turned, model, voxel_size=(6, 12, 6))
+    assert not any("slices of" in str(item.message) for item in caught)
+    np.testing.assert_allclose(nib.as_closest_canonical(axial).header.get_zooms(), (6, 6, 12))
 
 
 def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:

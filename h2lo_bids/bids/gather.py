@@ -26,7 +26,7 @@ from h2lo_bids.bids.index import (
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name, rename, right_name
 from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, nearest, other_queries
-from h2lo_bids.bids.scan import Scan, header_warnings, scan_at, slice_warnings
+from h2lo_bids.bids.scan import Scan, header_warnings, read_grid, scan_at, slice_warnings
 from h2lo_bids.errors import (
     BadDataError,
     Failed,
@@ -143,8 +143,9 @@ class Search:
 
     def use(self, scan: Scan) -> Scan:
         """Keep what was noted at a scan that is used, with what its header contradicts."""
-        noticed = (*header_warnings(scan), *slice_warnings(scan, self.settings.lf_grids))
-        scan = replace(scan, warnings=(*scan.warnings, *noticed))
+        grid = read_grid(scan.path)
+        slices = slice_warnings(grid.axes, self.settings.lf_grids) if grid else ()
+        scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan), *slices))
         self.scan_notes += [(scan.path, text) for text in scan.notes]
         self.doubt(scan.path, *scan.warnings)
         return scan

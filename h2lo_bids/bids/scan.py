@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -157,13 +157,14 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def slice_warnings(scan: Scan, grids: Iterable[tuple[float, float, float]]) -> Iterator[str]:
-    """Report ``--lf-grid`` whose thick slices an array in the order of RAS would have otherwise."""
-    grid = read_grid(scan.path)
-    axes = grid.axes if grid else ()
+def slice_warnings(axes: Sequence[int], grids: Iterable[Sequence[float]]) -> Iterator[str]:
+    """Report voxels whose slices are not axial, and in an array in the order of RAS would differ.
+
+    `axes` are those of `Grid`.
+    """
     for sides in grids if len({*axes}) == 3 else ():
         longest = sides.index(max(sides))
-        if sides[longest] < THICK * sorted(sides)[1] or axes[longest] == longest:
+        if sides[longest] < THICK * sorted(sides)[1] or axes[longest] in (longest, 2):
             continue
         given, meant = (
             "x".join(f"{side:g}" for side in s) for s in (sides, [sides[a] for a in axes])
@@ -171,7 +172,7 @@ def slice_warnings(scan: Scan, grids: Iterable[tuple[float, float, float]]) -> I
         yield (
             f"slices of {given} mm voxels across the {('first', 'second', 'third')[longest]} axis "
             f"of its array are {TITLES[_ACROSS[axes[longest]]]}; "
-            f"lf-grid {meant} has {TITLES[_ACROSS[longest]]} ones"
+            f"{meant} has {TITLES[_ACROSS[longest]]} ones"
         )
 
 

@@ -179,6 +179,7 @@ def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
         ("PSR", {"lf_grid": ((1.6, 1.6, 5.0),)}, "sagittal", (1.6, 5.0, 1.6)),
         ("LIA", {"condition": ("thick", "lf-grid=1.6x1.6x5")}, "coronal", (1.6, 5.0, 1.6)),
         ("ASL", {"lf_grid": ((5.0, 1.6, 1.5),)}, "coronal", (1.6, 1.5, 5.0)),
+        ("PSR", {"lf_grid": ((1.6, 5.0, 1.6),)}, None, None),  # as was advised
         ("LPI", {"lf_grid": ((1.6, 1.6, 5.0),)}, None, None),  # flips alone
         ("PSR", {"lf_grid": ((2.0, 2.0, 2.0),)}, None, None),  # no slices
         ("PSR", {}, None, None),
@@ -201,7 +202,7 @@ def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(
     assert len(warnings) == bool(way)
     if way:
         given = (*asked.get("lf_grid", ()), (1.6, 1.6, 5.0))[0]
-        assert f"are {way}; lf-grid {'x'.join(f'{s:g}' for s in better)} has" in warnings[0]
+        assert f"are {way}; {'x'.join(f'{s:g}' for s in better)} has" in warnings[0]
         # Along right, anterior and superior what is advised has the sides that were given.
         zooms = nib.as_closest_canonical(turned(better)).header.get_zooms()
         np.testing.assert_allclose(zooms, given)
