@@ -214,11 +214,11 @@ def sensitivity(seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
 
 def _quantile(groups: int) -> float:
-    """Return how many errors wide an interval is on either side, errors clustered by groups."""
+    """Return how many errors wide an interval is on either side; NaN for a single group."""
     # Student's t with groups - 1 degrees (Cameron and Miller 2015, J. Hum. Resour. 50:317).
     from scipy.stats import t
 
-    return float(t.ppf(1 - ALPHA / 2, groups - 1)) if groups > 1 else _Z
+    return float(t.ppf(1 - ALPHA / 2, groups - 1))
 
 
 def diameter_seen(
@@ -227,7 +227,7 @@ def diameter_seen(
     """Fit the probability of seeing a lesion to its diameter, errors clustered by group.
 
     The logit is linear in the logarithm of the diameter; the interval is by the delta
-    method and Student's t over groups.
+    method and Student's t over groups; there is none for a single group.
 
     Parameters
     ----------
@@ -255,10 +255,8 @@ def diameter_seen(
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
     # Where the fit nearly separates its covariance is not known, and the interval NaN.
     wide = _quantile(codes.max() + 1) * error
-    size, low, high = (
-        math.inf if log > _LARGEST else math.exp(log)
-        for log in (wanted, wanted - wide, wanted + wide)
-    )
+    ends = (wanted, wanted - wide, wanted + wide)
+    size, low, high = (math.inf if end > _LARGEST else math.exp(end) for end in ends)
     return {
         "diameter80": size, "diameter80_low": low, "diameter80_high": high,
         "intercept": a, "slope": b,

@@ -110,8 +110,8 @@ TABLES = {
             "mm",
         ),
         diameter80_low=(
-            "95 % interval by Student's t, errors clustered by participant; n/a where hardly any "
-            "lesion is missed",
+            "95 % interval by Student's t, errors clustered by participant; n/a with one of them "
+            "or where hardly any lesion is missed",
             "mm",
         ),
         diameter80_high=("Its upper end", "mm"),

@@ -156,8 +156,12 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     )
     assert share == pytest.approx(0.8)
     # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
-    flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.zeros(8))
+    flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.arange(8))
     assert (flat["diameter80"], flat["diameter80_high"]) == (math.inf, math.inf)
+    alone = st.diameter_seen(diameters, seen, np.zeros(len(seen)))  # lesions of one person
+    assert alone["diameter80"] == found["diameter80"]
+    assert math.isnan(alone["diameter80_low"])
+    assert math.isnan(alone["diameter80_high"])
 
 
 def test_intraclass_correlation_is_the_published_one():
