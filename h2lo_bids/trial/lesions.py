@@ -254,6 +254,7 @@ class Shown(NamedTuple):
     # Weights of the mean over the place and of that over the ring; each sums to 1.
     inside: np.ndarray
     around: np.ndarray
+    held: np.ndarray  # float32, how much of each voxel of brain is place or ring, in [0, 1]
 
     @property
     def known(self) -> np.ndarray:
@@ -319,7 +320,8 @@ def shown(place: Place, lines: Sequence[np.ndarray], brain: np.ndarray) -> Shown
         around = ring * brain[box]
     if not inside.sum() > 0 or not around.sum() > 0:
         return None
-    return Shown(box, share, inside / inside.sum(), around / around.sum())
+    held = np.clip(share + ring, 0, 1) * brain[box]
+    return Shown(box, share, inside / inside.sum(), around / around.sum(), held)
 
 
 class Measure(NamedTuple):

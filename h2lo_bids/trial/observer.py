@@ -77,16 +77,19 @@ def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
     return channels.astype(np.float32)
 
 
-def segment(image: np.ndarray, place: Shown, polarity: float) -> int:
+def segment(image: np.ndarray, place: Shown, polarity: float) -> float:
     """Count the voxels on the lesion's side of the midpoint between its mean and its ring's.
 
-    The search goes over place and ring: the simplest segmenter, which knows where to look.
+    The search goes over voxels that are mostly place or ring, each counted by that part, since
+    what else it holds, such as fluid, may be brighter: the simplest segmenter, which knows where
+    to look.
     """
     values = image[place.box]
     inside, around = (values * place.inside).sum(), (values * place.around).sum()
     if polarity * (inside - around) <= 0:
-        return 0
-    return int(np.count_nonzero(polarity * (values - (inside + around) / 2)[place.known] > 0))
+        return 0.0
+    found = (place.held >= 0.5) & (polarity * (values - (inside + around) / 2) > 0)
+    return float(place.held[found].sum())
 
 
 class Observers:

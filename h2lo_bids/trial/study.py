@@ -77,7 +77,7 @@ RATINGS = columns(
     hf_contrast="Contrast of the lesion in the high-field image",
     cnr="Rating of the CNR observer",
     **dict.fromkeys(_CHANNELS, "Output of a Laguerre-Gauss channel"),
-    segmented=("Volume by the midpoint segmenter", "mm^3"),
+    segmented=("Volume by the midpoint segmenter, of what is place or ring", "mm^3"),
 )
 """Columns of the tables of a scan's regions and lesions, and of the observers' ratings."""
 _STUDY: dict[str, str | tuple[str, str]] = {

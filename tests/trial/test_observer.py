@@ -114,3 +114,15 @@ def test_the_segmenter_finds_the_volume_without_noise():
     assert segment(image, own, 1.0) == pytest.approx(lesion.volume, rel=0.02)
     assert segment(image, own, -1.0) == 0  # the wrong sign
     assert segment(image, shown(twin, [], BRAIN), 1.0) == 0
+
+
+def test_the_segmenter_takes_no_fluid_in_thick_slices_for_the_lesion():
+    share = lesion_share([Lesion(PLACE, 10)], SHAPE, AFFINE)
+    image, mask = LEVEL * BRAIN * (1 + 0.8 * share), share >= 0.5
+    image[:, :, 26:] = 3 * LEVEL * BRAIN[:, :, 26:]  # 4 mm above the lesion
+    lesion = find_lesions(Anatomy(image, BRAIN, mask, AFFINE, "T2w"))[0][0]
+    shape, affine = lf_grid(AFFINE, SHAPE, (1.6, 1.6, 5))
+    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
+    thick = shown(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
+    volume = 1.6 * 1.6 * 5 * segment(weigh_by_axis(image, lines), thick, 1.0)
+    assert volume == pytest.approx(lesion.volume, rel=0.2)
