@@ -259,6 +259,10 @@ class Cohort:
             ).volume  # fmt: skip
             options, seed = EngineOptions(device=device), scan_seed(self.seed, name)
             values = predict(self._model, given, inside, options=options, seed=seed).clip(0, 1)
+            if not values.any():
+                raise BadDataError(
+                    f"{self.bundle.path}: makes an empty image of {scan.high.name}; fit it longer"
+                )
         else:
             assert low is not None
             values = np.asarray(resample(_load(low), high.shape, high.affine).dataobj)

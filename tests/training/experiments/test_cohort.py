@@ -12,14 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
-from problems import ball_pair, small_options
+from problems import SMALL, ball_pair, small_options
 from scipy.ndimage import rotate
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import write_json
-from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
+from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.arms import find_arm
@@ -112,6 +113,15 @@ def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(pair.hf, pair.lf)  # the identity's
     with pytest.raises(UsageError, match="is on another grid than the pairs"):
         cohort.open(Frame(SHAPE), tmp_path / "c")
+
+
+def test_a_model_that_makes_nothing_is_blamed_not_the_scan(root: Path, tmp_path: Path) -> None:
+    model = H2lo(SMALL).eval()
+    model.bias.data.fill_(-9.0)
+    bundle = save_bundle(tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="x")
+    cohort = Cohort(find_cohort([root], "T1w"), bundle=bundle)
+    with pytest.raises(BadDataError, match=r"/m: makes an empty image of sub-u\d_ses-A_desc-prep"):
+        cohort.open(FRAME, tmp_path / "cache")
 
 
 def test_a_fold_is_another_where_the_cohorts_model_scales_its_input_otherwise(
