@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -252,7 +253,9 @@ def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
             print(f"h2lo-slurm: warning: {text}", file=sys.stderr)
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Whoever has SQUEUE_STATES=RUNNING in a shell would not see what waits.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join(done.stderr.split())
         text = (

@@ -237,7 +237,9 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     squeue.parent.mkdir()
     # The second line of the list: of another run, of another stage, of an array from line 1.
     names = (f"{job[:-1]}x-participant-0/0/7", f"{job}-folds-0/0/8", f"{job}-participant-1/0/9")
-    squeue.write_text("#!/bin/bash\nprintf '%s\\n' " + " ".join(names) + "\n")
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")  # as squeue does for users of such a shell
+    hidden = '[ -z "$SQUEUE_STATES" ] || exit 0\n'
+    squeue.write_text(f"#!/bin/bash\n{hidden}printf '%s\\n' " + " ".join(names) + "\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
     assert "1 of 2 tasks" in dataset()[1]
