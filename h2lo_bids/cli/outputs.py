@@ -23,7 +23,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
-from h2lo_bids.cli.pairs import check_further, find_missing, subjects_of
+from h2lo_bids.cli.pairs import check_further, subjects_of, unprepared
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import MissingInputError, UsageError, exit_code
@@ -198,7 +198,7 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
         for prepared in find_prepared(settings.out_dir, contrast=contrast)
     }
     asked = tuple(pair for pair in found.pairs if pair.hf.uri in there)
-    again = {*find_missing(settings, asked, lambda event: None)} if asked else set()
+    again = unprepared(settings, asked) if asked else ()
     return frozenset(pair.hf.uri for pair in asked if pair.name not in again)
 
 

@@ -120,10 +120,15 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
 
     Raises what would keep the pairs from serving what follows, however well they are prepared.
     """
-    from pipelines.pairs import missing_pairs
-
     # Preparing may take hours: nobody should learn only then of a misspelled option.
     check_further(settings, subjects_of(pairs))
+    return unprepared(settings, pairs)
+
+
+def unprepared(settings: Settings, pairs: tuple[PairSource, ...]) -> tuple[str, ...]:
+    """Name the pairs that a run would prepare, whatever follows."""
+    from pipelines.pairs import missing_pairs
+
     return missing_pairs(pairs, _how(settings))
 
 

@@ -23,6 +23,7 @@ from heads import (
     write_scan,
     write_whole_bundle,
 )
+from prepared_pairs import write_pair
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
 from h2lo_bids.cli.outputs import RUN
@@ -217,6 +218,19 @@ def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path,
     assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in done.stderr
     assert not list(out.rglob("*.nii.gz"))
     assert "preparing" not in done.stdout
+
+
+def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path):
+    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
+    for path in [*bids.rglob("*_T1w.*")]:
+        shutil.copy(path, path.with_name(path.name.replace("T1w", "T2w")))
+    high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
+    write_pair(out, "01", 1, SourceScans=[high])
+    models = [write_whole_bundle(tmp_path / "models", contrast) for contrast in ("T1w", "T2w")]
+    words = ["evaluate", *PAIRS, "--model", *models, "--dry-run"]
+    code, told, err = call(bids, out, *words)
+    assert (code, err) == (0, ""), told
+    assert "sub-02_ses-HF_res-model_desc-pairHF_T2w.nii.gz" in told
 
 
 @pytest.mark.slow

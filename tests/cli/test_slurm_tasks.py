@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from heads import write_bundle, write_dataset, write_pairs, write_scan
+from prepared_pairs import write_pair
 
 from h2lo_bids.bids.discover import discover
 from h2lo_bids.bids.pairs import discover_pairs
@@ -376,6 +377,15 @@ def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
     assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
     assert found["collect"].settings.collect
     assert not found["folds"].settings.collect
+
+
+def test_a_rerun_while_some_pairs_are_prepared_submits_the_same_folds(stages, tmp_path):
+    """Also where no GPU is, as on a login node."""
+    words = ("benchmark", "--method", "arnold", "--folds", "2", "--device", "cuda")
+    before = stages(*words)["folds"].tasks
+    high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
+    write_pair(tmp_path / "out", "01", 1, SourceScans=[high])
+    assert stages(*words)["folds"].tasks == before
 
 
 def test_arms_without_their_synthesis_models_are_refused_before_anything_is_submitted(
