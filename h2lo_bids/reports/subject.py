@@ -38,7 +38,7 @@ SOURCES = {
     "MagneticFieldStrength": "as its sidecar states",
     "Manufacturer": "by the name of its manufacturer",
     "label": "by a label in its name, the sidecar does not say",
-    "assumed": "assumed, the sidecar does not say",
+    "assumed": "the sidecar does not say",
 }
 """How a field strength is known, in words."""
 

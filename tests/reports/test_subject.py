@@ -168,7 +168,11 @@ def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
     scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
     lost = (Failure("discovery", "nothing found"),)
     for scans, failures, words in (
-        ((scan,), (), ("1 of 1 found", "No errors to report.")),
+        (
+            (scan,),
+            (),
+            ("1 of 1 found", "unknown, the sidecar does not say", "No errors to report."),
+        ),
         ((), lost, ("nothing found", "1 step failed")),
     ):
         bare = replace(make_report(scans), found=(), versions=(), command="", failures=failures)
