@@ -15,7 +15,6 @@ from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
-    LOST,
     Run,
     report_discovery,
     report_failures,
@@ -124,9 +123,10 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
 
 def _clean_up(run: Run, task: SubjectTask, failed: Iterable[Failed]) -> None:
     """Do for a participant whose process died what it could not do any more."""
-    stems = {scan.relative_path: scan.stem for scan in task.found.scans}
-    failures = [Failure(LOST, item.message, "", stems[item.scan]) for item in failed]
-    _store(run, f"sub-{task.subject}", failures)
+    try:
+        write_report(task, [replace(item, crash_file="") for item in failed], ())
+    except (H2loError, OSError) as err:
+        run.console.line(f"sub-{task.subject}: no report: {err}", level="warning")
 
 
 def _store(run: Run, name: str, failures: Iterable[Failure]) -> None:
