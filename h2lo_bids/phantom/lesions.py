@@ -70,7 +70,8 @@ def place_lesions(
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(f"--lesion-at {where}: is not white matter; give another place")
         lesion = Lesion(at, plan.diameters[number % len(plan.diameters)])
-        ball = lesion_share([lesion], white.shape, affine) >= 0.5
+        # What is half lesion may be of other tissue, as at random places; see `with_lesions`.
+        ball = lesion_share([lesion], white.shape, affine) > 0.5
         if not ball.any() or (ball & ~white).any() or _overlaps(lesion, lesions):
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(
@@ -132,6 +133,7 @@ def with_lesions(
     }
     affine = subject.anatomy.affine
     mask = lesion_share(lesions, subject.anatomy.labels.shape, affine) >= 0.5
+    mask &= subject.classes == NAMES.index("white")
     classes = np.where(mask, np.uint8(NAMES.index("plaque")), subject.classes)
     tissues = {**subject.tissues, "plaque": replace(full, **values)}
     return replace(subject, classes=classes, tissues=tissues), mask

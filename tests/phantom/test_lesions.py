@@ -10,7 +10,15 @@ import pytest
 
 from h2lo_bids.cli.phantom import main
 from h2lo_bids.errors import UsageError
-from h2lo_bids.phantom.lesions import Lesion, LesionPlan, lesion_share, place_lesions
+from h2lo_bids.phantom.anatomy import make_subject, vary
+from h2lo_bids.phantom.lesions import (
+    Lesion,
+    LesionPlan,
+    lesion_share,
+    place_lesions,
+    with_lesions,
+)
+from h2lo_bids.phantom.physics import NAMES
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 AFFINE[:3, 3] = -19.5
@@ -48,6 +56,20 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
         place_lesions(white, 3 * AFFINE, LesionPlan(1, (8.0, 2.0)), np.random.default_rng(0))
     with pytest.raises(UsageError, match="no place for one of 30 mm"):
         place_lesions(white, AFFINE, LesionPlan(1, (30.0,)), np.random.default_rng(0))
+
+
+def test_a_lesion_that_touches_other_tissue_replaces_none_of_it_and_can_be_given(ball) -> None:
+    rng = np.random.default_rng(0)
+    head, mask = vary(ball, rng, shape=(64, 64, 64), spacing=3.0, strength=0)
+    subject = make_subject(head, mask, rng)
+    white = subject.classes == NAMES.index("white")
+    lesions = place_lesions(white, head.affine, LesionPlan(16, (12.0,)), rng)
+    planted = with_lesions(subject, lesions, 1.0)[1]
+    assert planted.sum() * 27 == pytest.approx(16 * 4 / 3 * np.pi * 6**3, rel=0.1)
+    assert not planted[~white].any()
+    for lesion in lesions:
+        again = LesionPlan(diameters=(12.0,), places=(lesion.centre,))
+        assert place_lesions(white, head.affine, again, rng) == (lesion,)
 
 
 @pytest.mark.parametrize(
