@@ -107,6 +107,12 @@ def under(scores: Sequence[Score], convention: str) -> tuple[Score, ...]:
     """Return scores under a convention, a key of `CONVENTIONS`."""
     if convention == CLIPPED:
         return tuple(scores)
+    for s in scores:
+        if not s.unclipped:
+            raise BadDataError(
+                f"subject {s.subject}: {s.method} was scored by an earlier version, without "
+                "--metrics-convention release; remove its fold and run again"
+            )
     return tuple(replace(s, values={**s.values, **s.unclipped}) for s in scores)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def test_both_conventions_are_scored_and_differ_only_beyond_the_range() -> None:
         assert under([s], "clipped") == (s,)
     within = score(target.clip(0.2, 0.9), target, target, subject="01", method="m")
     assert [s.values for s in under(within, "release")] == [s.values for s in within]
+    with pytest.raises(BadDataError, match="scored by an earlier version"):
+        under([replace(within[0], unclipped={})], "release")
 
 
 def test_regions_count_their_voxels_and_the_paper_mixes_them() -> None:
