@@ -88,7 +88,7 @@ def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterat
         # Made before anything is skipped: a subject with images is no empty one.
         both = sides[image.subject, image.suffix]
         asked = [search.conditions.asked(image.suffix, *side) for side in (HIGH, LOW)]
-        reason = not_an_input(image.name, {*asked[0], *asked[1]})
+        reason = not_an_input(image.name, {*asked[0], *asked[1]}, "--hf or --lf")
         if reason is not None:
             search.skip(image.path, reason)
             continue
@@ -117,7 +117,7 @@ def _keep(search: Search, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> 
     if not matches(scan.name, conditions):
         kind = f"{'low' if low else 'high'} field, but does not match --{side[-1]}"
         search.skip(scan.path, f"{kind} {_words(conditions, scan)}")
-    elif reason := not_an_input(scan.name, conditions):  # which the other side's words do not undo
+    elif reason := not_an_input(scan.name, conditions, f"--{side[-1]}"):  # whatever the other's are
         search.skip(scan.path, reason)
     else:
         (both.low if low else both.high).append(scan)

@@ -309,8 +309,11 @@ def preference(name: Name) -> tuple[Any, ...]:
     )
 
 
-def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
-    """Return why an image is no plain image of a whole head, if so."""
+def not_an_input(name: Name, filtered: Iterable[str], option: str = "--filter") -> str | None:
+    """Return why an image is no plain image of a whole head, if so, and the option that takes it.
+
+    `filtered` are the entities of which something is asked.
+    """
     spec = bids_app_spec.load("io_spec.json")
     asked = set(filtered)
     for entity, label in name.entities:
@@ -322,7 +325,7 @@ def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
         if entity not in asked and (other or labels == "*" or label in labels):
             return (
                 f"{entity}-{label} is no plain {name.suffix} image of a whole head; "
-                f"take it with --filter {entity}={label}"
+                f"take it with {option} {entity}={label}"
             )
     return None
 

@@ -21,6 +21,7 @@ from skeletons import (
     get,
     in_one_session,
     lumc,
+    reasons,
     write,
 )
 
@@ -318,11 +319,16 @@ def test_advised_words_replace_those_that_did_not_choose(tmp_path: Path) -> None
 
 def test_words_for_low_field_let_no_localizer_pass_for_a_head(tmp_path: Path) -> None:
     images = {anat("1", "HF", f"acq-{acq}_T2w"): HIGH for acq in ("FLAIR", "mrsLocAx", "TSE")}
-    root = write(tmp_path / "ds", {**images, anat("1", "LF", "acq-axi_T2w"): LOW})
-    for words in ((), ("acq-axi",)):
-        assert names(find(root, lf=words)) == {
-            "sub-1_ses-HF_acq-TSE_T2w": ["sub-1_ses-LF_acq-axi_T2w"]
-        }
+    images |= {anat("1", "LF", f"acq-{acq}_T2w"): LOW for acq in ("axi", "FLAIR")}
+    root = write(tmp_path / "ds", images)
+    for words, option in (((), "--hf or --lf"), (("acq-axi",), "--hf")):
+        found = find(root, lf=words)
+        assert names(found) == {"sub-1_ses-HF_acq-TSE_T2w": ["sub-1_ses-LF_acq-axi_T2w"]}
+        assert reasons(found)["sub-1_ses-HF_acq-FLAIR_T2w.nii.gz"].endswith(
+            f"take it with {option} acq=FLAIR"
+        )
+    taken = find(root, lf=("acq=FLAIR",))  # --filter is for high-field scans alone
+    assert names(taken) == {"sub-1_ses-HF_acq-TSE_T2w": ["sub-1_ses-LF_acq-FLAIR_T2w"]}
 
 
 def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
