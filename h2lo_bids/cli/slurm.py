@@ -138,6 +138,8 @@ def _scratch(text: str) -> str:
     """Quote a folder for the shell, but for variables, which are those of the task's machine."""
     text = text if text[:1] == "$" else str(convert.path(text))
     parts = _VARIABLE.split(_line(text))  # with the name of a variable between two of them
+    if re.search("[${}]", "".join(parts[::2])):
+        raise argparse.ArgumentTypeError(f"{text}: give variables as $NAME, nothing else of bash")
     parts[::2] = [shlex.quote(part) if part else "" for part in parts[::2]]
     parts[1::2] = [f'"${{{name}:?is not set on this machine}}"' for name in parts[1::2]]
     return "".join(parts)

@@ -292,6 +292,7 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
     ("words", "level", "text"),
     [
         (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
+        (("--scratch", "${TMPDIR:-/tmp}"), "participant", "${TMPDIR:-/tmp}: give variables as $N"),
         (("--setup=x\ny",), "participant", "more than one line"),
         (("--image", "/no.sif"), "participant", "--image /no.sif"),
         (("--warn", "60"), "participant", "--sbatch=--signal=B:USR1@SECONDS"),
