@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -80,10 +81,11 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
                 send(note(f"{contrast} {method}: {line}"))
-        # The synthesis models of folds that are not asked for need not be there yet.
-        asked = [f for f in folds if not settings.fits_enhancer or not settings.fold
-                 or f.index in settings.fold]  # fmt: skip
-        jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in asked]
+        jobs = [
+            job_of_fold(settings, contrast, method, fold, used)
+            for method, fold in itertools.product(settings.arms, folds)
+            if _is_due(settings, contrast, method, fold)
+        ]
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
@@ -93,6 +95,15 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         with exclusive(common_lock(settings.out_dir, "splits")):
             write_splits(path, {**_known(path), **splits})
     return plans
+
+
+def _is_due(settings: Settings, contrast: str, method: str, fold: Fold) -> bool:
+    """Return whether a fold is looked at: of others an arm's synthesis model need not be there."""
+    if settings.collect:
+        out, index = settings.out_dir, fold.index
+        done = result_path(out, "fold", contrast=contrast, method=method, fold=index)
+        return read_record(done) is not None
+    return not (settings.fits_enhancer and settings.fold) or fold.index in settings.fold
 
 
 def alike_line(contrast: str, group: Sequence[str]) -> str:

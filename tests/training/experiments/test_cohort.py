@@ -319,6 +319,8 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_pat
     # What is made for one fold alone is not kept: 15 GB per fold of 184 heads at 1 mm.
     assert not [*first.work.glob("training/pairs/cohort/*")]
     assert plan_folds(first, sources, lambda event: None)["T1w"].done == {("pfsr-arnold", 0)}
+    collected = plan_folds(replace(arms, collect=True), sources, lambda event: None)["T1w"]
+    assert collected.done == {("pfsr-arnold", 0)}
     with pytest.raises(UsageError, match=r"\(option arch.* remove .*/T1w/pfsr-arnold$"):
         plan_folds(replace(first, features=3), sources, lambda event: None)
     write_pair(tmp_path / "out", "01", 1, Fingerprint="of other masks")
