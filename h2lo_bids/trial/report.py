@@ -89,10 +89,9 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
             for row in rated if math.isfinite(row.get("intercept", math.nan))
         ]  # fmt: skip
         points = [
-            (colours[row["condition"]], row["condition"],
-             tuple(row.get(k, math.nan) for k in ("auc", "delong_low", "delong_high")))
+            (colours[row["condition"]], row["condition"], (row["auc"], *_bounds(row)))
             for row in rated
-        ]  # fmt: skip
+        ]
         parts.append(
             {
                 "title": _TITLES[observer],
@@ -112,6 +111,12 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
         "subjects": study.lesions[contrast, label]["subject"].nunique(),
         "examples": list(_examples(out_dir, study.lesions[contrast, label], label)),
     }
+
+
+def _bounds(row: dict[str, Any]) -> tuple[float, float]:
+    """Return the interval of an area over participants, or, of few, that over lesions."""
+    way = "boot" if "boot_low" in row else "delong"
+    return row.get(f"{way}_low", math.nan), row.get(f"{way}_high", math.nan)
 
 
 def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any]]:

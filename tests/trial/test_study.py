@@ -325,6 +325,22 @@ def test_the_page_tells_figures_and_limits_and_loads_nothing(study):
         assert word not in text
 
 
+@pytest.mark.parametrize(("people", "way"), [(SEVERAL, "boot"), (SEVERAL - 1, "delong")])
+def test_areas_are_drawn_with_the_intervals_of_participants(tmp_path, monkeypatch, people, way):
+    drawn = {}
+    monkeypatch.setattr(
+        "h2lo_bids.reports.charts.intervals", lambda points, label: drawn.update({label: points})
+    )
+    write_ratings(tmp_path, people)
+    found = collect(tmp_path)
+    write_trial_report(tmp_path, found, ["raw", "out", "trial"])
+    row = next(
+        r for r in found.rows["detectability"] if (r["condition"], r["observer"]) == ("loud", "cnr")
+    )
+    *_, (_, name, figures) = drawn["T2w cnr AUC"]
+    assert (name, figures) == ("loud", (row["auc"], row[f"{way}_low"], row[f"{way}_high"]))
+
+
 def test_no_signal_is_chance(tmp_path):
     write_ratings(tmp_path, 8, signal=0.0)
     for row in collect(tmp_path).rows["detectability"]:
