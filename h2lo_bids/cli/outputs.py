@@ -265,7 +265,9 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     stems = [item.scan for item in unread_scans(settings, found.problems) if item.scan]
     yield from (Output(figure_file(out_dir, stem, "report", ".json")) for stem in stems)
     lone = {stem.partition("_")[0].removeprefix("sub-") for stem in stems} - subjects.keys()
-    yield from (Output(report_path(out_dir, subject)) for subject in sorted(lone))
+    for subject in sorted(lone):
+        yield Output(report_path(out_dir, subject))
+        yield from _result(settings, "subject_summary", sub=subject)
     for subject in subjects:
         sessions = (scan.session for scan in found.scans if scan.subject == subject)
         pages = session_paths(out_dir, subject, sessions)

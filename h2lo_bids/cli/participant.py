@@ -33,7 +33,6 @@ from h2lo_bids.reports.records import (
     SubjectReport,
     load_subject_report,
     save_subject_report,
-    write_scan_failure,
 )
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE, Send
@@ -108,7 +107,7 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
         {name: (task,) for name, task in tasks.items()},
         {name: [scan.relative_path for scan in task.found.scans] for name, task in tasks.items()},
         "scan",
-        after_loss=lambda name, failed: _clean_up(run, tasks[name], failed),
+        after_loss=lambda name, failed: _store(run, tasks[name], failed),
     )
 
 
@@ -121,34 +120,23 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
     return groups
 
 
-def _clean_up(run: Run, task: SubjectTask, failed: Iterable[Failed]) -> None:
-    """Do for a participant whose process died what it could not do any more."""
+def _store(run: Run, task: SubjectTask, failed: Iterable[Failed] = ()) -> None:
+    """Do for a participant whose process died, or who needs none, what it could not do."""
     try:
         write_report(task, [replace(item, crash_file="") for item in failed], ())
     except (H2loError, OSError) as err:
         run.console.line(f"sub-{task.subject}: no report: {err}", level="warning")
 
 
-def _store(run: Run, name: str, failures: Iterable[Failure]) -> None:
-    """Add failures of scans to the records of a participant, and write the page."""
-    out_dir = run.settings.out_dir
-    try:
-        with exclusive(common_lock(out_dir, name)):
-            for item in failures:
-                write_scan_failure(out_dir, item.scan, item)
-            _render(out_dir, name.removeprefix("sub-"))
-    except (H2loError, OSError) as err:
-        run.console.line(f"{name}: no report: {err}", level="warning")
-
-
 def _store_unread(run: Run, found: Discovery) -> bool:
     """Report scans that could not be read of participants without another; return if any."""
-    groups: dict[str, list[Failure]] = defaultdict(list)
-    for item in unread_scans(run.settings, found.problems):
-        groups[item.scan.partition("_")[0]].append(item)
-    lone = groups.keys() - {"", *(f"sub-{scan.subject}" for scan in found.scans)}
+    settings = run.settings
+    lone = {item.scan.partition("_")[0] for item in unread_scans(settings, found.problems)}
+    lone -= {"", *(f"sub-{scan.subject}" for scan in found.scans)}
+    skipped, problems = (_by_subject(settings.bids_dir, x) for x in (found.skipped, found.problems))
     for name in sorted(lone):
-        _store(run, name, groups[name])
+        own = Discovery(tuple(problems[name]), tuple(skipped[name]))
+        _store(run, SubjectTask(settings, name.removeprefix("sub-"), own, run.logs))
     return bool(lone)
 
 
@@ -230,10 +218,12 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
         )
         for scan in task.found.scans
     ]
-    for skipped in task.found.skipped:
-        if skipped.path.suffix in (".gz", ".nii"):
-            name = skipped.path.relative_to(task.settings.bids_dir).as_posix()
-            found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
+    others = {item.path: f"not used: {item.reason}" for item in task.found.skipped}
+    others |= {item.path: "failed" for item in task.found.problems}
+    for path, use in others.items():
+        if path.suffix in (".gz", ".nii"):
+            name = path.relative_to(task.settings.bids_dir).as_posix()
+            found.append(FoundScan(name, use=use))
     settings = task.settings
     lines = [f"at {g.meaning}" for g in grids_of(settings) if g.kind in ("model", "lf")]
     if settings.noise == "calibrated":

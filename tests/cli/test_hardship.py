@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -45,7 +46,10 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
         (line,) = [line for line in lines if name in line]
         assert ";" in line or "run:" in line, line  # the remedy
         assert name in rows[f"sub-{label}/anat/{name}"]
-        assert name in (out / f"sub-{label}.html").read_text()
+        page = (out / f"sub-{label}.html").read_text()
+        assert f"{'1 of 2' if label == 'text' else '0 of 1'} found" in page
+        assert re.search(rf"anat/{name}</code></td>(<td>[^<]*</td>){{2}}<td>failed</td>", page)
+        assert "Command line" in page
         assert not list((out / f"sub-{label}").glob("anat/*T1w*")), label
     assert "datalad get" in done.stdout
     ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
