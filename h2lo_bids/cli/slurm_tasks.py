@@ -23,6 +23,7 @@ from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.execution import COLUMNS, skipped_lines, write_rows
 from h2lo_bids.cli.parser import EXIT_CODES
 from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.models.bundle import METADATA
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.options import PAIRS as PAIRS_MODE
 from h2lo_bids.vocabulary import ENHANCER
@@ -129,7 +130,9 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     items: dict[tuple[str, str], dict[Path | None, str]] = defaultdict(dict)
     for owner, source, path in owned:
         items[owner[1], "" if owner[1] in whole else owner[2]][path] = source
-    models = {file for _, path in settings.model for file in (path, path / "metadata.json")}
+    # Each a file, a model's folder or one that holds several.
+    given = [path for flag, path in settings.inputs() if flag in ("--model", "--condition")]
+    models = {*given, *(file for path in given for file in path.glob(f"**/{METADATA}"))}
     beside = {scan.relative_path: {*_beside(settings, scan)} for scan in found.scans}
     tasks = []
     for (subject, session), made in sorted(items.items()):

@@ -122,6 +122,9 @@ class Settings(
                 yield option.flag, path
         if Path(self.folds).is_absolute():
             yield "--folds", Path(self.folds)
+        for word in self.condition:
+            if word.startswith("model="):
+                yield "--condition", Path(word.removeprefix("model="))
 
     def to_options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as ``--config-file`` takes them."""

@@ -95,6 +95,12 @@ def named_path(text: str) -> tuple[str, Path]:
     return name, path(value)
 
 
+def condition(text: str) -> str:
+    """Read a word of a condition; its model's path becomes absolute, as that of `path`."""
+    key, _, value = text.partition("=")
+    return f"{key}={path(value)}" if key == "model" else text
+
+
 def external(text: str) -> tuple[str, str]:
     """Read ``NAME=COMMAND``; the name becomes a folder."""
     name, equals, command = text.partition("=")

@@ -282,7 +282,7 @@ class Outputs:
         "scanners to simulate, each a name and KEY=VALUE of lf-grid, slice-profile, "
         "slice-thickness, noise-scale, realisations, model: thin lf-grid=2x2x2 thick "
         "lf-grid=1.6x1.6x5 noise-scale=2; what is not said is as the options above",
-        (str, "NAME KEY=VALUE"),
+        (convert.condition, "NAME KEY=VALUE"),
     )
     reader_set: int | None = option(
         None,

@@ -64,6 +64,9 @@ def test_paths_lead_through_no_other_folder_unless_by_a_link(tmp_path, monkeypat
     assert asked.bids_dir == tmp_path / "bids"
     assert asked.work == tmp_path / "here/link"
     assert asked.out_dir.resolve() == tmp_path / "far/out"
+    words = ["thin", "model=../far", "thick", "lf-grid=2x2x5"]
+    asked = read_settings(["..", "out", "participant", "--condition", *words])
+    assert asked.condition == ("thin", f"model={tmp_path}/far", *words[2:])
 
 
 @pytest.mark.parametrize(

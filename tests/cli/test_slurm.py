@@ -163,12 +163,14 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
     folder = tmp_path_factory.mktemp("script")
     image = folder / "an image.sif"
     image.touch()
-    asked = Settings(Path(name), Path("/out"), model=(("", Path("/m o")),), work_dir=folder / "w")
+    models = {"model": (("", Path("/m o")),), "condition": ("thin", "model=/m c")}
+    asked = Settings(Path(name), Path("/out"), work_dir=folder / "w", **models)
     text = task_script(stage(asked), cluster_of("--image", image), folder)
     told = run_script(text, folder, "--participant-label 01", apptainer=WRITE)
     binds = [value for word, value in pairwise(told) if word == "--bind"]
     work = str(folder / "w" / "sub-01")
-    expected = [f"{name}:{name}:ro", "/m o:/m o:ro", "/out:/out", work, f"{work}/tmp:/tmp"]
+    expected = [f"{name}:{name}:ro", "/out:/out", work, f"{work}/tmp:/tmp"]
+    expected += ["/m o:/m o:ro", "/m c:/m c:ro"]
     assert sorted(binds) == sorted(expected)
     assert told[told.index(str(image)) + 1] == "h2lo"
 

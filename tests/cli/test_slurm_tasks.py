@@ -103,9 +103,9 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
 
 def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
     mask = tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
-    model = write_bundle(tmp_path / "model", "T1w")
+    model = write_bundle(tmp_path / "models/h2lo_T1w", "T1w")
     make(mask)
-    words = ("--derivatives", f"masks={tmp_path / 'masks'}", "--model", f"T1w={model}")
+    words = ("--derivatives", f"masks={tmp_path / 'masks'}", "--model", str(model.parent))
     folder = dataset(*words, options=True)[2]
     for name in ("sub-01", "sub-02"):
         finish(folder, name, 0)
@@ -171,6 +171,8 @@ def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
 def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]
+    model = write_bundle(tmp_path / "model", "T1w")
+    words += ["--condition", "thin", f"model={model}"]
     asked, run = read_settings(words), tmp_path / "out/logs/slurm/trial-1"
 
     def done() -> list[list[bool]]:
@@ -187,9 +189,11 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
         record(run, stage, name)
     assert done() == [[True, True], [True]]
     lesions = tmp_path / "sub-01/anat/sub-01_desc-lesions_mask.nii.gz"
-    make(lesions, 4e9)  # drawn again
-    assert done() == [[False, True], [False]]
-    os.utime(lesions, (1e9, 1e9))
+    make(lesions)
+    for path, rest in ((lesions, True), (model / "metadata.json", False)):
+        os.utime(path, (4e9, 4e9))  # drawn again, fitted again
+        assert done() == [[False, rest], [False]]
+        os.utime(path, (1e9, 1e9))
     os.utime(ratings, (4e9, 4e9))  # rated again since
     assert done() == [[True, True], [False]]
     ratings.unlink()
