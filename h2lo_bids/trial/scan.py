@@ -41,6 +41,7 @@ from h2lo_bids.trial.condition import Image, Images, digest_of
 from h2lo_bids.trial.lesions import LESION, Place
 from h2lo_bids.trial.observer import Observers, crop_of
 from h2lo_bids.trial.study import RATINGS, REGIONS
+from h2lo_bids.wording import listed
 
 SUFFIXES = ("mask", "dseg", "probseg")
 _OWN_SPACES = (None, "orig", "native", "individual")
@@ -308,7 +309,7 @@ class Examination:
                 lost = [str(p.number or "all") for p in places if p.number not in measured[-1]]
                 if lost:
                     self.notes.append(
-                        f"{label.path}: {region} {', '.join(lost[:5])}: not in the brain of "
+                        f"{label.path}: {region} {listed(lost)}: not in the brain of "
                         f"{image.name}; skipped"
                     )
             for image, of in zip(images[1:] or images, measured[1:] or measured, strict=True):

@@ -159,21 +159,34 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
         assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
 
 
-def test_a_lesion_without_a_healthy_place_is_told_again_by_a_run_that_resumes(tmp_path):
+def examined(root, lesion, *words):
+    """Examine images whose model has some noise, with a mask of lesions; return the notes."""
     bundle = default_bundle("T1w", method="identity")
     size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20), "quantiles": tuple(PROBES)}
     noise = NoiseModel(
         (0.5,), (0.02,), frequencies=((0.0, 1.0),) * 3, power=(0.0,) * 8, **size
     ).to_dict()
     models = {None: replace(bundle, metadata=bundle.metadata | {"noise": noise})}
+    path = root / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
+    return Examination(images_of(root, models, *words)).run().notes
+
+
+def test_a_lesion_without_a_healthy_place_is_told_again_by_a_run_that_resumes(tmp_path):
     lesion = np.zeros((16, 18, 20), np.uint8)
     lesion[4:12, 4:14, 4:16] = 1  # nearly all of the brain
-    path = tmp_path / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
-    path.parent.mkdir(parents=True)
-    nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
-    told = [Examination(images_of(tmp_path, models, "c")).run().notes for _ in range(2)]
+    told = [examined(tmp_path, lesion, "c") for _ in range(2)]
     assert told[0] == told[1]
     assert sum("1 of 1 lesions have no healthy place" in text for text in told[1]) == 1
+
+
+def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
+    lesion = np.zeros((16, 18, 20), np.uint8)
+    lesion[np.ix_((3, 12), (3, 14), (3, 16))] = 1  # corners, beyond which 15 mm voxels reach as far
+    notes = examined(tmp_path, lesion, "c", "lf-grid=15x6x6")
+    (note,) = (text for text in notes if "not in the brain of c" in text)
+    assert "all, 1, 2 and 6 more" in note
 
 
 def test_slices_without_a_grid_are_refused(tmp_path, refused):
