@@ -240,8 +240,7 @@ class Images:
         images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine), *self._plain()]
         images += map(self._image, self.conditions)
         # Of rated realisations only those are written that readers may see: one of a condition.
-        written = self.settings.level != "trial" or self.settings.reader_set
-        if written and any(c.realisations for c in self.conditions):
+        if self.settings.level != "trial" or self.settings.reader_set:
             self._write_realisations(images, 1 if self.settings.reader_set else None)
         return images
 
@@ -326,7 +325,7 @@ class Images:
         """
         groups: dict[Any, list[Image]] = {}
         for image in images:
-            if image.source is not None:
+            if image.source is not None and image.source[0].realisations:
                 condition, bundle = image.source
                 groups.setdefault((condition.lf_grid, bundle.digest), []).append(image)
         for members in groups.values():

@@ -91,9 +91,9 @@ def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line, refu
     assert line in refused(UsageError, check_values, settings(tmp_path, *words))
 
 
-def images_of(root, models, *words):
+def images_of(root, models, *words, level="trial"):
     """Give the trial's images of a scan that is there, of a model."""
-    options = Settings(root, root / "out", "trial", labels=(("x", root),), condition=words)
+    options = Settings(root, root / "out", level, labels=(("x", root),), condition=words)
     scan, shape = (
         Scan(root / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),)),
         (16, 18, 20),
@@ -157,6 +157,12 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
     for _, image, noisy in images.realisations(images.write(), 2):
         added = (noisy - image.data)[image.brain].std()
         assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
+    # One without draws needs no noise model.
+    models["plain"] = bundle
+    words = ("c", "model=plain", "realisations=0", "d", "model=loud", "realisations=2")
+    images_of(tmp_path, models, *words, level="participant").write()
+    drawn = {path.name.split("_desc-")[1] for path in tmp_path.rglob("*_desc-[cd]*_T1w.nii.gz")}
+    assert drawn == {f"{name}_T1w.nii.gz" for name in ("c", "d", "dnoise01", "dnoise02")}
 
 
 def examined(root, lesion, *words):
