@@ -163,7 +163,7 @@ def shared_mask(own: BrainMask, donor: str | None, image: Any) -> BrainMask:
 
 
 def method_text(method: str) -> str:
-    """Describe how a mask was made; the first word is what reports look at."""
+    """Describe how a mask was made; the methods text looks for these words."""
     return {
         "deepbet": f"deepbet {version('deepbet')}",
         "synthstrip": "SynthStrip",

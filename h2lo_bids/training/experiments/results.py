@@ -56,7 +56,7 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
             contrast=contrast,
             reference=next((n for n in tested if n in named and n != IDENTITY), None),
             folds=[fold.index for fold in folds],
-            wanted=settings.arms,
+            wanted=settings.arms if fitted or settings.reports_only else (),
             convention=settings.metrics_convention,
         )
         if contrast in contrasts:
