@@ -47,8 +47,8 @@ SUFFIXES = ("mask", "dseg", "probseg")
 _OWN_SPACES = (None, "orig", "native", "individual")
 _SAME = 1e-2
 """Of affines, in mm, within which two grids are one."""
-_ROUNDING = 1e-3
-"""Of values that a header scales."""
+_ROUNDING, _SCALED = 1e-3, 0.05
+"""Of shares, and of numbers up to thousands that a header scales to 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
         )
     kind, data = path.name.split(".")[0].rpartition("_")[2], np.asarray(image.dataobj)
     whole = data if kind == "probseg" else np.rint(data)
-    if np.abs(data - whole).max() > _ROUNDING:
+    if np.abs(data - whole).max() > _SCALED:
         raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
     if whole.min() < 0 or (kind == "probseg" and whole.max() > 1 + _ROUNDING):
         raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
