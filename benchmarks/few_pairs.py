@@ -54,6 +54,8 @@ Row = dict[str, str]
 
 def make(args: argparse.Namespace) -> None:
     """Simulate the pairs of both sites, those that are missing."""
+    for name in ("phantom", "simulator"):
+        check_contrast(args.sites / name, args.contrast)
     command = Command("simulator", args.simulator) if args.simulator else None
     split = split_labels(args.labels)
     for part, count in PARTS.items():
@@ -64,7 +66,8 @@ def make(args: argparse.Namespace) -> None:
                 seed = SEED + 100 * list(PARTS).index(part) + number
                 pairs = simulate_training_pairs(labels, contrasts=(args.contrast,), seed=seed)
                 pair = pairs[args.contrast]
-                keep(path, *(v / v.max() for v in (pair.inputs[0], pair.lf)), pair.mask)
+                volumes = (*(v / v.max() for v in (pair.inputs[0], pair.lf)), pair.mask)
+                keep(path, args.contrast, *volumes)
             if command is not None:
                 with np.load(path) as known:
                     imitate(args, command, path.name, known["hf"], known["mask"])
@@ -98,13 +101,23 @@ def imitate(
             command, hf=files[0], mask=files[1], contrast=args.contrast,
             log=args.sites / "simulator.log",
         )  # fmt: skip
-    keep(path, hf, made.volume, mask)
+    keep(path, args.contrast, hf, made.volume, mask)
 
 
-def keep(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
+def keep(path: Path, contrast: str, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
+    hf, lf = hf.astype(np.float32), lf.astype(np.float32)
     with atomic_path(path) as partial, partial.open("wb") as stream:
-        np.savez(stream, hf=hf.astype(np.float32), lf=lf.astype(np.float32), mask=mask)
+        np.savez(stream, hf=hf, lf=lf, mask=mask, contrast=contrast)
     print(f"made {path}", flush=True)
+
+
+def check_contrast(folder: Path, contrast: str) -> None:
+    """End where a folder holds pairs of the other contrast; those that do not say are T1w."""
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as content:
+            found = str(content["contrast"]) if "contrast" in content else "T1w"
+        if found != contrast:
+            raise SystemExit(f"{path}: is of {found}, not {contrast}; give another folder")
 
 
 def read_pair(path: Path) -> Pair:
@@ -161,6 +174,13 @@ def options_of(arm: str, count: int, seed: int, bundle: Bundle, steps: int | Non
 
 def run(args: argparse.Namespace) -> None:
     """Fit and score whatever the table does not hold yet, then lay it out."""
+    page, title = args.out / "few_pairs.md", title_of(args)
+    if page.exists() and (found := page.read_text().partition("\n")[0]) != title:
+        raise SystemExit(f"{page}: is of {found}, not of {title}; give another --out")
+    for folder in args.sites:
+        check_contrast(folder, args.contrast)
+    args.out.mkdir(parents=True, exist_ok=True)
+    page.write_text(layout(read(args.out), args))  # what the run is of, if it is stopped
     bundle = load_bundle(args.init) if args.init else default_bundle(args.contrast)
     for folder in args.sites:
         work = args.out / "work" / folder.name
@@ -186,7 +206,12 @@ def run(args: argparse.Namespace) -> None:
                 return result.model, options.scaling, told
 
             measure(args, site, arm, count, seed, fitted)
-    (args.out / "few_pairs.md").write_text(layout(read(args.out), args))
+    page.write_text(layout(read(args.out), args))
+
+
+def title_of(args: argparse.Namespace) -> str:
+    """Name what the folder of a run is of."""
+    return f"{args.contrast} at {args.resolution} mm"
 
 
 def measure(
@@ -227,7 +252,7 @@ def layout(rows: Sequence[Row], args: argparse.Namespace) -> str:
     """Write means over test heads and seeds ± the seeds' standard deviation, Markdown."""
     titles = {"input": "HF image", "model": "The model, unchanged", **ARMS}
     head = ["Test heads", "Arm", "Pairs", *(name.upper() for name in METRICS), "Steps", "CPU s"]
-    lines = [f"{args.contrast} at {args.resolution} mm", "", _line(head), "|---" * len(head) + "|"]
+    lines = [title_of(args), "", _line(head), "|---" * len(head) + "|"]
     for site in dict.fromkeys(row["site"] for row in rows):
         for kind, real in (("simulated", False), ("real", True)):
             mine = [r for r in rows if r["site"] == site and ("test-real-" in r["subject"]) == real]

@@ -160,10 +160,13 @@ def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan
         raise UnpairedError
     visits, partners = _sessions(high), _sessions(low)
     common = [session for session in visits if session in partners]
+    one, two = (_distinction(side, side[0], ("ses",)) for side in (high, low))
     if not common and len(visits) > 1:
-        raise AmbiguousError(high, "hf", _distinction(high, high[0], ("ses",)))
+        each = f"{_option(search.settings, 'hf', one)} {_option(search.settings, 'lf', two)}"
+        also = f"run once per visit, as with {each}, unless both sides name their sessions alike"
+        raise AmbiguousError(high, "hf", one, also if len(partners) > 1 else "")
     if not common and len(partners) > 1:
-        raise AmbiguousError(low, "lf", _distinction(low, low[0], ("ses",)))
+        raise AmbiguousError(low, "lf", two)
     if not common:
         return [(_preferred(search, high), low)]
     for scan in (*high, *low):
@@ -285,14 +288,18 @@ def _ambiguous(doubts: Mapping[Key, AmbiguousError], settings: Settings) -> str:
     doubt = doubts[subject, contrast]
     kind = "high-field" if doubt.side == "hf" else "low-field"
     affected = counted(len({name for name, _ in doubts}), "subject")
-    words = describe(compile_words(getattr(settings, doubt.side)) | doubt.words)
-    quoted = f'"{words}"' if " " in words else words
-    option = f"--{doubt.side} {quoted}" if doubt.words else "--bids-filter-file"
+    option = _option(settings, doubt.side, doubt.words) if doubt.words else "--bids-filter-file"
     return (
         f"sub-{subject}: {len(doubt.candidates)} {kind} {contrast} scans could be meant "
         f"({_names(doubt.candidates)}); {affected} affected; "
         f"choose, for example with {option}" + (f", or {doubt.also}" if doubt.also else "")
     )
+
+
+def _option(settings: Settings, side: str, words: Filter) -> str:
+    """Write an option of one side, as it was given but for some words."""
+    text = describe(compile_words(getattr(settings, side)) | words)
+    return f'--{side} "{text}"' if " " in text else f"--{side} {text}"
 
 
 def _no_partner(contrast: str, both: Sides, search: Search, derived: bool) -> str:

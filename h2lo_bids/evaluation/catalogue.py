@@ -48,7 +48,7 @@ class Metric:
             return NOTHING
         if math.isinf(value):
             return "\N{INFINITY}"
-        return f"{value:.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
+        return f"{value:z.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
 
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is better than `b`; never so for NaN."""

@@ -168,7 +168,9 @@ def coverage(
         done = {fold for _, fold in scored}
         lacking = [str(fold) for fold in planned if fold not in done]
         if not scored:
-            lines.append(f"{title}: no fold is finished; it is not in the table.")
+            lines.append(
+                f"{title}: not in the table: no fold of these pairs and options is finished."
+            )
             continue
         if lacking and name != IDENTITY:
             word = "fold {} is" if len(lacking) == 1 else "folds {} are"

@@ -57,7 +57,8 @@ class Comparison:
     @property
     def signed(self) -> str:
         """The difference as tables show it, with its sign."""
-        return ("+" if self.difference > 0 else "") + CATALOGUE[self.metric].write(self.difference)
+        info = CATALOGUE[self.metric]
+        return "+" * (round(self.difference, info.digits) > 0) + info.write(self.difference)
 
 
 def confidence_interval(

@@ -120,6 +120,30 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     assert len(table.read_bytes().splitlines()) == len(rows) + 1
 
 
+@OF_FEW_PAIRS
+def test_few_pairs_mix_no_contrasts_and_resolutions(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "measure", lambda *given: None)
+    for name in ("old", "new"):
+        write_head(tmp_path / name / "train-01.npz", 1)
+    with np.load(tmp_path / "old" / "train-01.npz") as content:
+        np.savez(tmp_path / "new" / "train-01.npz", **content, contrast="T2w")
+    for site, contrast, resolution, text in (
+        ("old", "T2w", 4, "train-01.npz: is of T1w, not T2w"), ("old", "T1w", 4, ""),
+        ("new", "T1w", 4, "train-01.npz: is of T2w, not T1w"),
+        ("old", "T1w", 2, "few_pairs.md: is of T1w at 4 mm, not of T1w at 2 mm"),
+        ("new", "T2w", 4, "few_pairs.md: is of T1w at 4 mm, not of T2w at 4 mm"),
+    ):  # fmt: skip
+        words = ["run", tmp_path / site, "--out", tmp_path / "out", "--contrast", contrast]
+        words = [*map(str, [*words, "--resolution", resolution])]
+        if not text:
+            script.main(words)
+            continue
+        with pytest.raises(SystemExit, match=text):
+            script.main(words)
+
+
 def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
     script.main([part, str(out), "--device", "cpu", "--scale", "0.1", *more])
     record: dict[str, Any] = json.loads((out / f"{part}.json").read_text())

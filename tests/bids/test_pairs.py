@@ -232,7 +232,8 @@ def test_sessions(tmp_path: Path) -> None:
     images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
     message = refused(write(tmp_path / "apart", images))
     assert "2 high-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)" in message
-    assert "--hf ses=1" in message
+    assert "--hf ses=1, or run once per visit, as with --hf ses=1 --lf ses=3, " in message
+    assert names(find(tmp_path / "apart", hf=("ses=1",), lf=("ses=3",)))
 
 
 @pytest.mark.parametrize("contrast", [("T2w",), CONTRASTS])

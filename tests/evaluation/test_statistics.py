@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,9 @@ def test_comparisons_are_paired_and_corrected_together() -> None:
     assert (row.statistic, row.p) == pytest.approx((expected.statistic, expected.pvalue))
     assert row.difference == pytest.approx(np.mean(differences))
     assert row.low < row.difference < row.high
+    signs = {-0.004: "0.00", 0.004: "0.00", -0.006: "\N{MINUS SIGN}0.01", 0.006: "+0.01"}
+    db = next(r for r in rows if r.metric == "psnr")
+    assert {d: replace(db, difference=d).signed for d in signs} == signs
     assert (row.n, row.better) == (12, "identity")  # JS is better when small
     assert next(r for r in rows if (r.method, r.metric) == ("h2lo", "psnr")).better == "h2lo"
     # All have the smallest possible p; two methods are compared with the identity, one with h2lo.

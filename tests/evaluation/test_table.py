@@ -130,7 +130,7 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
         "INR †: 1 of 4 folds; folds 1, 2, 3 are not finished.",
         "arnold †: 3 of 4 folds; fold 3 is not finished.",
         "arnold †: sub-0-1 of fold 0 not scored.",
-        "pix2pix: no fold is finished; it is not in the table.",
+        "pix2pix: not in the table: no fold of these pairs and options is finished.",
     )
     block = tabulate(scores, folds=(0, 1, 2), wanted=wanted)
     write_tables(tmp_path / "group_T1w", scores, block)

@@ -68,6 +68,11 @@ if TYPE_CHECKING:
 RECORD, BUNDLE = "record.json", "bundle"
 _OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
 """What a record holds as objects, where it holds it."""
+_SPELLED = {
+    "max_seconds": "--max-time", "architecture": "--features", "seed": "--random-seed",
+    "starts_from": "--init", "flip_rotate": "--augment", "cohort": "--pretrain-derivatives",
+}  # fmt: skip
+"""Options of a record that the command line has by another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +364,8 @@ def changes(job: FoldWork) -> tuple[str, ...]:
     """Name what is another in the results that are there: options, pairs or division."""
     record, identity = read_record(job.folder) or {}, job.identity()
     recorded = record.get("options") or {}
-    differs = [f"option {k}" for k, v in identity["options"].items() if recorded.get(k, ...) != v]
+    options = identity["options"].items()
+    differs = [f"option {_SPELLED.get(k, k)}" for k, v in options if recorded.get(k, ...) != v]
     if record.get("fold") != identity["fold"]:
         return (*differs, "the division of the subjects")
     before, now = record.get("pairs") or {}, identity["pairs"]

@@ -277,11 +277,16 @@ def _fit_job(settings: Settings, **values: Any) -> FoldJob:
         check_no_leak(job.pairs_in("test"), cohort, makers)
         fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
         if fitted and fitted.get("pairs") != job.fingerprints:
-            raise UsageError(
-                f"{makers[0].path}: was fitted to pairs that were prepared otherwise; give the "
-                "options that it was fitted with, such as --protocol paper, or fit it again"
-            )
+            raise fitted_otherwise(makers[0].path)
     return job
+
+
+def fitted_otherwise(path: Path) -> UsageError:
+    """Return the error of a synthesis model that does not go with an enhancer's pairs."""
+    return UsageError(
+        f"{path}: was fitted to pairs that were prepared otherwise; give the options that it was "
+        "fitted with, such as --protocol paper, or fit it again"
+    )
 
 
 def _arm(settings: Settings, contrast: str, method: str, fold: int) -> Arm:

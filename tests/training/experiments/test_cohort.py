@@ -15,6 +15,11 @@ from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
 from problems import SMALL, ball_pair, small_options
 from scipy.ndimage import rotate
 
+from h2lo_bids.bids.derivatives import result_path
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.pairs import PairSource
+from h2lo_bids.bids.scan import scan_at
+from h2lo_bids.cli.pairs import unprepared
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import write_json
@@ -321,11 +326,37 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_pat
     assert plan_folds(first, sources, lambda event: None)["T1w"].done == {("pfsr-arnold", 0)}
     collected = plan_folds(replace(arms, collect=True), sources, lambda event: None)["T1w"]
     assert collected.done == {("pfsr-arnold", 0)}
-    with pytest.raises(UsageError, match=r"\(option arch.* remove .*/T1w/pfsr-arnold$"):
+    with pytest.raises(UsageError, match=r"\(option --features.* remove .*/T1w/pfsr-arnold$"):
         plan_folds(replace(first, features=3), sources, lambda event: None)
     write_pair(tmp_path / "out", "01", 1, Fingerprint="of other masks")
     with pytest.raises(UsageError, match=r"prepared otherwise; give the .* as --protocol"):
         plan_folds(first, sources, lambda event: None)
+
+
+@pytest.mark.parametrize(("arm", "refused"), [("arnold", True), ("real", False)])
+def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
+    tmp_path: Path, arm: str, refused: bool
+) -> None:
+    (pair,), images = write_pairs(tmp_path / "out", 1), []
+    for name in ("sub-01_T1w.nii.gz", "sub-01_acq-low_T1w.nii.gz"):
+        path, parsed = tmp_path / "sub-01" / "anat" / name, parse_name(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of other scans or options")
+        assert parsed is not None
+        images.append(scan_at(path, parsed, "raw"))
+    folder = result_path(tmp_path / "out", "fold", contrast="T1w", method="arnold", fold=0)
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path / "out", level="benchmark", task="enhance", arm=(arm,)
+    )  # fmt: skip
+    sources = (PairSource(images[0], (images[1],)),)
+    assert unprepared(settings, sources) == (images[0].stem,)
+    write_json(folder / "record.json", {"pairs": {pair.record.stem: pair.fingerprint}})
+    assert unprepared(replace(settings, task="synthesize"), sources)
+    if refused:
+        with pytest.raises(UsageError, match=r"fold-0/bundle: was fitted to .* otherwise"):
+            unprepared(settings, sources)
+    else:
+        assert unprepared(settings, sources)
 
 
 def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     assert contents(job.out_dir) == before
     longer = dataclasses.replace(job, options=small_options(steps=9))
     assert changes(longer) == ("option steps",)
+    timed = dataclasses.replace(job, options=small_options(max_seconds=60.0))
+    assert changes(timed) == ("option --max-time",)
     elsewhere = dataclasses.replace(job, options=small_options(device="auto"))
     assert changes(elsewhere) == ()
     other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
@@ -283,7 +285,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert "ended at step 8" in " ".join(lone.card.split())
     assert "time budget" not in lone.card
     other = dataclasses.replace(options, starts_from="0" * 64)
-    assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
+    assert changes(dataclasses.replace(job, options=other)) == ("option --init",)
     # Processes that share the fit start from it, too, on the same pairs.
     given = []
 
