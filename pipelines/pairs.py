@@ -123,8 +123,7 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
         "sources": [scan.uri for scan in (pair.hf, *pair.lf)],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    donor = (pair.donor,) if pair.donor and not how.own_masks else ()
-    scans = (pair.hf, *pair.lf, *donor)
+    scans = [scan for scan in (pair.hf, *pair.lf, pair.donor) if scan]
     paths = [scan.path for scan in scans]
     paths += [mask[0] for scan in scans if (mask := how.mask_of(scan))]
     weights = synthstrip_weights(how.settings)
@@ -175,7 +174,7 @@ def init_pairs_wf(
     alone: dict[str, pe.Node] = {}
     for pair in pairs:
         donor = pair.donor
-        if donor is None or how.own_masks:
+        if donor is None:
             continue
         if donor.stem in branches:
             source, field = branches[donor.stem], "find_brain.mask_file"

@@ -135,7 +135,9 @@ def _of_subject(
     fusion = "none" if registered else search.settings.lf_fusion
     for hf, low in _by_session(search, both, chosen=bool(conditions.asked(contrast, *HIGH))):
         try:
-            parts, donor = _select(search, hf, low, fusion), mask_donor(hf, conditions)
+            parts = _select(search, hf, low, fusion)
+            # The paper's masks are each of its own image.
+            donor = None if search.settings.protocol == "paper" else mask_donor(hf, conditions)
             if donor and (mask := given_mask(search.settings.derivatives, donor)):
                 check_content(mask[0])
         except UnpairedError as reason:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from h2lo_bids.bids.derivatives import given_mask, result_path, result_pattern, sidecar_path
+from h2lo_bids.bids.derivatives import given_mask, result_path, result_pattern
 from h2lo_bids.bids.discover import discover
+from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
@@ -54,11 +55,12 @@ class Stage:
 
 
 class State(NamedTuple):
-    """A task's record: exit code, None while it runs or if it was killed; job; and time."""
+    """A task's record: exit code, None while it runs or if it was killed; job; and times."""
 
     code: int | None
     job: str
-    when: float
+    began: float
+    ended: float
 
 
 def read_states(folder: Path, stage: str) -> dict[str, State]:
@@ -67,8 +69,9 @@ def read_states(folder: Path, stage: str) -> dict[str, State]:
     for path in (folder / "state" / stage).glob("[!.]*"):
         with contextlib.suppress(OSError, ValueError):  # as if it had never begun
             code, job = path.read_text(encoding="utf-8").split()
-            when = path.stat().st_mtime
-            states[path.name] = State(None if code == "begun" else int(code), job, when)
+            ended, begun = path.stat().st_mtime, path.with_name(f".{path.name}.begun")
+            began = begun.stat().st_mtime if begun.exists() else ended
+            states[path.name] = State(None if code == "begun" else int(code), job, began, ended)
     return states
 
 
@@ -111,11 +114,17 @@ def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
         raise type(found.problems[0].error)(f"{root}: nothing can be done; see the warnings above")
 
 
-def _is_done(state: State | None, inputs: Iterable[Path], made: Iterable[Path]) -> bool:
-    """Whether a task ended well, after its inputs were last changed, and its outputs are there."""
+def _is_done(
+    state: State | None, inputs: Iterable[Path], own: Iterable[Path], made: Iterable[Path]
+) -> bool:
+    """Whether a task ended well and its outputs are there.
+
+    No input may have changed since it began, and none of its own files since it ended.
+    """
     if state is None or state.code != 0 or not all(path.exists() for path in made):
         return False
-    return all(path.stat().st_mtime <= state.when for path in inputs if path.is_file())
+    dated = [*((path, state.began) for path in inputs), *((path, state.ended) for path in own)]
+    return all(path.stat().st_mtime <= when for path, when in dated if path.is_file())
 
 
 def _participants(settings: Settings, states: dict[str, State]) -> Stage:
@@ -133,7 +142,8 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     # Each a file, a model's folder or one that holds several.
     given = [path for flag, path in settings.inputs() if flag in ("--model", "--condition")]
     models = {*given, *(file for path in given for file in path.glob(f"**/{METADATA}"))}
-    beside = {scan.relative_path: {*_beside(settings, scan)} for scan in found.scans}
+    sidecars, parts = Sidecars(root), [part for item in found.sources for part in item.parts]
+    beside = {part.relative_path: {*_beside(settings, sidecars, part)} for part in parts}
     tasks = []
     for (subject, session), made in sorted(items.items()):
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
@@ -143,17 +153,17 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
         inputs = models.union((root / scan for scan in scans), *(beside.get(s, ()) for s in scans))
         paths = [path for path in made if path is not None]
         # Images that are newer are of another command, maybe of another dataset.
-        inputs |= {path for path in paths if path.suffix == ".gz"}
-        done = None not in made and _is_done(states.get(name), inputs, paths)
+        images = [path for path in paths if path.suffix == ".gz"]
+        done = None not in made and _is_done(states.get(name), inputs, images, paths)
         tasks.append(Task(name, words, done))
     _warn(found, root, tasks)
     common = replace(settings, participant_label=(), session_label=())
     return Stage(PARTICIPANT, common, tuple(tasks), own_work=True)
 
 
-def _beside(settings: Settings, scan: Scan) -> Iterator[Path]:
-    """Yield what a scan is read with: its sidecar, and its mask and labels if there are any."""
-    yield sidecar_path(scan.path)
+def _beside(settings: Settings, sidecars: Sidecars, scan: Scan) -> Iterator[Path]:
+    """Yield what a scan is read with: its sidecars, and its mask and labels if there are any."""
+    yield from sidecars.applicable(scan.path, scan.name)
     if mask := given_mask(settings.derivatives, scan):
         yield mask[0]
     for name, root in settings.labels:
@@ -168,7 +178,7 @@ def _trial(settings: Settings, folder: Path) -> list[Stage]:
     first = _participants(settings, read_states(folder, PARTICIPANT))
     ratings = settings.out_dir.glob(result_pattern("trial_ratings"))
     made = [result_path(settings.out_dir, "trial_report")]
-    collected = _is_done(read_states(folder, COLLECT).get(COLLECT), ratings, made)
+    collected = _is_done(read_states(folder, COLLECT).get(COLLECT), ratings, (), made)
     last = Task(COLLECT, (), collected and all(task.done for task in first.tasks))
     return [first, Stage(COLLECT, replace(first.settings, collect=True), (last,))]
 
@@ -215,9 +225,10 @@ def _fits(settings: Settings, collected: State | None) -> list[Stage]:
     stages = [pairs, Stage(FOLDS, common, tasks)] if tasks else [pairs]
     made = [o.path for o in outputs.expected_outputs(settings, found, folds)]
     made = [path for path in made if outputs.RUN not in path.parts]
+    # Those of external tools are its own.
     records = (path for path in made if path.name == "record.json")
     done = all(task.done for stage in stages for task in stage.tasks)
-    last = Task(COLLECT, (), done and _is_done(collected, records, made))
+    last = Task(COLLECT, (), done and _is_done(collected, (), records, made))
     # A fold that is lost is not fitted there, which would take many times as long.
     return [*stages, Stage(COLLECT, replace(settings, collect=True), (last,))]
 

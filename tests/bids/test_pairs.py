@@ -255,6 +255,9 @@ def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contras
     lost = [problem for problem in found.problems if "ses-2_acq-3T_T2w" in problem.scan]
     assert [f"datalad get {prep / mask}" in problem.message for problem in lost] == [True]
     assert not any("ses-2" in pair.name for pair in found.pairs)
+    # As in the paper, nobody lends a mask, so that none is missed.
+    found = find(root, contrast=("T2w",), derivatives=(("prep", prep),), protocol="paper")
+    assert [(p.hf.session, p.donor) for p in found.pairs] == [("1", None), ("2", None), ("3", None)]
 
 
 @pytest.mark.parametrize(

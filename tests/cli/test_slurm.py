@@ -239,6 +239,15 @@ def test_scripts_pass_shellcheck(tmp_path, words):
     assert done.returncode == 0, done.stdout
 
 
+def test_a_task_tells_when_it_began(tmp_path):
+    text = task_script(
+        stage(Settings(tmp_path / "b", tmp_path)), cluster_of("--setup", "true"), tmp_path
+    )
+    run_script(text, tmp_path, "--x", h2lo='sleep 0.1; echo >"$TOLD"; sleep 0.1')
+    state = read_states(tmp_path, "participant")["sub-01"]
+    assert state.began < (tmp_path / "told").stat().st_mtime < state.ended
+
+
 def test_elements_of_a_long_array_are_ranges():
     """A word of a command line holds 128 KiB, fewer than 30,000 numbers need."""
     assert as_ranges(range(30_000)) == "0-29999"

@@ -111,10 +111,16 @@ def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
         finish(folder, name, 0)
     assert "all 2 tasks are done" in dataset(*words, options=True)[1]
     sidecar = tmp_path / "bids/sub-02/anat/sub-02_T1w.json"
-    for path, count in ((mask, 1), (sidecar, 1), (model / "metadata.json", 2)):
+    inherited = tmp_path / "bids/T1w.json"
+    make(inherited, 1e9, "{}")
+    for path, count in ((mask, 1), (sidecar, 1), (inherited, 2), (model / "metadata.json", 2)):
         os.utime(path, (4e9, 4e9))
         assert f"{count} of 2 tasks" in dataset(*words, options=True)[1], path
         os.utime(path, (1e9, 1e9))
+    make(folder / "state/participant/.sub-01.begun", 2e9)  # and changed while it ran
+    record(folder, "participant", "sub-01", when=3e9)
+    os.utime(mask, (2.5e9, 2.5e9))
+    assert "1 of 2 tasks" in dataset(*words, options=True)[1]
 
 
 def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
