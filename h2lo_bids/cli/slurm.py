@@ -29,7 +29,7 @@ from h2lo_bids.cli.slurm_tasks import (
     stages_of,
     write_failures,
 )
-from h2lo_bids.errors import H2loError, TemporaryError, UsageError
+from h2lo_bids.errors import H2loError, InputOutputError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text, digest
 from h2lo_bids.reports.page import template_of
 from h2lo_bids.settings import Settings, convert
@@ -82,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except H2loError as err:
         print(f"h2lo-slurm: error: {printable(str(err))}", file=sys.stderr)
         return err.exit_code
+    except PermissionError as err:  # most often another user's, who has umask 077
+        text = (
+            f"{err.filename}: {err.strerror}; have its owner permit it, or choose another out_dir"
+        )
+        print(f"h2lo-slurm: error: {printable(text)}", file=sys.stderr)
+        return InputOutputError.exit_code
     except KeyboardInterrupt:
         text = "interrupted; give the same command again"
         print(f"h2lo-slurm: error: {text}", file=sys.stderr)
@@ -219,6 +225,7 @@ def _write_scripts(
     jobs = sorted(set(queue.values()))
     submit = render("submit", cluster, folder, arrays=arrays, queued=jobs)
     atomic_write_text(folder / "submit.sh", submit)
+    (folder / "submitted").unlink(missing_ok=True)
     write_failures(folder, failed)
     if failed:
         print(f"{counted(len(failed), 'task')} failed; table: {folder}/failures.tsv")

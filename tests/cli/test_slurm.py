@@ -262,7 +262,10 @@ def submitted(tmp_path, *options) -> list[list[str]]:
     text = render("submit", cluster_of(*options), folder, arrays=arrays, queued=["90"])
     (folder / "submit.sh").write_text(text)
     env = environment(tmp_path, sbatch=sbatch)
-    subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
+    command = ["bash", folder / "submit.sh", "--nice"]
+    subprocess.run(command, env=env, check=True)
+    again = subprocess.run(command, env=env, capture_output=True, text=True)  # submits nothing
+    assert (again.returncode, again.stderr.count("submitted already")) == (1, 1)
     lines = (tmp_path / "told").read_text().splitlines()
     return [line.rstrip("\t").split("\t") for line in lines]
 

@@ -90,7 +90,8 @@ class Disturb:
 
 
 def states(folder: Path, stage: str) -> dict[str, str]:
-    return {p.name: p.read_text().split()[0] for p in sorted((folder / "state" / stage).iterdir())}
+    paths = sorted((folder / "state" / stage).glob("[!.]*"))
+    return {path.name: path.read_text().split()[0] for path in paths}
 
 
 def failures(folder: Path) -> list[list[str]]:

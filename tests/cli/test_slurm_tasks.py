@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +125,29 @@ def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
     assert "1 of 2 tasks" in dataset(*words, options=True)[1]
 
 
+def test_the_mask_of_each_scan_that_is_fused_counts(tmp_path):
+    ways = ("axi", "cor", "sag")
+    for way in ways:
+        write_scan(tmp_path / f"bids/sub-01/anat/sub-01_acq-{way}_T1w.nii.gz", tesla=0.064)
+    masks = [tmp_path / f"m/sub-01/anat/sub-01_acq-{way}_desc-brain_mask.nii.gz" for way in ways]
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
+    words += ["--derivatives", f"masks={tmp_path / 'm'}", "--skip-bids-validation"]
+    for mask in masks:
+        make(mask)
+    make_outputs(words, "sub-01")
+    record(tmp_path / "run", "participant", "sub-01")
+
+    def done() -> bool:
+        (stage,) = stages_of(read_settings(words), tmp_path / "run")
+        return stage.tasks[0].done
+
+    assert done()
+    for mask in masks:
+        os.utime(mask, (4e9, 4e9))
+        assert not done(), mask
+        os.utime(mask, (1e9, 1e9))
+
+
 def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
     shutil.copytree(tmp_path / "bids" / "sub-02", tmp_path / "bids" / "sub_03")
     (tmp_path / "bids" / "participants.tsv").write_text("participant_id\nsub-01\nsub-77\n")
@@ -229,6 +254,21 @@ def test_tasks_keep_their_lines(dataset, tmp_path):
     # An array counts from the line that its script is given.
     text = (folder / "submit.sh").read_text()
     assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
+
+
+def test_a_list_that_another_user_keeps_to_himself_is_one_line(dataset, tmp_path):
+    tasks = dataset()[2] / "participant.tsv"
+    tasks.chmod(0)
+    rights = "-dac_override,-dac_read_search"  # root would read it
+    drop = f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
+    words = ["participant", "--skull-strip", "skip", "--skip-bids-validation"]
+    code = "import sys; from h2lo_bids.cli.slurm import main; sys.exit(main(sys.argv[1:]))"
+    command = [*drop.split(), sys.executable, "-c", code, tmp_path / "bids", tmp_path / "out"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert done.returncode == 74
+    *warnings, last = done.stderr.splitlines()
+    assert last.startswith(f"h2lo-slurm: error: {tasks}: Permission denied; have its owner ")
+    assert all(line.startswith("h2lo-slurm: warning: squeue ") for line in warnings)
 
 
 def test_other_participants_belong_to_the_same_run_but_not_other_options():
