@@ -33,11 +33,11 @@ PATIENCE = 800
 """Steps in which the validation must rise, or the default ends."""
 RATE, ADAPTING_RATE = 3e-4, 1e-4
 """The default's first learning rate, from random weights and from those of a model."""
-_LATER = {
+LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
     "starts_from": None, "scaling": "max", "patience": 0,
 }  # fmt: skip
-"""Options that fits of earlier versions do not name, and what they were there."""
+"""Options that an identity names only where they are others, and what they are else."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class FitOptions:
         return {
             k: v
             for k, v in asdict(self).items()
-            if k != "device" and not (k in _LATER and v == _LATER[k])
+            if k != "device" and not (k in LATER and v == LATER[k])
         }
 
 

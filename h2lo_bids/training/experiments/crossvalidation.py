@@ -50,7 +50,7 @@ from h2lo_bids.training.experiments.site import (
 )
 from h2lo_bids.training.fit import HISTORY, FitResult, fit, prefixed
 from h2lo_bids.training.methods import ADAPT, shares_steps
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import LATER, FitOptions
 from h2lo_bids.training.pairs import (
     Pair,
     PreparedPair,
@@ -364,7 +364,7 @@ def changes(job: FoldWork) -> tuple[str, ...]:
     """Name what is another in the results that are there: options, pairs or division."""
     record, identity = read_record(job.folder) or {}, job.identity()
     recorded = record.get("options") or {}
-    options = identity["options"].items()
+    options = {**{k: v for k, v in LATER.items() if k in recorded}, **identity["options"]}.items()
     differs = [f"option {_SPELLED.get(k, k)}" for k, v in options if recorded.get(k, ...) != v]
     if record.get("fold") != identity["fold"]:
         return (*differs, "the division of the subjects")

@@ -20,6 +20,7 @@ from problems import history, small_options
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import make_folds
+from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import load_bundle, load_model, members
 from h2lo_bids.training.experiments import crossvalidation
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -113,6 +114,17 @@ def test_scores_are_those_of_the_bundle_on_the_test_subjects(
             assert found == pytest.approx(-10 * np.log10(((image - lf) ** 2).mean()), abs=1e-3)
 
 
+def test_a_time_budget_is_another_option_whether_it_comes_or_goes(tmp_path: Path) -> None:
+    pairs, options = write_pairs(tmp_path / "out", 4), small_options(max_seconds=60.0)
+    short = fold_of(pairs, tmp_path, options=options)
+    whole = dataclasses.replace(short, options=small_options())
+    for job, other in ((short, whole), (whole, short)):
+        told = {**job.method_options(), **dataclasses.asdict(job.adapted)}
+        write_json(job.folder / "record.json", {**job.identity(), "options": told})
+        assert changes(job) == ()
+        assert changes(other) == ("option --max-time",)
+
+
 @pytest.mark.slow
 def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     tmp_path: Path, finished: tuple[FoldJob, ...]
@@ -126,8 +138,6 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     assert contents(job.out_dir) == before
     longer = dataclasses.replace(job, options=small_options(steps=9))
     assert changes(longer) == ("option steps",)
-    timed = dataclasses.replace(job, options=small_options(max_seconds=60.0))
-    assert changes(timed) == ("option --max-time",)
     elsewhere = dataclasses.replace(job, options=small_options(device="auto"))
     assert changes(elsewhere) == ()
     other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
