@@ -314,6 +314,6 @@ def extras_of(settings: Settings) -> tuple[str, ...]:
 
     Its ``desc`` is ``lowfield`` and the word: ``noise01`` and so on, ``std``.
     """
-    count = settings.realisations if settings.noise == "calibrated" else 0
+    count = settings.draws if settings.noise == "calibrated" else 0
     noisy = (f"noise{number:02d}" for number in range(1, count + 1))
     return (*noisy, *["std"] * settings.uncertainty)

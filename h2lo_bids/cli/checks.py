@@ -52,7 +52,7 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--realism-reference is for synthesized images; leave it or --task enhance out",
     ),
     (
-        lambda s: s.realisations > 1 and s.noise == "none" and not _tries(s),
+        lambda s: s.draws > 1 and s.noise == "none" and not _tries(s),
         "--realisations {0.realisations} would all be the same image; add --noise calibrated",
     ),
     (
@@ -135,11 +135,9 @@ def _check_inputs(settings: Settings) -> None:
             words = {"--folds": ("ds006557",), "--init": STARTS}.get(option, ())
             meant = did_you_mean(path.name, words)
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
-    models = [path for _, path in (*settings.model, *settings.init) if isinstance(path, Path)]
-    if models:
-        from h2lo_bids.models.choice import check_place
+        if option in ("--model", "--init", "--condition"):
+            from h2lo_bids.models.choice import check_place
 
-        for path in models:
             check_place(path)
 
 

@@ -228,7 +228,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     lines = [f"at {g.meaning}" for g in grids_of(settings) if g.kind in ("model", "lf")]
     if settings.noise == "calibrated":
         times = f"{settings.noise_factor:g} times " if settings.noise_scale else ""
-        draws = counted(settings.realisations, "draw")
+        draws = counted(settings.draws, "draw")
         lines.append(f"with {times}the noise of the model's training pairs, {draws} of each")
     if settings.uncertainty:
         lines.append("by the model of each fold, for the standard deviation over them")

@@ -102,6 +102,11 @@ class Settings(
         return 1.0 if self.noise_scale is None else self.noise_scale
 
     @property
+    def draws(self) -> int:
+        """How many noisy images of each scan there are."""
+        return self.realisations or 1
+
+    @property
     def work(self) -> Path:
         """The work folder: the one given, or a hidden one inside ``out_dir``."""
         return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"

@@ -260,8 +260,8 @@ class Outputs:
         "factor of that noise (default: 1)",
         (convert.number(0.01, 100), "X"),
     )
-    realisations: int = option(
-        1,
+    realisations: int | None = option(
+        None,
         "noisy images of each scan, each with a noise of its own (default: 1; of a condition: 20)",
         COUNT,
     )

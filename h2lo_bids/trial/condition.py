@@ -90,8 +90,7 @@ class Condition:
         try:
             bundle = bundles_for(own, (suffix,))[suffix]
         except UsageError as err:
-            remedy = "give a folder of models for all contrasts, or --contrast"
-            raise UsageError(f"--condition {self.name}: {err}; {remedy}") from err
+            raise UsageError(f"--condition {self.name}: {err}") from err
         if self.realisations and "noise" not in bundle.metadata:
             raise UsageError(
                 f"{bundle.path}: has no noise model for the realisations of condition {self.name}; "
@@ -140,7 +139,7 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
         settings.slice_profile or PROFILES[0],
         settings.slice_thickness,
         settings.noise_factor,
-        settings.realisations if settings.realisations > 1 else _REALISATIONS,
+        settings.realisations or _REALISATIONS,
     )
     conditions: list[Condition] = []
     taken = {row["desc_id"].removeprefix("desc-") for row in bids_app_spec.load("descriptions.tsv")}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 from h2lo_bids.evaluation.realism import noise_deviation
@@ -121,7 +122,12 @@ class Observers:
             )
 
 
-def crop_of(image: np.ndarray, place: Shown) -> np.ndarray:
-    """Return the axial slice through the middle of a place, in bytes: 1 is white."""
-    plane = image[place.box][:, :, int(np.argmax(place.share.sum(axis=(0, 1))))]
+def crop_of(image: np.ndarray, place: Shown, affine: np.ndarray) -> np.ndarray:
+    """Return the axial slice of square pixels through a place's middle, in bytes: 1 is white."""
+    turn = nib.io_orientation(affine)
+    values, share = (nib.apply_orientation(a, turn) for a in (image[place.box], place.share))
+    plane = values[:, :, int(np.argmax(share.sum(axis=(0, 1))))]
+    sides = spacing_of(affine)[np.argsort(turn[:, 0])][:2]
+    for axis, times in enumerate(np.rint(sides / sides.min()).astype(int)):
+        plane = np.repeat(plane, times, axis)
     return np.rint(255 * np.clip(plane, 0, 1)).astype(np.uint8)

@@ -43,6 +43,8 @@ from h2lo_bids.trial.observer import Observers, crop_of
 from h2lo_bids.trial.study import RATINGS, REGIONS
 from h2lo_bids.wording import listed
 
+RECIPE = 2
+"""Of ratings: another number where the same images would be rated otherwise."""
 SUFFIXES = ("mask", "dseg", "probseg")
 _OWN_SPACES = (None, "orig", "native", "individual")
 _SAME = 1e-2
@@ -336,7 +338,7 @@ class Examination:
         models = {name: bundle.digest for name, bundle in bundles.items()}
         digest = self._images.digest(
             self._images.conditions, models, self._images.seed,
-            self._images.options, label.name, sources, list(RATINGS),
+            self._images.options, label.name, sources, RECIPE, list(RATINGS),
         )  # fmt: skip
         if digest_of(table) == digest:
             self.notes += read_json(sidecar).get("Notes", ())
@@ -383,5 +385,5 @@ class Examination:
                      *map(float, rating.channels), rating.volume]
                 )  # fmt: skip
                 if number == 1 and place.kind == LESION:
-                    crops[f"{image.name}_{place.number}"] = crop_of(data, at)
+                    crops[f"{image.name}_{place.number}"] = crop_of(data, at, image.affine)
         return rows, crops

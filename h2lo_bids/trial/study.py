@@ -183,7 +183,9 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
     """
     parts, study, unfit = [], Study({HIGH: {"text": "the high-field image"}}), []
     models, folder = study.models, settings.out_dir / "trial" / "ratings"
-    asked = {c.name: c.described for c in conditions_of(settings)} if settings.condition else {}
+    # To collect alone, a run need not say again how it rated.
+    rated = settings.condition or not settings.collect
+    asked = {c.name: c.described for c in conditions_of(settings)} if rated else {}
     labels = {name for name, _ in settings.labels}
 
     def earlier(path: Path) -> tuple[bool, Path]:

@@ -11,8 +11,15 @@ from scipy.stats import norm
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, response_lines, shown
-from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
+from h2lo_bids.trial.lesions import (
+    Anatomy,
+    Shown,
+    find_lesions,
+    healthy_places,
+    response_lines,
+    shown,
+)
+from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, crop_of, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
 
 SHAPE, LEVEL = (60, 38, 34), 0.5
@@ -126,3 +133,13 @@ def test_the_segmenter_takes_no_fluid_in_thick_slices_for_the_lesion():
     thick = shown(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
     volume = 1.6 * 1.6 * 5 * segment(weigh_by_axis(image, lines), thick, 1.0)
     assert volume == pytest.approx(lesion.volume, rel=0.2)
+
+
+def test_a_picture_is_axial_and_undistorted_whichever_way_an_array_lies():
+    image, share = np.random.default_rng(0).random((4, 5, 6)), np.zeros((4, 5, 6))
+    share[1, 2, 4] = 1
+    # Sagittal slices of 3 mm: towards back, top and right.
+    stored, place = (array[:, ::-1].transpose(1, 2, 0) for array in (image, share))
+    affine = np.array([[0, 0, 3.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    crop = crop_of(stored, Shown((slice(None),) * 3, *[place] * 4), affine)
+    assert np.array_equal(crop, np.rint(255 * np.repeat(image[:, :, 4], 3, axis=0)))

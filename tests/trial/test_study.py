@@ -18,7 +18,7 @@ from skeletons import anat, scan_at
 from h2lo_bids.bids.derivatives import result_files
 from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import check_models_and_templates, check_values
+from h2lo_bids.cli.checks import check_models_and_templates, check_usage, check_values
 from h2lo_bids.cli.participant import SubjectTask
 from h2lo_bids.cli.subject import examine
 from h2lo_bids.errors import NoMatchError, UsageError
@@ -31,7 +31,7 @@ from h2lo_bids.synthesis.noise import PROBES, NoiseModel
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
-from h2lo_bids.trial.scan import Examination
+from h2lo_bids.trial.scan import RECIPE, Examination
 from h2lo_bids.trial.study import RATINGS, SEVERAL, Study
 from h2lo_bids.trial.study import collect as collect_with
 
@@ -67,6 +67,9 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
     assert thick.grid.response.profile == "gauss"
     assert [c.name for c in conditions_of(settings(tmp_path))] == ["scanner"]
     assert conditions_of(settings(tmp_path, level="participant")) == ()
+    for given, drawn in ((None, 20), (1, 1)):
+        (one,) = conditions_of(settings(tmp_path, "a", level="participant", realisations=given))
+        assert one.realisations == drawn
     names = [c.name for c in conditions_of(settings(tmp_path, "noise2", "noise-scale=2"))]
     assert "noise2" in names
 
@@ -129,7 +132,8 @@ def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(
 @pytest.mark.parametrize(
     ("words", "more", "line"),
     [
-        (["model=T1w"], {}, "--condition a: model "),
+        (["model=T1w"], {}, "T2w scan; give one for T2w, or a folder with one for each"),
+        (["model=T1w/weights.safetensors"], {}, "is a part of a model; give the model's folder"),
         (["realisations=2"], {"method": ("identity",)}, "no noise model for the realisations of"),
         (["realisations=0"], {"method": ("identity",), "level": "participant"}, None),
     ],
@@ -138,12 +142,17 @@ def test_a_model_that_a_condition_cannot_use_is_told_before_the_work(
     tmp_path, words, more, line, refused
 ):
     words = [word.replace("T1w", str(default_bundle("T1w").path)) for word in words]
-    asked = settings(tmp_path, "a", *words, **more)
+    (bids := tmp_path / "raw").mkdir()
+    asked = settings(bids, "a", *words, out_dir=tmp_path / "out", **more)
+
+    def check():
+        check_usage(asked)
+        return check_models_and_templates(asked, ("T1w", "T2w"), print)
+
     if line is None:
-        assert check_models_and_templates(asked, ("T1w", "T2w"), print)
+        assert check()
     else:
-        said = refused(UsageError, check_models_and_templates, asked, ("T1w", "T2w"), print)
-        assert line in said
+        assert line in refused(UsageError, check)
 
 
 def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
@@ -179,12 +188,18 @@ def examined(root, lesion, *words):
     return Examination(images_of(root, models, *words)).run().notes
 
 
-def test_a_lesion_without_a_healthy_place_is_told_again_by_a_run_that_resumes(tmp_path):
+def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_path, monkeypatch):
     lesion = np.zeros((16, 18, 20), np.uint8)
     lesion[4:12, 4:14, 4:16] = 1  # nearly all of the brain
     told = [examined(tmp_path, lesion, "c") for _ in range(2)]
     assert told[0] == told[1]
     assert sum("1 of 1 lesions have no healthy place" in text for text in told[1]) == 1
+    table, *_ = result_files(tmp_path / "out", "trial_ratings", scan="sub-01_T1w_x")
+    table.write_text(earlier := "of an earlier release")
+    for recipe in (RECIPE, RECIPE + 1):
+        monkeypatch.setattr("h2lo_bids.trial.scan.RECIPE", recipe)
+        examined(tmp_path, lesion, "c")
+        assert (table.read_text() == earlier) == (recipe == RECIPE)
 
 
 def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
@@ -417,14 +432,15 @@ def test_a_scan_that_left_the_dataset_does_not_count(tmp_path):
     assert {row["subjects"] for row in found.rows["detectability"]} == {2}
 
 
-def test_a_condition_is_what_this_run_says_and_not_what_an_earlier_one_said(tmp_path):
-    write_ratings(tmp_path, 3)
-    write_ratings(tmp_path, 2, label="earlier")
+@pytest.mark.parametrize(("name", "words"), [("loud", ["loud"]), ("scanner", [])])
+def test_a_condition_is_what_this_run_says_and_not_what_an_earlier_one_said(tmp_path, name, words):
+    write_ratings(tmp_path, 3, conditions={"quiet": 1.0, name: 3.0})
+    write_ratings(tmp_path, 2, conditions={"quiet": 1.0, name: 3.0}, label="earlier")
     for path in (tmp_path / "trial" / "ratings").glob("sub-000[23]*_lesion.json"):
         content = json.loads(path.read_text())
-        content["Conditions"]["loud"] = conditions_of(settings(tmp_path, "loud"))[0].described
+        content["Conditions"][name] = conditions_of(settings(tmp_path, *words))[0].described
         path.write_text(json.dumps(content))
-    found = collect(tmp_path, "loud")
+    found = collect(tmp_path, *words)
     assert {(row["label"], row["subjects"]) for row in found.rows["detectability"]} == {
         ("lesion", 2)
     }
