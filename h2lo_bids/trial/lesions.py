@@ -161,8 +161,8 @@ def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     spacing = spacing_of(head.affine)
     near = _distance(~head.mask, head.affine) <= MERGE / 2
     # The centre of a voxel in a gap may lie further away although its sides do not.
-    for axis in np.flatnonzero((spacing > MERGE / 2) & (spacing <= MERGE)):
-        near |= binary_closing(head.mask, np.ones(np.where(np.arange(3) == axis, 2, 1)))
+    for axis, gap in enumerate((MERGE / spacing + 1e-3).astype(int)):
+        near |= binary_closing(head.mask, np.ones(np.where(np.arange(3) == axis, gap + 1, 1)))
     joined, count = label(near, structure=np.ones((3, 3, 3)))
     parts = joined * head.mask
     reach = np.ceil((REACH + 1) / spacing).astype(int)

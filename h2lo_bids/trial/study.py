@@ -142,7 +142,8 @@ TABLES = {
         **_STUDY,
         versus="The other condition",
         subjects="Participants with both",
-        difference="Sensitivity of a participant, condition less the other, mean",
+        difference="Sensitivity of a participant to the lesions that both show, condition less the "
+        "other, mean",
         sd="Its standard deviation",
         needed80="Participants that a paired t-test needs at power 0.8, 5 % two-sided",
         needed90="The same at power 0.9",
@@ -343,11 +344,11 @@ def _volumes(key: dict[str, Any], part: pd.DataFrame, study: Study) -> None:
 
 
 def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
-    """Compare conditions pairwise by each participant's sensitivity."""
-    table = lesions.pivot_table(index="subject", columns="condition", values="seen")
+    """Compare conditions pairwise by each participant's sensitivity to lesions that both show."""
+    table = lesions.pivot(index=["subject", "scan", "lesion"], columns="condition", values="seen")
     names = [name for name in study.conditions if name in table.columns]
     for one, other in itertools.combinations(names, 2):
-        gap = (table[other] - table[one]).dropna()
+        gap = (table[other] - table[one]).dropna().groupby("subject").mean()
         study.rows["comparisons"].append(
             key | {
                 "condition": other, "versus": one, "subjects": len(gap),

@@ -58,7 +58,17 @@ def test_lesions_are_connected_parts_largest_first_with_their_diameter():
 
 @pytest.mark.parametrize(
     ("side", "gap", "count"),
-    [(1, 1, 1), (1, 2, 1), (1, 3, 2), (1.2, 1, 1), (1.2, 2, 2), (2, 1, 1), (2, 2, 2), (2.1, 1, 2)],
+    [
+        (1, 1, 1),
+        (1, 2, 1),
+        (1, 3, 2),
+        (1.2, 1, 1),
+        (1.2, 2, 2),
+        (2, 1, 1),
+        (2, 2, 2),
+        (2.1, 1, 2),
+        (0.6, 3, 1),
+    ],
 )
 def test_parts_that_almost_touch_are_one_lesion(side, gap, count):
     mask = np.zeros(SHAPE, dtype=bool)

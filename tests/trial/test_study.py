@@ -334,6 +334,20 @@ def test_noise_lowers_the_odds_and_few_participants_show_it(study):
     assert 2 <= gap["needed80"] <= gap["needed90"] < 20
 
 
+def test_conditions_are_compared_by_the_lesions_that_both_show(tmp_path):
+    write_ratings(tmp_path, 3, conditions={"all": 3.0, "some": 3.0})
+    for path in (tmp_path / "trial" / "ratings").glob("*.tsv"):
+        table = pd.read_csv(path, sep="\t")
+        same = table[table["condition"] == "all"].assign(condition="some")
+        same = same[(same["kind"] != "lesion") | (same["lesion"] > 2)]  # the small ones are hidden
+        pd.concat([table[table["condition"] != "some"], same]).to_csv(path, sep="\t", index=False)
+    (row,) = (
+        r for r in collect(tmp_path).rows["comparisons"]
+        if (r["versus"], r["condition"], r["observer"]) == ("all", "some", "cnr")
+    )  # fmt: skip
+    assert (row["subjects"], row["difference"]) == (3, 0)
+
+
 def test_the_smallest_lesion_is_the_smallest_rated_above_all_healthy_places(tmp_path):
     write_ratings(tmp_path, 4, realisations=2, signal=50.0)  # all are far above
     row = next(r for r in collect(tmp_path).rows["detectability"] if r["condition"] == "quiet")
