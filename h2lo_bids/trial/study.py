@@ -184,9 +184,7 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
     """
     parts, study, unfit = [], Study({HIGH: {"text": "the high-field image"}}), []
     models, folder = study.models, settings.out_dir / "trial" / "ratings"
-    # To collect alone, a run need not say again how it rated.
-    rated = settings.condition or not settings.collect
-    asked = {c.name: c.described for c in conditions_of(settings)} if rated else {}
+    asked = {c.name: c.described for c in conditions_of(settings)}
     labels = {name for name, _ in settings.labels}
 
     def earlier(path: Path) -> tuple[bool, Path]:
@@ -224,7 +222,7 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
         if not same or any(models.get(key, value) != value for key, value in fitted.items()):
             text = (
                 f"{path}: has a condition of the same name and other options or another model; run "
-                "all participants with the same --condition and --model"
+                "all participants, and --collect, with the same --condition, --lf-grid and --model"
             )
             unfit.append((path, text))
             continue
