@@ -97,8 +97,8 @@ def load_bundle(
     if contrast is not None and bundle.contrast != contrast:
         raise UsageError(
             f"model {path} was trained for {bundle.contrast} and cannot be applied to a "
-            f"{contrast} scan; give one for {contrast}, or a folder with one for each contrast, or "
-            f"choose scans with --contrast {bundle.contrast}"
+            f"{contrast} scan; pass --model {contrast}=PATH, a folder with a model for each "
+            f"contrast, or --contrast {bundle.contrast}"
         )
     if task is not None and bundle.task != task:
         raise UsageError(

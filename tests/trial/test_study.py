@@ -132,7 +132,7 @@ def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(
 @pytest.mark.parametrize(
     ("words", "more", "line"),
     [
-        (["model=T1w"], {}, "T2w scan; give one for T2w, or a folder with one for each"),
+        (["model=T1w"], {}, "a folder with a model for each contrast, or --contrast T1w"),
         (["model=T1w/weights.safetensors"], {}, "is a part of a model; give the model's folder"),
         (["realisations=2"], {"method": ("identity",)}, "no noise model for the realisations of"),
         (["realisations=0"], {"method": ("identity",), "level": "participant"}, None),
