@@ -254,12 +254,9 @@ class Shown(NamedTuple):
     # Weights of the mean over the place and of that over the ring; each sums to 1.
     inside: np.ndarray
     around: np.ndarray
-    held: np.ndarray  # float32, how much of each voxel of brain is place or ring, in [0, 1]
-
-    @property
-    def known(self) -> np.ndarray:
-        """Voxels of place or ring; elsewhere are fluid, other lesions, or no brain."""
-        return (self.inside > 0) | (self.around > 0)
+    # float32, how much of each voxel of brain is place or ring, in [0, 1]; the rest is fluid, other
+    # lesions, or no brain.
+    held: np.ndarray
 
 
 def response_lines(

@@ -70,7 +70,7 @@ def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
         kernel = np.exp(-np.pi * squares) * eval_genlaguerre(order, 0.5, 2 * np.pi * squares)
         whole = fftconvolve(place.share, kernel)
         inner = (slice(h, h + n) for h, n in zip(half, place.share.shape, strict=True))
-        channel = np.where(place.known, whole[tuple(inner)], 0.0)
+        channel = np.where(place.held > 0, whole[tuple(inner)], 0.0)
         channels[order] = channel - channel.sum() * place.around
     answers = np.tensordot(channels, place.share, 3)
     channels[0] /= answers[0] or 1.0
