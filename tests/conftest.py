@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from heads import run, start, write_bundle
 
 gc.disable()  # until all is imported and collected: it would be looked through again and again
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and every child would, too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
