@@ -192,32 +192,14 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
 
     for path in sorted(folder.glob("*.tsv"), key=earlier):
         try:
-            content = read_json(path.with_suffix(".json"))
-            # A condition may be called "null".
-            table = pd.read_csv(
-                path, sep="\t", dtype={"condition": str}, keep_default_na=False, na_values="n/a"
-            )
-            name = parse_name(Path(content["Scan"]).name)
-            assert name is not None
-            table = table.assign(
-                subject=name.get("sub"), contrast=name.suffix, scan=content["Scan"],
-                label=content["Label"],
-            )  # fmt: skip
-            missing = set(RATINGS) - set(table)
-            assert not missing, f"no column {', '.join(sorted(missing))}"
-            given, training = content["Conditions"], content["Training"]
-            fitted = {(name.suffix, key): content["Models"][key] for key in given}
-            if scan_failed(settings.out_dir, Path(content["Scan"]).name.partition(".")[0]):
-                raise ValueError("its scan failed since then")
-            if not os.path.lexists(settings.bids_dir / content["Scan"]):
-                raise ValueError(f"{settings.bids_dir} no longer has its scan")
+            content, table, fitted = _ratings_of(path, settings)
         except (H2loError, OSError, ValueError, KeyError, AssertionError, TypeError) as err:
             text = f"{path}: not used ({err}); run its participant again, or delete it"
             unfit.append((path, text))
             continue
         same = all(
             study.conditions.get(key, asked.get(key, value)) == value
-            for key, value in given.items()
+            for key, value in content["Conditions"].items()
         )
         if not same or any(models.get(key, value) != value for key, value in fitted.items()):
             text = (
@@ -226,9 +208,9 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
             )
             unfit.append((path, text))
             continue
-        study.conditions |= given
+        study.conditions |= content["Conditions"]
         models |= fitted
-        study.training |= set(training)
+        study.training |= content["Training"]
         parts.append(table)
     study.notes += summarise(unfit)
     if not parts:
@@ -238,6 +220,31 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
             "--labels NAME=PATH` first, with masks or probsegs of lesions"
         )
     return pd.concat(parts, ignore_index=True), study
+
+
+def _ratings_of(
+    path: Path, settings: Settings
+) -> tuple[dict[str, Any], pd.DataFrame, dict[tuple[str, str], Any]]:
+    """Read the ratings of one scan and label, and the model of each contrast and condition."""
+    content = read_json(path.with_suffix(".json"))
+    # A condition may be called "null".
+    table = pd.read_csv(
+        path, sep="\t", dtype={"condition": str}, keep_default_na=False, na_values="n/a"
+    )
+    name = parse_name(Path(content["Scan"]).name)
+    assert name is not None
+    table = table.assign(
+        subject=name.get("sub"), contrast=name.suffix, scan=content["Scan"],
+        label=content["Label"],
+    )  # fmt: skip
+    missing = set(RATINGS) - set(table)
+    assert not missing, f"no column {', '.join(sorted(missing))}"
+    fitted = {(name.suffix, key): content["Models"][key] for key in content["Conditions"]}
+    if scan_failed(settings.out_dir, Path(content["Scan"]).name.partition(".")[0]):
+        raise ValueError("its scan failed since then")
+    if not os.path.lexists(settings.bids_dir / content["Scan"]):
+        raise ValueError(f"{settings.bids_dir} no longer has its scan")
+    return content | {"Training": set(content["Training"])}, table, fitted
 
 
 def collect(settings: Settings) -> Study:
