@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+
 from h2lo_bids.bids import scan
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.names import parse_name
@@ -160,3 +163,11 @@ def ds005752(root: Path, subject: str = "ON01802") -> Path:
     names += ("acq-MPRAGE_rec-SCIC_run-02_T1w", "acq-FSPGR_rec-SCIC_run-01_T1w")
     names += ("acq-CUBE_T2w", "acq-CUBE_rec-SCIC_T2w")
     return write(root, {anat(subject, "01", name): HIGH for name in names})
+
+
+def write_grid(path: Path, zooms: tuple[float, float, float], turn: bool = False) -> None:
+    """Write an image of these voxels."""
+    affine = np.diag([*zooms, 1.0])
+    if turn:  # stored as a scanner would: the third voxel axis runs left to right
+        affine[:3, :3] = affine[:3, [1, 2, 0]]
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), affine), path)

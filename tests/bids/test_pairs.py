@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pytest
 from skeletons import (
     CONTRASTS,
@@ -23,6 +21,7 @@ from skeletons import (
     lumc,
     reasons,
     write,
+    write_grid,
 )
 
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
@@ -358,13 +357,6 @@ def test_a_scan_without_strength_does_not_pass_for_high_field(tmp_path: Path) ->
     filters = {"t1w": {}, "lf_t2w": {"ses": "HFC"}}
     with pytest.raises(UsageError, match="ses-HFE"):
         find(root, filters=filters)
-
-
-def write_grid(path: Path, zooms: tuple[float, float, float], turn: bool = False) -> None:
-    affine = np.diag([*zooms, 1.0])
-    if turn:  # stored as a scanner would: the third voxel axis runs left to right
-        affine[:3, :3] = affine[:3, [1, 2, 0]]
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), affine), path)
 
 
 def test_voxels_win_over_labels(tmp_path: Path) -> None:

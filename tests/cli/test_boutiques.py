@@ -1,4 +1,4 @@
-"""The usage page and the Boutiques descriptor: valid, complete, and of one mind with the parser."""
+"""What describes the command line: help, listings, usage page and Boutiques descriptor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from heads import call, importable
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path, result_files
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser, read_settings
+from h2lo_bids.cli.run import main
 from h2lo_bids.errors import UsageError
-from h2lo_bids.vocabulary import LEVELS
+from h2lo_bids.settings import OPTIONS
+from h2lo_bids.vocabulary import ENHANCER, LEVELS, METHODS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DESCRIPTOR = bids_app_spec.load("boutiques.json")
@@ -137,3 +140,58 @@ def test_outputs_are_found_by_their_patterns():
         name = path.relative_to(out).as_posix()
         hits = [t for t in templates if fnmatch(name, t) and name.count("/") == t.count("/")]
         assert hits, name
+
+
+def printed(capsys, *words) -> str:
+    """Return what the program prints instead of a run."""
+    with pytest.raises(SystemExit) as caught:
+        main([*words])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_is_short_and_that_of_a_level_is_whole(capsys):
+    assert printed(capsys, "--version").startswith("h2lo ")
+    short = printed(capsys, "--help")
+    assert all(level in short for level in LEVELS)
+    assert "--nprocs" in short
+    assert "--folds" not in short
+    assert printed(capsys, "participant", "--help") == printed(
+        capsys, "/bids", "/out", "participant", "-h"
+    )
+    for level in LEVELS:
+        text = printed(capsys, level, "--help")
+        assert len(short) < len(text)
+        for code in ("16", "17", "18", "64", "65", "66", "73", "74", "75", "130", "143"):
+            assert f" {code} " in text
+            assert f" {code} " in short
+        for option in OPTIONS.values():
+            taken = any(mode.split()[0] == level for mode in option.modes)
+            assert bool(re.search(rf"^  (-\w\b.*)?{option.flag}\b(?!-)", text, re.M)) is taken
+
+
+def test_every_method_is_listed_with_its_size_and_paper():
+    code, text, _ = call("methods")
+    assert code == 0
+    assert "pix2pix: Pix2Pix, 4,165,537 parameters, 4,864,370 in training" in text
+    assert "https://doi.org/10.1016/j.mri.2021.12.007" in text
+    names = [line.split(":")[0] for line in text.splitlines() if line and line[0] != " "]
+    assert sorted(names) == sorted([*METHODS, ENHANCER])
+
+
+def test_a_listing_takes_no_option_and_a_dataset_of_that_name_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, code, text in (
+        (["methods", "--json"], 64, "--json is no longer an option; use h2lo methods"),
+        (["methods", "out", "participant"], 66, "methods: no such folder"),
+    ):
+        found, told, err = call(*words)
+        (line,) = err.splitlines()
+        assert (found, told, text in line) == (code, "", True)
+
+
+def test_patterns_of_outputs_are_printed_without_a_dataset():
+    code, told, _ = call("outputs")
+    printed, spec = json.loads(told), bids_app_spec.load("io_spec.json")
+    assert code == 0
+    assert all(printed[key] == spec[key] for key in ("outputs", "figures", "results"))

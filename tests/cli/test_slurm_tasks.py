@@ -10,22 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from heads import write_bundle, write_dataset, write_pairs, write_scan
-from prepared_pairs import write_pair
+from heads import make, record, write_bundle, write_dataset, write_scan
 
 from h2lo_bids.bids.discover import discover
-from h2lo_bids.bids.pairs import discover_pairs
-from h2lo_bids.cli import group
-from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.slurm import main, run_folder
-from h2lo_bids.cli.slurm_tasks import Stage, stages_of
-from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.cli.slurm_tasks import stages_of
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import Plan
 
 
 @pytest.fixture
@@ -42,21 +34,6 @@ def dataset(tmp_path, capsys):
         return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
 
     return run
-
-
-def make(path: Path, when: float | None = None, text: str = "") -> None:
-    """Write a file, by its stamp at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    if when is not None:
-        os.utime(path, (when, when))
-
-
-def record(
-    folder: Path, stage: str, name: str, state: str = "0 5_0", when: float | None = None
-) -> None:
-    """Record how a task ended, as its script does."""
-    make(folder / "state" / stage / name, when, f"{state}\n")
 
 
 def finish(folder: Path, name: str, code: int) -> None:
@@ -185,18 +162,6 @@ def test_what_leaves_no_task_is_an_error(dataset, tmp_path):
     code, said, _ = dataset("--session-label", "a", options=True)
     assert (code, said.count("did you mean A?")) == (18, 1)
     assert said.splitlines()[-1].startswith("h2lo-slurm: error: ")
-
-
-def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
-    for label, broken in (("01", "HF"), ("02", "LF")):
-        path = tmp_path / f"bids/sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
-        path.write_text("{")
-    (tmp_path / "bids/sub-03/ses-LF/anat/sub-03_ses-LF_T1w.nii.gz").unlink()
-    found = stages("participant", "--pairs")
-    assert [task.name for task in found["pairs"].tasks] == ["sub-04", "sub-05"]
-    said = capsys.readouterr().err.splitlines()
-    for text in ("sub-01", "sub-02", "sub-03: no low-field T1w to go with ses-HF_T1w"):
-        assert len([line for line in said if text in line]) == 1
 
 
 def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
@@ -354,122 +319,3 @@ def test_what_cannot_be_divided_is_refused_in_one_line(dataset, words, level, te
     assert code == 64
     assert text in said
     assert len(said.splitlines()) == 1
-
-
-COLLECTED = 1000.0
-"""When the last task ended."""
-EXTERNAL = {"group": (), "benchmark": ("--external", "theirs=cp {input} {output}")}
-COLLECT = {
-    "group": ("group.html", "group_T1w_scores.tsv", "models/h2lo_T1w/weights.safetensors"),
-    "benchmark": ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json"),
-}
-
-
-@pytest.fixture
-def stages(tmp_path, monkeypatch):
-    """Return a function that divides a command line, with pairs that are all prepared."""
-    write_pairs(tmp_path / "bids", subjects=5)
-    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda settings, pairs, send: ())
-
-    def divide(*words: str, ended: str = "") -> dict[str, Stage]:
-        asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
-        if ended:
-            record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", COLLECTED)
-        return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
-
-    return divide
-
-
-@pytest.mark.parametrize("level", ["group", "benchmark"])
-def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
-    stages, tmp_path, level
-):
-    words = (level, "--folds", "2", "--method", "h2lo", *EXTERNAL[level])
-    out = tmp_path / "out"
-
-    def collected(ended: str = "0") -> bool:
-        return stages(*words, ended=ended)["collect"].tasks[0].done
-
-    asked = read_settings([str(tmp_path / "bids"), str(out), *words])
-    made = [item.path for item in expected_outputs(asked, discover_pairs(asked))]
-    own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
-    for path in own:
-        if "fold-0" in path.parts:
-            make(path, 900.0)
-    assert [task.done for task in stages(*words)["folds"].tasks] == [True, False]
-    for path in made:
-        make(path, 950.0)
-    assert not collected("75")
-    assert collected()
-    for name in COLLECT[level]:
-        (out / name).rename(out / "gone")
-        assert not collected(), name
-        (out / "gone").rename(out / name)
-    assert collected()
-    os.utime(out / "folds/T1w/h2lo/fold-1/record.json", (1001.0, 1001.0))
-    assert not collected()
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (("group",), "--method h2lo"),
-        (("group", "--task", "enhance"), ""),
-        (("benchmark", "--method", "arnold", "identity"), "--method arnold"),
-        (("benchmark", "--task", "enhance", "--arm", "flip-rotate", "real"), "--arm flip-rotate"),
-    ],
-)
-def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
-    found = stages(*words, "--folds", "2")
-    first = found["folds"].tasks[0]
-    assert list(found) == ["pairs", "folds", "collect"]
-    assert " ".join(first.words) == " ".join(f"--contrast T1w {named} --fold 0".split())
-    assert len(found["folds"].tasks) == (4 if words[0] == "benchmark" else 2)
-    assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
-    assert found["collect"].settings.collect
-    assert not found["folds"].settings.collect
-
-
-def test_a_rerun_while_some_pairs_are_prepared_submits_the_same_folds(stages, tmp_path):
-    """Also where no GPU is, as on a login node."""
-    words = ("benchmark", "--method", "arnold", "--folds", "2", "--device", "cuda")
-    before = stages(*words)["folds"].tasks
-    high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
-    write_pair(tmp_path / "out", "01", 1, SourceScans=[high])
-    assert stages(*words)["folds"].tasks == before
-
-
-def test_arms_without_their_synthesis_models_are_refused_before_anything_is_submitted(
-    stages, tmp_path
-):
-    (tmp_path / "cohort").mkdir()
-    words = (
-        "benchmark",
-        "--task",
-        "enhance",
-        "--folds",
-        "2",
-        "--pretrain-derivatives",
-        str(tmp_path / "cohort"),
-    )
-    with pytest.raises(UsageError, match="benchmark --method arnold --folds 2"):
-        stages(*words, "--arm", "real", "arnold")
-    assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
-
-
-def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
-    fitted: list[str] = []
-    monkeypatch.setattr(
-        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(task.name for task in tasks)
-    )
-    settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
-    settings = replace(settings, external=(("theirs", "true"),), collect=True)
-    run = Run(settings, Console(), tmp_path / "logs")
-    folds = (Fold(0, ("1",), ("2",), ("3",)), Fold(1, ("2",), ("3",), ("1",)))
-    done = frozenset({("arnold", 0), ("h2lo", 0), ("h2lo", 1), ("theirs", 0)})
-    assert group.fit_folds(run, {"T1w": Plan((), folds, (), done)}) == 4
-    assert fitted == ["folds/T1w/theirs/fold-1"]
-    (failed,) = run.failed
-    assert failed.scan == "folds/T1w/arnold/fold-1"
-    assert "is missing; fit it with --fold 1" in failed.message
-    assert failed.exit_code == 75

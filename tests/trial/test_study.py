@@ -1,249 +1,38 @@
-"""Conditions, the study's tables, the page and the reader set, on made-up ratings and images."""
+"""The study's tables, the page and the reader set, on made-up ratings."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from dataclasses import replace
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
-from skeletons import anat, scan_at
 
 from h2lo_bids.bids.derivatives import result_files
-from h2lo_bids.bids.discover import Discovery, ImageSource
-from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import check_models_and_templates, check_usage, check_values
-from h2lo_bids.cli.participant import SubjectTask
-from h2lo_bids.cli.subject import examine
-from h2lo_bids.errors import NoMatchError, UsageError
+from h2lo_bids.errors import NoMatchError
 from h2lo_bids.evaluation.catalogue import write_table
-from h2lo_bids.models.bundle import default_bundle
-from h2lo_bids.outputs import NATIVE, output_paths
-from h2lo_bids.reports.records import Failure, ScanReport, write_scan_failure
+from h2lo_bids.reports.records import Failure, write_scan_failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel
-from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.trial.condition import Images, conditions_of
+from h2lo_bids.trial.condition import conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
-from h2lo_bids.trial.scan import RECIPE, Examination
 from h2lo_bids.trial.study import RATINGS, SEVERAL, Study
 from h2lo_bids.trial.study import collect as collect_with
-
-
-def settings(tmp_path, *condition, level="trial", **more):
-    given = {"labels": (("lesion", tmp_path),), "out_dir": tmp_path / "out", **more}
-    return Settings(tmp_path, level=level, condition=tuple(condition), **given)
-
-
-def test_memory_that_a_label_takes_costs_its_scan_alone(tmp_path, monkeypatch):
-    def examine_one(images):
-        if images.stem == "sub-01_T1w":
-            raise MemoryError
-        return SimpleNamespace(run=lambda: SimpleNamespace(notes=[], rows=[]))
-
-    monkeypatch.setattr("h2lo_bids.trial.condition.Images", lambda scan, *_: scan)
-    monkeypatch.setattr("h2lo_bids.trial.scan.Examination", examine_one)
-    scans = [scan_at(tmp_path / "bids" / anat("01", None, suffix)) for suffix in ("T1w", "T2w")]
-    found = Discovery(sources=tuple(ImageSource(scan, (scan,)) for scan in scans))
-    records = [ScanReport(s.stem, s.relative_path, s.entities, s.suffix) for s in scans]
-    failed, kept = examine(SubjectTask(settings(tmp_path), "01", found, tmp_path), records, print)
-    assert [(item.scan, item.exit_code) for item in failed] == [(scans[0].relative_path, 75)]
-    assert kept == records
-
-
-def test_a_word_without_equals_begins_a_condition(tmp_path):
-    words = "thin lf-grid=2x2x2 thick lf-grid=1.6x1.6x5 noise-scale=2 slice-profile=gauss"
-    thin, thick = conditions_of(settings(tmp_path, *words.split(), realisations=7))
-    assert (thin.name, thin.lf_grid, thin.noise_scale, thin.realisations) == (
-        "thin", (2, 2, 2), 1, 7
-    )  # fmt: skip
-    assert (thick.grid.res, thick.noise_scale, thick.slice_profile) == ("1p6x1p6x5", 2, "gauss")
-    assert thick.grid.response.profile == "gauss"
-    assert [c.name for c in conditions_of(settings(tmp_path))] == ["scanner"]
-    assert conditions_of(settings(tmp_path, level="participant")) == ()
-    for given, drawn in ((None, 20), (1, 1)):
-        (one,) = conditions_of(settings(tmp_path, "a", level="participant", realisations=given))
-        assert one.realisations == drawn
-    names = [c.name for c in conditions_of(settings(tmp_path, "noise2", "noise-scale=2"))]
-    assert "noise2" in names
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["a", "lf-grid=2"], "a lf-grid=2: '2' is not XxYxZ"),
-        (["a", "colour=2"], "the keys are lf-grid"),
-        (["lf-grid=2x2x2"], "give the condition's name first"),
-        (["lowfield"], "not one that other outputs have"),
-        (["a", "a"], "not one that other outputs have"),
-        (["a-b"], "letters and digits"),
-        (["lowfieldnoise02"], "not one that other outputs have"),
-        (["a", "anoise01"], "not one that other outputs have"),
-        (["a", "slice-profile=round"], "the profiles are box"),
-        (["a", "realisations=0"], "the observer needs noise"),
-        (["a", "lf-grid=2x2x2", "b", "slice-thickness=8"], "b: slice-profile and slice-thickness"),
-    ],
-)
-def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line, refused):
-    assert line in refused(UsageError, check_values, settings(tmp_path, *words))
-
-
-def images_of(root, models, *words, level="trial"):
-    """Give the trial's images of a scan that is there, of a model."""
-    options = Settings(root, root / "out", level, labels=(("x", root),), condition=words)
-    scan, shape = (
-        Scan(root / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),)),
-        (16, 18, 20),
-    )
-    affine, brain = np.diag([6.0, 6, 6, 1]), np.zeros(shape, np.uint8)
-    brain[3:-3, 3:-3, 3:-3] = 1
-    data = (50 + 50 * np.random.default_rng(0).random(shape)) * brain
-    data[8, 8, 8] = 1000
-    paths = output_paths(root / "out", scan, (NATIVE,))
-    for path in (scan.path, *paths.values()):
-        array = brain if path == paths["mask"] else data
-        if path == scan.path:
-            array = array[..., None]  # one volume of four dimensions, as converters write it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
-    return Images(scan, options, EngineOptions(), lambda c: models[c.model and c.model.name])
-
-
-def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(tmp_path):
-    greatest = default_bundle("T1w", method="identity")  # one voxel decides its scale
-    robust = replace(greatest, metadata=greatest.metadata | {"scaling": "robust"})
-    models = {None: greatest}
-    *_, dark = images_of(tmp_path, models, "c").write()
-    models[None] = robust
-    *_, bright = images_of(tmp_path, models, "c").write()
-    assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
-    models |= {"m": greatest, "n": robust}
-    *_, dark, bright = images_of(tmp_path, models, "dnoise", "model=m", "d", "model=n").write()
-    assert list(tmp_path.rglob("*_desc-dnoise_T1w.nii.gz"))  # no draw of "d"
-    assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
-
-
-@pytest.mark.parametrize(
-    ("words", "more", "line"),
-    [
-        (["model=T1w"], {}, "a folder with a model for each contrast, or --contrast T1w"),
-        (["model=T1w/weights.safetensors"], {}, "is a part of a model; give the model's folder"),
-        (["realisations=2"], {"method": ("identity",)}, "no noise model for the realisations of"),
-        (["realisations=0"], {"method": ("identity",), "level": "participant"}, None),
-    ],
-)
-def test_a_model_that_a_condition_cannot_use_is_told_before_the_work(
-    tmp_path, words, more, line, refused
-):
-    words = [word.replace("T1w", str(default_bundle("T1w").path)) for word in words]
-    (bids := tmp_path / "raw").mkdir()
-    asked = settings(bids, "a", *words, out_dir=tmp_path / "out", **more)
-
-    def check():
-        check_usage(asked)
-        return check_models_and_templates(asked, ("T1w", "T2w"), print)
-
-    if line is None:
-        assert check()
-    else:
-        assert line in refused(UsageError, check)
-
-
-def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
-    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20)}
-    spectrum = {"frequencies": ((0.0, 1.0),) * 3, "power": (0.0,) * 8, "quantiles": tuple(PROBES)}
-    models, bundle = {}, default_bundle("T1w", method="identity")
-    for name, deviation in (("quiet", 0.0), ("loud", 0.02)):
-        noise = NoiseModel((0.5,), (deviation,), **spectrum, **size).to_dict()
-        models[name] = replace(bundle, metadata=bundle.metadata | {"noise": noise})
-    images = images_of(tmp_path, models, "a", "model=quiet", "b", "model=loud")
-    for _, image, noisy in images.realisations(images.write(), 2):
-        added = (noisy - image.data)[image.brain].std()
-        assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
-    # One without draws needs no noise model.
-    models["plain"] = bundle
-    words = ("c", "model=plain", "realisations=0", "d", "model=loud", "realisations=2")
-    images_of(tmp_path, models, *words, level="participant").write()
-    drawn = {path.name.split("_desc-")[1] for path in tmp_path.rglob("*_desc-[cd]*_T1w.nii.gz")}
-    assert drawn == {f"{name}_T1w.nii.gz" for name in ("c", "d", "dnoise01", "dnoise02")}
-
-
-def examined(root, lesion, *words):
-    """Examine images whose model has some noise, with a mask of lesions; return the notes."""
-    bundle = default_bundle("T1w", method="identity")
-    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20), "quantiles": tuple(PROBES)}
-    noise = NoiseModel(
-        (0.5,), (0.02,), frequencies=((0.0, 1.0),) * 3, power=(0.0,) * 8, **size
-    ).to_dict()
-    models = {None: replace(bundle, metadata=bundle.metadata | {"noise": noise})}
-    path = root / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
-    return Examination(images_of(root, models, *words)).run().notes
-
-
-def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_path, monkeypatch):
-    lesion = np.zeros((16, 18, 20), np.uint8)
-    lesion[4:12, 4:14, 4:16] = 1  # nearly all of the brain
-    told = [examined(tmp_path, lesion, "c") for _ in range(2)]
-    assert told[0] == told[1]
-    assert sum("1 of 1 lesions have no healthy place" in text for text in told[1]) == 1
-    table, *_ = result_files(tmp_path / "out", "trial_ratings", scan="sub-01_T1w_x")
-    table.write_text(earlier := "of an earlier release")
-    for recipe in (RECIPE, RECIPE + 1):
-        monkeypatch.setattr("h2lo_bids.trial.scan.RECIPE", recipe)
-        examined(tmp_path, lesion, "c")
-        assert (table.read_text() == earlier) == (recipe == RECIPE)
-
-
-def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
-    lesion = np.zeros((16, 18, 20), np.uint8)
-    lesion[np.ix_((3, 12), (3, 14), (3, 16))] = 1  # corners, beyond which 15 mm voxels reach as far
-    notes = examined(tmp_path, lesion, "c", "lf-grid=15x6x6")
-    (note,) = (text for text in notes if "not in the brain of c" in text)
-    assert "all, 1, 2 and 6 more" in note
-
-
-def test_slices_without_a_grid_are_refused(tmp_path, refused):
-    for words in ((), ("a", "noise-scale=2")):
-        asked = settings(tmp_path, *words, slice_thickness=8.0)
-        assert "add --lf-grid" in refused(UsageError, check_values, asked)
-    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", slice_thickness=8.0))
-
-
-def test_of_several_grids_a_condition_says_which_it_has(tmp_path, refused):
-    grids = {"lf_grid": ((2.0, 2.0, 2.0), (1.6, 1.6, 5.0))}
-    for words in ((), ("a", "lf-grid=2x2x2", "b")):
-        asked = settings(tmp_path, *words, **grids)
-        assert "lf-grid=XxYxZ for each" in refused(UsageError, check_values, asked)
-    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **grids))
-    check_values(settings(tmp_path, level="participant", **grids))
-
-
-@pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"], ["a", "aT2w"]])
-def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
-    labels = tuple((name, tmp_path) for name in names)
-    for level in ("trial", "participant"):
-        asked = settings(tmp_path, level=level, labels=labels)
-        assert f"--labels {names[-1]}: a name is of" in refused(UsageError, check_values, asked)
-
-
-def test_a_trial_needs_labels(tmp_path, refused):
-    assert "give --labels" in refused(UsageError, check_values, settings(tmp_path, labels=()))
-
 
 CONDITIONS = {"quiet": 1.0, "loud": 3.0}
 DIAMETERS = np.array([2.5, 4, 6, 9, 14])
 
 
+def asked(out_dir, *condition):
+    labels = (("lesion", out_dir),)
+    return Settings(out_dir / "raw", out_dir, "trial", condition=condition, labels=labels)
+
+
 def collect(out_dir, *condition):
-    return collect_with(settings(out_dir / "raw", *condition, out_dir=out_dir))
+    return collect_with(asked(out_dir, *condition))
 
 
 def write_ratings(
@@ -452,7 +241,7 @@ def test_a_condition_is_what_this_run_says_and_not_what_an_earlier_one_said(tmp_
     write_ratings(tmp_path, 2, conditions={"quiet": 1.0, name: 3.0}, label="earlier")
     for path in (tmp_path / "trial" / "ratings").glob("sub-000[23]*_lesion.json"):
         content = json.loads(path.read_text())
-        content["Conditions"][name] = conditions_of(settings(tmp_path, *words))[0].described
+        content["Conditions"][name] = conditions_of(asked(tmp_path, *words))[0].described
         path.write_text(json.dumps(content))
     found = collect(tmp_path, *words)
     assert {(row["label"], row["subjects"]) for row in found.rows["detectability"]} == {
