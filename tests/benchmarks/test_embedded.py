@@ -105,6 +105,7 @@ def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) 
     assert held_out["mean"] == mean
 
 
+@pytest.mark.slow
 def test_pairs_only_and_damaged_pairs(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import re
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +24,9 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
 from h2lo_bids.vocabulary import Step
 
+_START = multiprocessing.get_context("forkserver")
+_START.set_forkserver_preload(["h2lo_bids.training.fit", "h2lo_bids.training.methods"])
+
 
 class Fitting(NamedTuple):
     """What `fit` and `launch` are called with."""
@@ -29,6 +35,12 @@ class Fitting(NamedTuple):
     validation: tuple[Pair, ...]
     options: FitOptions
     folder: Path
+
+
+def run(fitting: Fitting) -> None:
+    """Fit in a process of its own."""
+    torch.set_num_threads(1)
+    fit(*fitting)
 
 
 @pytest.fixture
@@ -131,6 +143,34 @@ def test_too_many_processes(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
     options = small_options(sampling="volume", batch=2)
     with pytest.raises(UsageError, match="1 samples for 2 processes"):
         check_shares(3, options, 2)  # the third pair is alone in its step
+
+
+@pytest.mark.slow
+def test_killed_fit_goes_on_to_the_same_weights(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+    more = {"steps": 40, "checkpoint_every": 3, "validate_every": 7}
+    whole = specify(pairs, tmp_path / "whole", **more)
+    parts = whole._replace(folder=tmp_path / "parts")
+    fit(*whole)
+    rng = random.Random(5)
+    reached = []
+    for after in sorted(rng.sample(range(1, 36), 4)):
+        process = _START.Process(target=run, args=(parts,))
+        process.start()
+        # Killed soon after it has saved a later step than `after`, wherever it is then.
+        while process.is_alive():
+            if load_step(parts.folder) >= after:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.join(120)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        reached.append(load_step(parts.folder))
+    assert reached[0] < 40
+    assert fit(*parts).steps == 40
+    for name, value in weights(whole.folder).items():
+        assert torch.equal(weights(parts.folder)[name], value), name
+    np.testing.assert_array_equal(losses(parts.folder), losses(whole.folder))
 
 
 def test_full_disk_is_one_line_and_loses_nothing(pairs: tuple[Pair, ...], tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
             usable_pairs(each, sources)
 
 
+@pytest.mark.slow
 def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path: Path, monkeypatch) -> None:
     pairs = write_pairs(tmp_path / "out", 4)
     settings = Settings(
