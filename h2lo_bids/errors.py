@@ -21,11 +21,7 @@ _OF_THE_MACHINE = {73, 74, 75}
 
 
 class H2loError(Exception):
-    """A problem that the user can act on.
-
-    The message is one line that names the file at fault and the remedy; the
-    command line prints it without a traceback and exits with ``exit_code``.
-    """
+    """A problem that the user can act on: one line that names the file at fault and the remedy."""
 
     exit_code = 1
 
@@ -184,11 +180,7 @@ class Failed:
 
 
 def exit_code(failed: Sequence[Failed], done: int) -> int:
-    """Choose the exit code of a run.
-
-    It is the common code of all failures if that speaks of the machine rather than of the scans
-    (73, 74, 75), or if nothing was done; otherwise 1.
-    """
+    """Choose a run's exit code: that of all failures if of the machine, or if nothing was done."""
     codes = {item.exit_code for item in failed}
     if len(codes) == 1 and (codes <= _OF_THE_MACHINE or not done):
         return codes.pop()

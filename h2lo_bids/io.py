@@ -174,11 +174,7 @@ def _content(path: str, size: int, changed: int) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary sibling of ``path`` that replaces it on success.
-
-    The sibling keeps the whole file name at its end, so that writers which
-    look at the extension behave. Missing folders are created.
-    """
+    """Give a temporary sibling of ``path``, of the same extension, that replaces it on success."""
     target = Path(path)
     prefix = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_"
     # Of a very long name only the end is kept.
@@ -287,11 +283,8 @@ def common_lock(out_dir: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
-    """Hold a lock file while the body runs; yields False where the file system has no locks.
-
-    The operating system releases the lock however its holder ends, so that no stale lock is
-    ever left; the file stays. `on_wait` is called once with who holds it, if there is a wait.
-    """
+    """Hold a lock file while the body runs; yields False where the file system has no locks."""
+    # However its holder ends, the system releases the lock; the file stays.
     import fcntl
 
     try:

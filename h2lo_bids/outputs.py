@@ -310,10 +310,7 @@ def _model_facts(model: Bundle) -> dict[str, Any]:
 
 
 def extras_of(settings: Settings) -> tuple[str, ...]:
-    """Return a word for each image that the options add to a low-field one.
-
-    Its ``desc`` is ``lowfield`` and the word: ``noise01`` and so on, ``std``.
-    """
+    """Return what follows ``lowfield`` in the ``desc`` of each image that the options add."""
     count = settings.draws if settings.noise == "calibrated" else 0
     noisy = (f"noise{number:02d}" for number in range(1, count + 1))
     return (*noisy, *["std"] * settings.uncertainty)

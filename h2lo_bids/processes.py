@@ -46,10 +46,8 @@ def note(text: str, level: str = "") -> Event:
 
 @contextlib.contextmanager
 def when_ended(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Call a handler on SIGTERM and SIGHUP while the block runs, but not on a SIGHUP of nohup.
-
-    Python delivers signals to the main thread; in another one, its program handles them itself.
-    """
+    """Call a handler on SIGTERM and SIGHUP while the block runs, but not on a SIGHUP of nohup."""
+    # Python delivers signals to the main thread; in another one, its program handles them itself.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,10 +128,7 @@ class Process:
 
 
 class Pool:
-    """Runs jobs in processes forked from a server, which starts at once.
-
-    The server imports the modules named in `imports` while this process goes on.
-    """
+    """Runs jobs in processes forked from a server, which begins to import modules at once."""
 
     def __init__(self, env: Mapping[str, str], imports: Sequence[str] = ()) -> None:
         self._env, self._imports = dict(env), tuple(imports)
@@ -164,12 +159,7 @@ class Pool:
         on_stop: Callable[[int], None] = lambda count: None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run jobs, `limit` at a time; whatever happens, none of them is left behind.
-
-        `jobs` is consumed as places become free. `on_end` returns whether to go on; if not, or on
-        an exception, jobs that run are stopped, and `on_stop` gets their number; `tick` is called
-        often.
-        """
+        """Run jobs, `limit` at a time, while `on_end` returns true; none of them is left behind."""
         waiting, go_on = iter(jobs), True
         try:
             while go_on:

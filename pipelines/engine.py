@@ -99,11 +99,7 @@ class Interface(SimpleInterface):
 def interface(
     function: Callable[..., dict[str, Any]], *, always_run: bool = False, **outputs: Any
 ) -> Any:
-    """Make an interface of a function of the node's folder; it is named like it, in camel case.
-
-    Its inputs are the function's further parameters, but for ``threads``, which is the
-    node's number; their annotations say how Nipype checks and hashes them.
-    """
+    """Make an interface of a function of the node's folder; it is named like it, in camel case."""
     name = "".join(word.capitalize() for word in function.__name__.split("_"))
     hints = get_type_hints(function, include_extras=True)
     parameters = list(inspect.signature(function).parameters.values())[1:]
@@ -150,10 +146,7 @@ def load_image(path: str) -> Any:
 
 
 def set_threads(count: int) -> None:
-    """Limit the threads of the libraries, before they are imported where that matters.
-
-    ITK keeps the number that it finds at its first use; PyTorch takes it later, too.
-    """
+    """Limit the threads of the libraries, before they are imported where that matters (ITK)."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
     torch = sys.modules.get("torch")
@@ -232,11 +225,7 @@ def run_workflow(
     crash_dir: Path,
     callback: StatusCallback = lambda node, status: None,
 ) -> list[Failed]:
-    """Run all nodes that can run; return the scans lost with each that failed, its own first.
-
-    A branch is a workflow within the workflow; `scans` names what each is made from. Tracebacks
-    go to `crash_dir`.
-    """
+    """Run all nodes that can run; return the scans lost with each that failed, its own first."""
     level = "DEBUG" if settings.verbose > 1 else "INFO"
     config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
     logging.update_logging(config)
@@ -265,10 +254,7 @@ def run_workflow(
 
 
 def _forget_broken(node: Node) -> None:
-    """Have a node run again whose result lacks files, as where old ones of scratch are deleted.
-
-    Nipype would take it for done, and go on without its outputs.
-    """
+    """Have a node run again whose result lacks files, which Nipype would take for done."""
     file = Path(node.output_dir()) / f"result_{node.name}.pklz"
     try:
         load_resultfile(file)
@@ -277,10 +263,7 @@ def _forget_broken(node: Node) -> None:
 
 
 def results(workflow: Workflow) -> Iterator[tuple[str, Any]]:
-    """Yield each node that has ended by its full name, and what Nipype kept of it.
-
-    They are read from the work folder, so that a run that resumes has those of the whole.
-    """
+    """Yield each node that has ended, in this run or before, and what Nipype kept of it."""
     for node in generate_expanded_graph(workflow._create_flat_graph()):
         node.base_dir = workflow.base_dir
         file = Path(node.output_dir()) / f"result_{node.name}.pklz"

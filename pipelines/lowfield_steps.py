@@ -95,11 +95,8 @@ def align_scan(
     name: Label = "the scan",
     high_name: Label = "the high-field scan",
 ) -> dict[str, Any]:
-    """Register a scan to its partner on one thread, or to another scan of its session.
-
-    What keeps a scan of a session from being used, such as what `find_brain` met, is an output
-    and not an exception: the others go on without it.
-    """
+    """Register a scan to its partner on one thread, or to another scan of its session."""
+    # What keeps a scan of a session from being used is an output: the others go on without it.
     try:
         if error:
             raise error_of(error)
@@ -168,10 +165,7 @@ def fuse_low_field(
     scaling: str | None = None,  # of a model that enhances them
     contrast: str = "T1w",
 ) -> dict[str, Any]:
-    """Resample each low-field scan once to the frame, from its own voxels, and average them.
-
-    With a high-field `volume` each scan's registration is judged on its own voxels.
-    """
+    """Resample each low-field scan once to the frame, from its own voxels, and average them."""
     brain = load_image(volume_mask)
     parts = [
         ScanAt(name, load_image(scan), load_image(mask), np.loadtxt(matrix), alone)
@@ -226,11 +220,7 @@ def add_fusion(
     ends: Mapping[str, Source],
     **fuse_ends: Source,
 ) -> tuple[pe.Node, dict[str, list[Source]]]:
-    """Add what registers the scans whose brains were found, and what fuses them.
-
-    `fuse` is a `FuseLowField`; `align` and `ends` are inputs of each `AlignScan`. Returned are
-    the node that fuses and the outputs of the registered scans.
-    """
+    """Add what registers scans and what fuses them; return the latter and the former's outputs."""
     found: dict[str, list[Source]] = {}
     for number, (find, name) in enumerate(zip(finds, names, strict=True), start=1):
         step = AlignScan(number=number, name=name, **align)
@@ -256,10 +246,7 @@ def write_pair(
     warnings: list[str] | None = None,
     low_warnings: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Normalise a pair inside its mask and write it, its record last.
-
-    An older record is deleted first: a pair that is half new has none.
-    """
+    """Normalise a pair inside its mask and write it; while it is half new, it has no record."""
     out = {key: Path(out_dir) / name for key, name in out_names.items()}
     files, brain = _pair_images(folder, volume, lowfield, mask_file)
     record = {

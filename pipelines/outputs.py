@@ -44,10 +44,7 @@ def write_derivative(
     facts: dict[str, Any] | None = None,
     errors: list[str] | None = None,  # of each scan to be fused; empty for one that was used
 ) -> dict[str, Any]:
-    """Copy a finished file to the derivative dataset, after its sidecar.
-
-    A file with the same content is left alone.
-    """
+    """Copy a finished file to the derivative dataset, after its sidecar."""
     out = Path(out_dir) / out_name
     content = {**sidecar, **(facts or {})}
     if errors:
@@ -217,13 +214,9 @@ def add_outputs(
     figures: Sequence[pe.Node],
     **record: Source | list[Source],
 ) -> None:
-    """Compare input and output with the training pairs, write all outputs, then the record.
-
-    Products are a file for each key of `RunSpec.paths`, with ``device_<key>`` where a model made
-    it, and ``mask_method``, ``profile`` and ``scaling``, with ``scaling_<grid>`` where the input
-    is scaled on that grid by itself; `output` is the key of the image on the grid of ``preproc``
-    and ``mask``, `record` further inputs of the record.
-    """
+    """Compare input and output with the training pairs, write all outputs, then the record."""
+    # Of the products `output` is the image on the grid of ``preproc`` and ``mask``; `_add_sinks`
+    # takes one for each key of `RunSpec.paths`, with ``device_<key>`` where a model made it.
     image, run, model = branch.image, branch.run, branch.image.model
     step = CheckRange(
         contrast=model.contrast,

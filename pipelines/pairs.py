@@ -46,11 +46,7 @@ class PairOptions:
 
     @property
     def own_masks(self) -> bool:
-        """Whether each image is masked by its own brain mask, as in the paper.
-
-        The low-field one by those of its scans, a T2w one without help of the session's T1w scan.
-        Otherwise the high-field mask serves both.
-        """
+        """Whether each image is masked by its own brain mask, as in the paper, or both by one."""
         return self.settings.protocol == "paper"
 
     def mask_of(self, scan: Scan) -> tuple[Path, str] | None:
@@ -69,11 +65,7 @@ def prepare_pairs(
     crash_dir: Path,
     callback: StatusCallback = lambda node, status: None,
 ) -> tuple[list[PairSource], list[PairSource], list[Failed]]:
-    """Make those of a subject's pairs that are not there yet, or not from these inputs.
-
-    A pair that fails does not keep the others from being made. Returns the pairs that were made
-    and those that were there, and why the others were not.
-    """
+    """Make a subject's pairs; return those made, those that were there, and why others were not."""
     kept, fingerprints, failed = _state(pairs, how)
     missing = tuple(pair for pair in pairs if pair.name in fingerprints)
     if not missing:
@@ -106,10 +98,7 @@ def missing_pairs(pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str,
 
 
 def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
-    """Return a digest of a pair's scans and of all settings that change what comes of them.
-
-    The scans' bytes count, not their times, which copying changes.
-    """
+    """Return a digest of the bytes of a pair's scans and of all settings that change the pair."""
     digest = hashlib.blake2b(digest_size=16)
     settings = {
         "version": __version__,
@@ -164,10 +153,7 @@ def _state(
 def init_pairs_wf(
     name: str, pairs: tuple[PairSource, ...], fingerprints: dict[str, str], how: PairOptions
 ) -> pe.Workflow:
-    """Build the workflow of one subject's pairs: one branch ``<pair>_wf`` per pair.
-
-    A donor whose own pair is not made has a ``find_<scan>``.
-    """
+    """Build the workflow of one subject's pairs: one branch ``<pair>_wf`` per pair."""
     workflow = pe.Workflow(name=name)
     branches = {pair.name: init_pair_wf(pair, fingerprints[pair.name], how) for pair in pairs}
     workflow.add_nodes(list(branches.values()))

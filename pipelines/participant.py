@@ -35,17 +35,13 @@ from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What one image, or one set of images on several grids, is made from.
-
-    Several parts are low-field scans of one session, which are fused. A part's mask is one
-    to use instead of computing it, with its BIDS URI.
-    """
+    """What one image, or one set of images on several grids, is made from."""
 
     name: str  # unique within the participant
     scan: Scan  # what the outputs are named after
     model: Bundle
-    parts: tuple[Scan, ...]
-    masks: tuple[tuple[Path, str] | None, ...]
+    parts: tuple[Scan, ...]  # several are low-field scans of one session, to be fused
+    masks: tuple[tuple[Path, str] | None, ...]  # of each part: one to use, and its BIDS URI
     precision: str = "fp32"  # in which the model is evaluated
 
     @property
@@ -78,10 +74,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Branch:
-    """The part of a participant's workflow in which one image is made.
-
-    Every output of `RunSpec.paths` has its sink ``ds_<key>``; ``ds_record`` is the last step.
-    """
+    """The part of a participant's workflow in which one image is made, up to ``ds_record``."""
 
     workflow: pe.Workflow
     image: ImageSpec
@@ -103,11 +96,7 @@ class Branch:
 
 
 def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) -> pe.Workflow:
-    """Build the workflow of one participant: one branch ``<name>_wf`` per image.
-
-    A T2w scan may take the brain mask of its session's T1w scan, and goes on without it
-    when that scan cannot be used.
-    """
+    """Build the workflow of one participant: one branch ``<name>_wf`` per image."""
     workflow = pe.Workflow(name=name)
     donors = {image.name: _donor(image, images) for image in images}
     branches = {}

@@ -42,11 +42,8 @@ def find_brain(
     given_mask: AnyFile | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Load a scan and find its brain; keep the scan uncompressed for the steps that follow.
-
-    A scan that cannot be used is an output here and not an exception, which `prepare`
-    raises: the session's other scan may wait for this mask, and must go on without it.
-    """
+    """Load a scan and find its brain; keep the scan uncompressed for the steps that follow."""
+    # An error is an output, which `prepare` raises: another scan may wait for this mask.
     try:
         checked = load_checked(in_file)
         brain = _brain(checked.image, method, weights, given_mask, threads)
@@ -234,10 +231,7 @@ def add_preparation(
     *,
     native: bool = False,
 ) -> dict[str, Source]:
-    """Add what brings a scan to a model's frame and range, and on its own grid to that range.
-
-    ``prepare`` takes a ``donor_mask``: the brain mask of the session's T1w scan, if any.
-    """
+    """Add what brings a scan to a model's frame and range, and on its own grid to that range."""
     step = Prepare(
         frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
     )

@@ -45,11 +45,7 @@ def synthesize(
     twin_device: str = "",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`).
-
-    With `members`, digests of the folds' models, their standard deviation takes the place
-    of the image. A `twin` that was made on the very same voxels, in any order, is taken over.
-    """
+    """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`)."""
     import torch
 
     from h2lo_bids.synthesis.options import EngineOptions, noting_device
@@ -132,11 +128,7 @@ def add_noise(
     acquired: bool = False,  # whether the voxels stand for those of a scan
     to_template: InFile | None = None,
 ) -> dict[str, Any]:
-    """Draw one noisy image (`h2lo_bids.synthesis.noise.add_noise`).
-
-    The noise is fixed to the model's frame, so that all grids show the same draw, those of
-    larger voxels without its detail.
-    """
+    """Draw one noisy image (`h2lo_bids.synthesis.noise.add_noise`), the same draw on all grids."""
     image, frame = load_image(in_file), load_image(volume).affine
     to_mm = np.diag([*voxel_sizes(frame), 1.0]) @ np.linalg.inv(frame)
     back = _to_scan(to_template)
@@ -168,10 +160,8 @@ def register_to_template(
     name: Label = "the scan",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Register a brain to the brain of a template, and bring it and its mask there, linearly.
-
-    On one thread, as the seed counts on no more.
-    """
+    """Register a brain to the brain of a template, and bring it and its mask there, linearly."""
+    # On one thread, as the seed counts on no more.
     moving, mask, space = load_image(in_file), load_image(mask_file), load_image(template)
     moving.set_filename(name)
     fixed = _template_brain(template, template_mask, threads)

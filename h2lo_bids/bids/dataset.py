@@ -123,14 +123,8 @@ def find_validator() -> Path | None:
 def require_valid(
     bids_dir: Path, images: Iterable[Path], *, seconds: float = SECONDS
 ) -> str | None:
-    """Stop when the official validator finds errors in the chosen images' folders.
-
-    A skeleton of ``dataset_description.json``, the sidecars and the chosen images' names is
-    validated, so that a large dataset costs no more than its chosen part and another subject's
-    error stops nobody. What concerns one file's content (broken JSON, empty or unreadable
-    images, a field strength in words) is left to the scan itself, so that the other scans are
-    finished. Where there is no validator, or it fails, the note that is returned says so.
-    """
+    """Stop at the validator's errors about the chosen images; return a note if it cannot run."""
+    # A skeleton: a large dataset costs no more than its chosen part, whose errors alone count.
     program = find_validator()
     if program is None:
         return f"{VALIDATOR} is not installed: only names and the description were checked"
@@ -196,10 +190,7 @@ def write_dataset_files(
     links: Mapping[str, Path] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the files at the root of the derivative dataset.
-
-    `labels` are further ``desc`` labels and what they mean; those of earlier runs are kept.
-    """
+    """Write the files at the root of the derivative dataset; `labels` are meanings of descs."""
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
     require_own(out)
     spec = bids_app_spec.load("io_spec.json")
@@ -290,11 +281,8 @@ def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> d
 
 
 def container(environment: Mapping[str, str]) -> dict[str, str] | None:
-    """Describe the container this runs in, from environment variables.
-
-    ``H2LO_CONTAINER`` is set when the image is built, e.g. to
-    ``h2lo-bids:0.1.0``; Apptainer and Singularity name the image themselves.
-    """
+    """Describe the container this runs in; Apptainer and Singularity name the image themselves."""
+    # H2LO_CONTAINER is set when the image is built, e.g. to h2lo-bids:0.1.0.
     tag = environment.get("H2LO_CONTAINER")
     for kind in ("apptainer", "singularity"):
         image = environment.get(f"{kind.upper()}_CONTAINER")
@@ -315,10 +303,8 @@ def _source(bids_dir: Path) -> dict[str, str]:
 
 
 def other_source(out_dir: Path, bids_dir: Path) -> str | None:
-    """Return what to say where an output folder holds images of another dataset.
-
-    Inside containers all datasets have one path, and outside one dataset may have been moved.
-    """
+    """Return what to say where an output folder holds images of another dataset."""
+    # Inside containers all datasets have one path, and outside one dataset may have been moved.
     listed, now = (_described(out_dir) or {}).get("SourceDatasets"), _source(bids_dir.absolute())
     before = listed[0] if isinstance(listed, list) and listed else None
     if not isinstance(before, dict) or not any(out_dir.glob("sub-*")):

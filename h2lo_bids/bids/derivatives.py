@@ -43,12 +43,8 @@ Source = Scan | Mapping[str, str] | Iterable[tuple[str, str]]
 def derivative_path(
     out_dir: str | Path, source: Source, *, extension: str = ".nii.gz", **added: str | None
 ) -> Path:
-    """Name one output, by the entities of its source and those that are added.
-
-    A T2w scan's brain mask, label or table would have the name of the T1w scan's, since BIDS
-    gives them no entity for the contrast: they are named ``desc-brainT2w``, but for the mask
-    on the scan's own grid, ``space-T2w_..._desc-brain_mask``.
-    """
+    """Name one output, by the entities of its source and those that are added."""
+    # BIDS has no entity for the contrast, by which a T2w scan's mask, label or table differs.
     fields = dict(source.entities if isinstance(source, Scan) else source)
     suffix = added.get("suffix")
     if isinstance(source, Scan) and source.suffix == "T2w" and suffix in _OF_ALL_CONTRASTS:
@@ -204,10 +200,8 @@ def mask_in(root: Path, scan: Scan) -> Path:
 
 
 def given_mask(derivatives: Iterable[tuple[str, Path]], scan: Scan) -> tuple[Path, str] | None:
-    """Return path and URI of a raw scan's mask in the first dataset that has one.
-
-    A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
-    """
+    """Return path and URI of a raw scan's mask in the first dataset that has one."""
+    # A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
     for name, root in derivatives if scan.dataset == "raw" else ():
         path = mask_in(root, scan)
         if path.exists() or path.is_symlink():  # whose content need not be there

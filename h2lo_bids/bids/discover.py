@@ -70,19 +70,7 @@ class Discovery(Result):
 
 
 def discover(settings: Settings) -> Discovery:
-    """Find the T1w and T2w scans that are asked for: of high field, or of low field to enhance.
-
-    Per subject, session and contrast one high-field scan is taken (order of preference in
-    `h2lo_bids.bids.scan.rank`). The preferred scan is never replaced silently: when its content is
-    missing, that is a problem, not a reason to take another.
-
-    Of low-field scans the axial, coronal and sagittal thick-slice ones are taken, to be fused,
-    where all three are there (one of them may turn out to be absent or broken: the others go on
-    without it); else one scan, isotropic before axial, coronal and sagittal. An image of unknown
-    field strength counts as high field unless words choose it.
-
-    With ``settings.all_scans`` every scan is taken, by itself.
-    """
+    """Find the T1w and T2w scans that are asked for: of high field, or of low field to enhance."""
     sides, choose = (ENHANCED, _low_field) if settings.task == ENHANCE else (SCANS, _high_field)
     search = Search(settings, Conditions(settings))
     search.begin()
@@ -128,7 +116,8 @@ def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str])
 
 
 def _high_field(images: list[Scan], search: Search) -> list[ImageSource]:
-    """Read sidecars, drop low field, choose, and check that the content is there."""
+    """Read sidecars, drop low field, choose one by `rank`, and check that the content is there."""
+    # It is never replaced silently: content that is missing is a problem, not a reason for another.
     sidecars = Sidecars(search.root)
     scans, errors = [], {}
     for image in images:
@@ -195,7 +184,7 @@ def _folder(path: Path, search: Search) -> str:
 
 
 def _low_field(images: list[Scan], search: Search) -> list[ImageSource]:
-    """Choose the low-field scans of each session, alone or together."""
+    """Choose three scans of a session to be fused, of which one may be lost, or a single one."""
     sources = []
     for group in _by_session(_low(images, search)):
         for parts in _choices(group, search):

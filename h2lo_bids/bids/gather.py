@@ -300,11 +300,7 @@ def read_scan(image: Scan, sidecars: Sidecars) -> Scan:
 
 
 def check_fit(search: Search, images: list[Scan], sides: tuple[str, ...]) -> None:
-    """Report conditions that fit none of the images of a contrast.
-
-    That is a problem if they were written for this contrast, or if a label is there in
-    other case; else they may be meant for the other contrast: a warning.
-    """
+    """Report conditions that fit no image of a contrast: a problem if surely meant for it."""
     conditions, side = search.conditions, sides[-1]
     for suffix in search.suffixes:
         names = [image.name for image in images if image.suffix == suffix]

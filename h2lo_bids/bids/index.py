@@ -212,14 +212,11 @@ def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
 
 
 class Odd(NamedTuple):
-    """A file or folder that was probably meant to be read, and why it is not.
-
-    ``invalid`` if it has no place in BIDS; else it is valid, or stands next to what is read.
-    """
+    """A file or folder that was probably meant to be read, and why it is not."""
 
     path: Path
     reason: str
-    invalid: bool = True
+    invalid: bool = True  # it has no place in BIDS; else it stands next to what is read
 
 
 def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:

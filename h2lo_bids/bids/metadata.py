@@ -17,15 +17,7 @@ from h2lo_bids.io import check_content, read_json
 
 
 class Sidecars:
-    """Reads the JSON that applies to images of one dataset.
-
-    A JSON applies to an image when it has the same suffix, lies in the image's
-    folder or above it, and has no entity that the image lacks or has otherwise.
-    Nearer files override farther ones. Within a folder, the image's own JSON
-    stands alone, as for the BIDS validator: another's is that of another scan.
-    Without one, more specific files override less specific ones. Folders and
-    files are read once.
-    """
+    """Reads the JSON that applies to images of one dataset by BIDS inheritance, each file once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -40,7 +32,8 @@ class Sidecars:
         return merged
 
     def applicable(self, image: Path, name: Name) -> list[Path]:
-        """List the sidecars of an image, from the root down."""
+        """List the sidecars of an image, from the root down, the more specific of a folder last."""
+        # Its own stands alone in its folder, as for the validator: another's is of another scan.
         entities, parts = set(name.entities), image.parent.relative_to(self._root).parts
         found = []
         for depth in range(len(parts) + 1):
@@ -115,16 +108,7 @@ class FieldStrength:
 
 
 def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> FieldStrength:
-    """Find the field strength of a scan.
-
-    In this order of trust: ``ImagingFrequency`` of the proton, ``Manufacturer``
-    or model of a Swoop (against a field of 1 T or more),
-    ``MagneticFieldStrength``, a label such as ``LF`` or ``64mT``; without any,
-    high field is assumed, with a warning. Numbers may be strings with a decimal
-    comma, one-element lists, or in mT, gauss or Hz. The vendor's 0.006 T is read
-    as 0.064 T. Where two sources lie on either side of 1 T, or the first two
-    numbers differ by more than a tenth, the warning quotes both.
-    """
+    """Find the field strength of a scan by what is trusted most, and warn of what differs."""
     frequency, field = _from_frequency(metadata), _from_field(metadata)
     unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]
     measured = [claim for claim in (frequency, field) if isinstance(claim, _Claim)]
@@ -159,7 +143,7 @@ class _Claim:
 
 
 def _in_order(measured: list[_Claim], maker: str | None) -> list[_Claim]:
-    """Put the numbers and the maker in order, the most trusted first."""
+    """Put the numbers and the maker in order, the most trusted first: the frequency, if any."""
     if maker:
         note = f"{maker}, without a plausible field strength: taken as {SWOOP_TESLA} T"
         swoop = _Claim(SWOOP_TESLA, "Manufacturer", maker, note, exact=False)

@@ -34,11 +34,8 @@ class Sides:
 
 
 def gather_sides(search: Search) -> dict[Key, Sides]:
-    """Sort the scans of the raw dataset, and of the second root, by field strength.
-
-    An image of unknown field strength counts as high field, unless it lies in
-    the second root or the user's words choose it as low field and not as high.
-    """
+    """Sort the scans of the raw dataset, and of the second root, by field strength."""
+    # An unknown one is high, unless it is in the second root or chosen as low and not as high.
     sides: dict[Key, Sides] = defaultdict(Sides)
     lf_dir = search.settings.lf_dir
     images = find_images(search)
@@ -137,11 +134,8 @@ _FUSED = re.compile(r"(.+)_mrr(\.nii(?:\.gz)?)")
 
 
 def use_precomputed(search: Search, sides: dict[Key, Sides]) -> set[str]:
-    """Let the low-field images of derivative datasets stand for the low-field scans.
-
-    A contrast of which these datasets hold an image of anybody is taken from
-    them alone, so that fused and single scans are not mixed.
-    """
+    """Let the low-field images of derivative datasets stand for the low-field scans."""
+    # Of a contrast for all subjects, so that fused and single scans are not mixed.
     found: dict[Key, list[Scan]] = defaultdict(list)
     for dataset, root in search.settings.derivatives:
         for scan in _precomputed(search, dataset, root, sides):
@@ -217,11 +211,8 @@ def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
 
 
 def mask_donor(hf: Scan, conditions: Conditions) -> Scan | None:
-    """Find the high-field T1w scan in a T2w scan's folder, if there is one.
-
-    It is not looked for among the pairs, so that a pair comes out the same whether T1w pairs
-    are asked for or not, exist or not.
-    """
+    """Find the high-field T1w scan in a T2w scan's folder, if there is one."""
+    # Not among the pairs: a pair comes out the same whether T1w pairs are asked for or not.
     if hf.suffix != "T2w":
         return None
     asked, sidecars = conditions.asked("T1w", *HIGH), Sidecars(hf.root)

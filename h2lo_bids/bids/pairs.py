@@ -79,13 +79,7 @@ class UnpairedError(Exception):
 
 
 def discover_pairs(settings: Settings) -> PairDiscovery:
-    """Find the high-field scans that are asked for, with their low-field partners.
-
-    Per subject and contrast: the high-field scan as at the participant level
-    (1 T or more), and its partner of below 1 T from its own session or, where
-    that has none, from the only other one. Nothing is guessed: what can be meant
-    in two ways is an error.
-    """
+    """Find the high-field scans asked for, with their low-field partners; guess nothing."""
     search = Search(settings, Conditions(settings))
     search.begin()
     sides = gather_sides(search)
@@ -249,10 +243,8 @@ def _distinction(
     entities: Sequence[str] = ORDER,
     beside: Sequence[Scan] = (),
 ) -> Filter:
-    """Return what sets one candidate apart from the others, but not from the scans beside them.
-
-    Other subjects' scans may have no run, or only runs: `_first_runs` takes what they have.
-    """
+    """Return what sets one candidate apart from the others, but not from the scans beside them."""
+    # Other subjects' scans may have no run, or only runs: `_first_runs` takes what they have.
     rest, words = list(candidates), Filter()
     for entity in entities:
         own, found = chosen.name.get(entity), {scan.name.get(entity) for scan in rest}

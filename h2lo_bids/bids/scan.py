@@ -137,11 +137,7 @@ class Grid:
 
 
 def header_warnings(scan: Scan) -> tuple[str, ...]:
-    """Report what a scan's sidecar or name has otherwise than its header, which is used.
-
-    The sidecar's lengths are ``SpacingBetweenSlices``, else ``SliceThickness``, and
-    ``PixelSpacing``. A field of view that is too small for a head is reported, too.
-    """
+    """Report what a scan's sidecar or name has otherwise than its header, which is used."""
     grid = read_grid(scan.path)
     if grid is None:
         return ()
@@ -158,10 +154,7 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
 
 
 def slice_warnings(axes: Sequence[int], grids: Iterable[Sequence[float]]) -> Iterator[str]:
-    """Report voxels whose slices are not axial, and in an array in the order of RAS would differ.
-
-    `axes` are those of `Grid`.
-    """
+    """Report voxels whose slices are not axial, but would be in an array in the order of RAS."""
     for sides in grids if len({*axes}) == 3 else ():
         longest = sides.index(max(sides))
         if sides[longest] < THICK * sorted(sides)[1] or axes[longest] in (longest, 2):
@@ -288,13 +281,8 @@ def has_agent(name: Name) -> bool:
 
 
 def preference(name: Name) -> tuple[Any, ...]:
-    """Return a sorting key; the scan with the smallest is taken.
-
-    A contrast agent comes last. An ``acq`` that contains a sequence of ``io_spec.json`` comes
-    before none, and none before others. An intensity-corrected reconstruction (``rec-SCIC``,
-    ``rec-NORM`` ...) comes before a plain one, as the brightest voxel of the other is the one
-    nearest to the coil. No run counts as run 0.
-    """
+    """Return a sorting key, as `PREFERENCE` says; the scan with the smallest is taken."""
+    # Of an image that is not corrected, the brightest voxel is the one nearest to the coil.
     order = bids_app_spec.load("io_spec.json")["preference"]
     corrected = tuple(word.lower() for word in order["rec"])
     rec, run = name.get("rec"), name.get("run") or "0"
@@ -310,10 +298,7 @@ def preference(name: Name) -> tuple[Any, ...]:
 
 
 def not_an_input(name: Name, filtered: Iterable[str], option: str = "--filter") -> str | None:
-    """Return why an image is no plain image of a whole head, if so, and the option that takes it.
-
-    `filtered` are the entities of which something is asked.
-    """
+    """Return why an image is no plain one of a whole head, unless that was `filtered` for."""
     spec = bids_app_spec.load("io_spec.json")
     asked = set(filtered)
     for entity, label in name.entities:

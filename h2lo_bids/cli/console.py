@@ -15,11 +15,7 @@ _SILENCE = 8.0  # seconds after which a stream that is no terminal gets the stat
 
 
 class Console:
-    """Lines on the terminal and in a log file, and one status line on a terminal.
-
-    Losing a line because the disk is full or the reader has gone never stops the work. `log` is
-    the log file, once it is open.
-    """
+    """Lines on the terminal and in a log file; what cannot be written never stops the work."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream

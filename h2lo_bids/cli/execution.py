@@ -266,18 +266,14 @@ def run_participants(
     run: Run,
     title: str,
     work: str,
-    args: Mapping[str, tuple[Any, ...]],
+    args: Mapping[str, tuple[Any, ...]],  # by the participant's folder, such as sub-01; as scans
     scans: Mapping[str, Sequence[str]],
-    unit: str,
+    unit: str,  # what each participant has several of
     *,
     done: str = "done",
     after_loss: Callable[[str, tuple[Failed, ...]], None] = lambda name, failed: None,
 ) -> None:
-    """Call a function for each participant, some at a time; `unit` is what each has several of.
-
-    `args` and `scans` are by the participant's folder, such as ``sub-01``. The function returns
-    an `Outcome`; `after_loss` is called where it did not, with the failures of all scans.
-    """
+    """Call a function that returns an `Outcome` for each participant's folder, some at a time."""
     threads = step_threads(run.settings)
     limit, warning = participants_at_a_time(run.settings, len(args))
     if warning:

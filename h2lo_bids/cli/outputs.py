@@ -49,11 +49,7 @@ class Output(NamedTuple):
 
 
 def dry_run(settings: Settings, console: Console) -> int:
-    """Print what a run would do; return its exit code.
-
-    What cannot be used counts as failed, all else as done; what would keep the run from
-    beginning is raised.
-    """
+    """Print what a run would do; return its exit code: what cannot be used counts as failed."""
     check_usage(settings)
     if settings.reports_only:
         raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
@@ -164,10 +160,7 @@ def expected_outputs(
     folds: dict[str, tuple[Fold, ...]] | None = None,
     kept: Container[str] = (),
 ) -> Iterator[Output]:
-    """Yield the files of a run on what was found, divided as in `folds` where they are known.
-
-    Of subjects whose pairs, by URI of the high-field scan, are all `kept`, it writes no log.
-    """
+    """Yield the files of a run on what was found; no log of subjects whose pairs are `kept`."""
     if not settings.on_pairs:
         yield from _of_participants(settings, found)
     else:
@@ -203,11 +196,7 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
 
 
 def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
-    """Yield each contrast, its folds as far as its pairs are prepared, and lines on these.
-
-    Folds are None where all pairs of the contrast are flagged. Raises what the run does where
-    those of all contrasts are.
-    """
+    """Yield each contrast, its folds or None if all its pairs are flagged, and lines on these."""
     from h2lo_bids.training.experiments.fits import (
         alike_line,
         divide_subjects,

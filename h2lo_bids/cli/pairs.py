@@ -116,10 +116,7 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
 
 
 def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) -> tuple[str, ...]:
-    """Return which pairs are not prepared from the scans and settings of now; runs in a process.
-
-    Raises what would keep the pairs from serving what follows, however well they are prepared.
-    """
+    """Return which pairs are not prepared, or raise what would keep them from being used."""
     # Preparing may take hours: nobody should learn only then of a misspelled option.
     check_further(settings, subjects_of(pairs))
     return unprepared(settings, pairs)

@@ -30,10 +30,7 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 
 def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]:
-    """Return how many participants are done at a time, and a warning if the memory looks small.
-
-    It is one at least, whatever the memory.
-    """
+    """Return how many participants are done at a time, and a warning if the memory looks small."""
     nprocs = settings.nprocs or available_processors()
     memory = settings.mem or available_memory_gb()
     need = REGISTRATION_GB if settings.standard_spaces else SUBJECT_GB
@@ -47,10 +44,7 @@ def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]
 
 
 def step_threads(settings: Settings) -> int:
-    """Return the threads of one step.
-
-    They do not depend on the number of subjects: another number may change the last bits.
-    """
+    """Return the threads of one step, for any number of subjects: they decide its last bits."""
     nprocs = settings.nprocs or available_processors()
     return min(settings.omp_nthreads or min(nprocs, _MAX_THREADS), nprocs)
 
@@ -76,11 +70,8 @@ def available_processors(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> in
 
 
 def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> float:
-    """Return the memory that is free for this process, GB (1e9 bytes).
-
-    The least of what the machine reports as available and what each control group above this
-    process has left, where the page cache that can be dropped counts as free.
-    """
+    """Return the free memory in GB: the least that the machine or a control group has left."""
+    # The page cache that can be dropped counts as free.
     import psutil
 
     free = float(psutil.virtual_memory().available)
@@ -126,11 +117,8 @@ def _numbers(path: Path) -> list[float]:
 def child_environment(
     work: Path, threads: int, parent: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return the environment for a process that does a subject's work.
-
-    Libraries that keep caches and settings in HOME are sent to the work folder, so that HOME may
-    be absent or read-only; where it already holds TemplateFlow's images, they keep it.
-    """
+    """Return the environment for a process that does a subject's work."""
+    # What libraries keep in HOME, which may be absent or read-only, goes to the work folder.
     env = dict(os.environ if parent is None else parent)
     home = work / "home"
     if not env.get("TEMPLATEFLOW_HOME"):  # images without templates leave it empty
@@ -160,10 +148,8 @@ def child_environment(
 
 
 def imports_of(settings: Settings) -> tuple[str, ...]:
-    """Return the modules that processes of a run need, of those that are slow to import.
-
-    None of them may start a thread or ask for a GPU, as deepbet does: neither survives a fork.
-    """
+    """Return the modules that processes of a run need, of those that are slow to import."""
+    # None of them may start a thread or ask for a GPU, as deepbet does: neither survives a fork.
     found = [*_LIBRARIES]
     if settings.on_pairs:
         found += ["pipelines.pairs"]
@@ -177,10 +163,7 @@ def imports_of(settings: Settings) -> tuple[str, ...]:
 
 
 def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
-    """Return a folder for temporary files that really can be written.
-
-    A short path is preferred: sockets of libraries live there, limited to about 100 bytes.
-    """
+    """Return a folder for temporary files that really can be written, rather of a short path."""
     for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
         if candidate and len(candidate) < _SOCKET_PATH:
             with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=candidate) as file:

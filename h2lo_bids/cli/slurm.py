@@ -191,14 +191,10 @@ def _write_run(cluster: argparse.Namespace) -> int:
 
 
 def run_folder(settings: Settings) -> Path:
-    """Name the folder of all that is submitted for a command line.
-
-    A repeated command has the same folder, so that it finds what was done before;
-    so has one for other participants, if each is a task of its own.
-    """
+    """Name the folder of a command line, which finds there what was submitted and done before."""
     # More memory for tasks that were killed, say, makes no other run of it.
     own = replace(settings, nprocs=None, mem=None, work_dir=None, clean_workdir=False, verbose=0)
-    if settings.level in ("participant", "trial"):
+    if settings.level in ("participant", "trial"):  # whose other participants are other tasks
         own = replace(own, participant_label=(), session_label=())
     return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest(own.words(), 4)}"
 
@@ -302,11 +298,7 @@ def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
 
 
 def render(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
-    """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave.
-
-    The script ``"submit"`` takes arrays, each a stage, first line and elements, and queued jobs;
-    ``"task"`` is one stage's.
-    """
+    """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave."""
     common = {"script": script, "cluster": cluster, "folder": folder, "job": _job_name(folder)}
     return template_of("slurm.sh.jinja").render(version=__version__, **common, **values)
 

@@ -96,10 +96,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
 
 
 def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
-    """Print what no task will, as each sees one participant or session: of the others, too.
-
-    Raises what a run would end with if there is no task.
-    """
+    """Print what no task will, as each sees one participant or session; raise if there is none."""
     names = {task.name for task in tasks}
 
     def untold(path: Path) -> bool:
@@ -117,10 +114,7 @@ def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
 def _is_done(
     state: State | None, inputs: Iterable[Path], own: Iterable[Path], made: Iterable[Path]
 ) -> bool:
-    """Whether a task ended well and its outputs are there.
-
-    No input may have changed since it began, and none of its own files since it ended.
-    """
+    """Whether a task ended well, with all it made, and no file is newer that it read or made."""
     if state is None or state.code != 0 or not all(path.exists() for path in made):
         return False
     dated = [*((path, state.began) for path in inputs), *((path, state.ended) for path in own)]
@@ -245,10 +239,7 @@ def _fold(settings: Settings, contrast: str, method: str, index: int) -> Task:
 
 
 def write_failures(folder: Path, ended: Mapping[tuple[str, str], State]) -> None:
-    """Write ``failures.tsv`` of a run from the states of failed tasks, by stage and name.
-
-    It has a row for each scan or fit that a task recorded as failed, or one for the task.
-    """
+    """Write ``failures.tsv``: a row for each failure that a task recorded, or one for the task."""
     recorded = _recorded_failures(folder.parents[2]) if ended else {}
     table: Rows = [("stage", "task", "exit_code", "log", *COLUMNS)]
     for (stage, name), state in ended.items():

@@ -151,11 +151,7 @@ def mask_words(settings: Settings, scan: Scan) -> str:
 def examine(
     task: SubjectTask, records: list[ScanReport], send: Send
 ) -> tuple[list[Failed], list[ScanReport]]:
-    """Do what labels and conditions ask for with each scan that has a record.
-
-    Returns scans of which something could not be done, and the records with the lesions' table
-    and pictures.
-    """
+    """Do what labels and conditions ask for with each scan that has a record; return failures."""
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.trial.condition import Images
     from h2lo_bids.trial.report import draw_lesions, region_rows
