@@ -109,6 +109,7 @@ class FieldStrength:
 
 def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> FieldStrength:
     """Find the field strength of a scan by what is trusted most, and warn of what differs."""
+    # That is the proton's frequency, a Swoop's name, the field, a label; without any it is high.
     frequency, field = _from_frequency(metadata), _from_field(metadata)
     unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]
     measured = [claim for claim in (frequency, field) if isinstance(claim, _Claim)]

@@ -70,11 +70,7 @@ def benchmark_table(task: str, blocks: Sequence[Block]) -> Table:
 
 @cache
 def paper_figures(table: str = "table1") -> Printed:
-    """Return ``"table1"`` of the paper, or ``"table2"``, which prints no deviations.
-
-    Values are the mean and the population standard deviation, or NaN, over the folds of ds006557,
-    by contrast, method and metric.
-    """
+    """Return a printed table: mean and deviation, or NaN, by contrast, method and metric."""
     text = (files("h2lo_bids") / f"data/paper/{table}.tsv").read_text(encoding="utf-8")
     return {
         (row["contrast"], row["method"], key.removesuffix("_mean")): (
@@ -90,11 +86,7 @@ def paper_figures(table: str = "table1") -> Printed:
 def row_values(
     name: str, scores: Sequence[Score], records: Records, planned: int, every: Records = ()
 ) -> dict[str, Any]:
-    """Sum up what was scored of a method, and what its finished folds recorded, if anything.
-
-    `every` are the records of all methods: an enhancer's record also holds the figures of its
-    input, the identity.
-    """
+    """Sum up what was scored of a method, and what its folds recorded; `every` are of all."""
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
     _, steps, planned_steps = _progress(records)

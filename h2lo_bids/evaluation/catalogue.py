@@ -160,10 +160,7 @@ def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
-    """Write rows as TSV, and the description of the columns as JSON; return the TSV file.
-
-    A number is the shortest text that reads back as the same.
-    """
+    """Write rows as TSV, and the description of the columns as JSON; return the TSV file."""
     path = Path(path)
     lines = ["\t".join(sidecar), *("\t".join(map(_text, row)) for row in rows)]
     atomic_write_text(path, "\n".join(lines) + "\n")

@@ -117,11 +117,7 @@ def under(scores: Sequence[Score], convention: str) -> tuple[Score, ...]:
 
 
 def select(scores: Sequence[Score]) -> tuple[Score, ...]:
-    """Mix both regions as Table 1 does: one score per subject, method and fold.
-
-    They keep their order of appearance; duplicates, as the identity has in every method's
-    folder, are dropped.
-    """
+    """Mix both regions as Table 1 does: one score per subject, method and fold; drop duplicates."""
     by_key: dict[tuple[str, int | None, str], dict[str, Score]] = {}
     for s in scores:
         by_key.setdefault((s.method, s.fold, s.subject), {}).setdefault(s.region, s)
@@ -147,12 +143,8 @@ def coverage(
     folds: Sequence[int] = (),
     wanted: Sequence[str] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the methods that lack a fold or subject of another, and a sentence for each lack.
-
-    So do those that have a figure which is not finite, such as the NCC of a constant image. Their
-    means are over other subjects, and so are not to be compared. `folds` are those that
-    were planned; without them, those that any method has. `wanted` are methods that were asked for.
-    """
+    """Return the methods that lack a fold, subject or finite figure, a sentence for each lack."""
+    # Their means are over other subjects, and so are not to be compared.
     covered: dict[str, set[tuple[str, int | None]]] = {}
     undefined: dict[tuple[str, str], list[str]] = {}
     for s in select(scores):

@@ -80,13 +80,8 @@ def make_folds(
     seed: int = 42,
     same: Sequence[Sequence[str]] = (),
 ) -> tuple[Fold, ...]:
-    """Divide subjects at random, the same way for the same seed and labels.
-
-    Without `test` all subjects are divided into disjoint test sets of nearly equal size; with a
-    number, test sets may overlap, as the authors' do, and each subject tests equally often, or
-    once more. `validation` subjects choose the weights in each fold; None takes a tenth, at least
-    one. Labels of a group in `same` are one person, who stays together and counts once.
-    """
+    """Divide subjects, or people, at random, the same way for the same seed and labels."""
+    # With a number of them to test, test sets may overlap, as the authors' do.
     people = _people(subjects, same)
     names = np.array(sorted(people), dtype=object)
     validation = max(1, round(len(names) / 10)) if validation is None else validation
@@ -238,11 +233,8 @@ def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:
 
 
 def read_folds(path: Path, subjects: Sequence[str], contrast: str) -> tuple[Fold, ...]:
-    """Read the folds of a contrast that a user gives, in the order of their numbers.
-
-    The table is as `write_splits` makes it; without its column ``contrast`` it holds for every
-    contrast. Where a fold names nobody to train on, all of `subjects` that it does not name do.
-    """
+    """Read the folds of a contrast that a user gives, in the order of their numbers."""
+    # Where a fold names nobody to train on, all of `subjects` that it does not name do.
     folds = _read(path, contrast).get(contrast, {})
     if not folds:
         raise UsageError(f"{path}: no folds for {contrast}; add them, or leave the contrast out")

@@ -293,11 +293,7 @@ def tabulate(
     wanted: Sequence[str] = (),
     convention: str = CLIPPED,
 ) -> Block:
-    """Summarise and compare the scores of a contrast, and note missing folds and subjects.
-
-    `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`, `folds` and
-    `wanted` as in `coverage`.
-    """
+    """Summarise and compare the scores of a contrast, and note missing folds and subjects."""
     scores = under(scores, convention)
     titles = titles_of((s.method for s in scores), titles)
     partial, notes = coverage(scores, titles, folds, wanted)
@@ -321,11 +317,7 @@ def rows_of(
 
 
 def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Table:
-    """Write the scores of one contrast and what `tabulate` has made of them.
-
-    Files are `stem` with ``_scores.tsv``, ``_summary.tsv`` and ``_comparisons.tsv``, each with a
-    ``.json``, and ``_table.md``. The scores hold both conventions, the other files the block's.
-    """
+    """Write the scores of one contrast, of both conventions, and what `tabulate` made of them."""
     table = Table((replace(block, notes=(*block.notes, CONVENTIONS[block.convention])),))
     write_scores(f"{stem}_scores.tsv", scores, block.titles)
     block.write_comparisons(f"{stem}_comparisons.tsv")

@@ -132,12 +132,7 @@ def save_bundle(
     method: str = "h2lo",
     extras: Mapping[str, bytes] | None = None,
 ) -> Bundle:
-    """Write a bundle, whole or not at all, and read it back.
-
-    The same model gives the same bytes; a bundle that is there already is replaced. `metadata`
-    holds JSON-ready values beside those that follow from the model, `extras` further files by
-    their name relative to the folder, whose digests are recorded and checked by `load_bundle`.
-    """
+    """Write a bundle, whole or not at all, with further files as `extras`, and read it back."""
     extras, folder, weights = extras or {}, Path(folder), weights_file(model)
     record = {
         **metadata,

@@ -77,12 +77,7 @@ def choose_bundles(
 
 
 def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bundle]:
-    """Return the bundle that is to be used for each contrast.
-
-    A model given without a contrast serves its own, a folder of models all that it
-    has one for; another contrast then takes the embedded model of the method, if
-    there is one.
-    """
+    """Return the bundle that is to be used for each contrast: a given or an embedded one."""
     given, methods, task = dict(settings.model), settings.method[:1], settings.task
     bundles: dict[str, Bundle] = {}
     for contrast, path in given.items():
@@ -148,11 +143,8 @@ def _models_at(
 def named_models(
     settings: Settings, contrasts: tuple[str, ...]
 ) -> dict[str, list[tuple[str, Bundle]]]:
-    """Return the models of each contrast under names of their own.
-
-    Without any, the embedded model of every contrast for the task. Models of the
-    identity are skipped: the high-field image itself is a row of every table.
-    """
+    """Return the models of each contrast, by default the embedded one, under names of their own."""
+    # Not the identity: the high-field image itself is a row of every table.
     found: dict[str, list[tuple[str, Bundle]]] = {}
     if not settings.model:
         asked = [name for name in settings.method if name != ALL] or [_DEFAULT[settings.task]]

@@ -109,16 +109,7 @@ class Plan:
 
 
 def make_dataset(plan: Plan, progress: Say = lambda line: None) -> None:
-    """Write a dataset of paired sessions; the same plan gives the same bytes.
-
-    `progress` is called with one line per scan.
-
-    Raises
-    ------
-    H2loError
-        If a map cannot be used, lesions have no place, or the folder cannot be
-        written or is not empty.
-    """
+    """Write a dataset of paired sessions; the same plan gives the same bytes."""
     maps = _label_maps(plan.labels) if plan.labels else ()
     try:
         plan.out.mkdir(parents=True, exist_ok=True)

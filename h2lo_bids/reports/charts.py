@@ -170,10 +170,7 @@ def colour(method: str, methods: Sequence[str]) -> str:
 def strip_plot(
     subjects: Mapping[str, Mapping[str, float]], titles: Mapping[str, str], *, label: str
 ) -> Markup:
-    """Draw one metric: a column per method, a point per subject, their mean as a bar.
-
-    A line joins the points of a subject; `label` is for screen readers, here and below.
-    """
+    """Draw one metric: a column per method, a point per subject, their mean as a bar."""
     axes = _axes(330, 232, 52, 52)
     axes.margins(y=0.06)
     names = list(titles)
@@ -223,11 +220,7 @@ CURVES = {
 
 @_style()
 def training_curves(runs: Sequence[Run], titles: Mapping[str, str], column: str) -> Markup | None:
-    """Draw one of `CURVES` of all folds; None when no log has it.
-
-    A fold's thousands of steps are averaged down to what the eye can see; the
-    chosen step is marked where the quantity was validated.
-    """
+    """Draw one of `CURVES` of all folds, the chosen step marked; None when no log has it."""
     validated = column == "psnr"
     lines = [(run, _thinned(run.history["step"], run.history[column])) for run in runs]
     lines = [(run, line if validated else line[line[:, 1] > 0]) for run, line in lines]
@@ -280,11 +273,7 @@ def _thinned(
 
 @_style()
 def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> Markup | None:
-    """Draw the correlation with high-field images by band; that of another subject is dashed.
-
-    `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.catalogue.REALISM`;
-    None is returned where no image has a value in two bands.
-    """
+    """Draw the correlation with high-field images by band; that of another subject is dashed."""
     axes = _axes(430, 262, 46, 48)
     for css, title, values in lines:
         for who, style, columns in (("own", "solid", OWN), ("stranger", _DASHES, STRANGER)):
@@ -344,10 +333,7 @@ def histograms(
     label: str,
     alone: bool = False,
 ) -> Markup:
-    """Draw distributions over [0, 1]: `curves` are classes, titles and shares in equal bins.
-
-    They are of foreground voxels or, where `alone` makes a file with a legend, of the brain's.
-    """
+    """Draw distributions over [0, 1], by class and title; `alone` as a file with a legend."""
     axes = _axes(760, 300, 14, 46)
     axes.grid(visible=False)
     axes.grid(axis="x")

@@ -115,11 +115,8 @@ def draw_histograms(
 
 
 def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Return the share of `values` in each of ``BINS`` equal bins on [0, 1].
-
-    An image of few grey levels would leave some bins with one level and others with two:
-    such levels are spread evenly over their distance.
-    """
+    """Return the share of `values` in each of ``BINS`` equal bins on [0, 1]."""
+    # Of few grey levels some bins would hold one and others two: they are spread evenly.
     levels, shown = np.unique(values), values
     if 1 < levels.size <= _FEW_LEVELS:
         # Multiples of the golden ratio fill an interval evenly, without a generator.
@@ -133,11 +130,7 @@ def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def draw_difference(
     low: nib.Nifti1Image, enhanced: nib.Nifti1Image, mask: nib.Nifti1Image, *, title: str
 ) -> tuple[str, float]:
-    """Draw what enhancement added and took away, grey where that is nothing.
-
-    Returned is also what is shown white, and its negative black: the 99.5th percentile of the
-    difference in the mask, at least 0.01.
-    """
+    """Draw what enhancement added and took away, grey for nothing; return also what is white."""
     before, after, brain = volume_of(low), volume_of(enhanced), volume_of(mask)
     change = after.data - before.data
     inside = np.abs(change[brain.data > 0])
@@ -159,12 +152,7 @@ def make_figures(
     after: nib.Nifti1Image,
     mask: nib.Nifti1Image,
 ) -> tuple[Figure, ...]:
-    """Write every figure of one result, atomically, where the report expects it.
-
-    Shown are the scan as it came with its brain, and a model's input and output in [0, 1]
-    with the brain on their grid, as mosaics of the same slices and size for the flicker; of
-    enhancement also what it changed.
-    """
+    """Write every figure of one result, atomically, where the report expects it."""
     kinds = bids_app_spec.load("io_spec.json")["figures"][_GROUPS[task]]
     labels, titles = _WORDS[task]
     one, other = (label.lower() for label in labels)

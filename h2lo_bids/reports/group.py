@@ -34,13 +34,7 @@ _TITLES = {
 
 
 def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> Path:
-    """Write ``group.html``, or its like for a level, atomically, from the files in the folder.
-
-    It can be written at any time: with some folds done, the page shows these and says which are
-    missing. Everything that comes from data is escaped; the page's policy forbids every
-    request and every other script. Levels are ``"group"``, ``"benchmark"``, ``"evaluate"``
-    and ``"enhance"``, the training of enhancers.
-    """
+    """Write the page of a level, atomically, from what is in the folder at any time."""
     path = result_path(out_dir, _PAGES.get(level, "group_report"))
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)

@@ -63,10 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Everything of one contrast: its runs by method and fold, its splits as planned, its scores.
-
-    Scores are in the regions of the paper's Table 1.
-    """
+    """Everything of one contrast: its runs by method and fold, its planned splits, its scores."""
 
     name: str
     runs: tuple[Run, ...]
@@ -105,12 +102,7 @@ class Contrast:
 def read_contrasts(
     out_dir: Path, level: str, problems: list[str], blocks: Mapping[str, Block] | None = None
 ) -> list[Contrast]:
-    """Return the runs and splits of every contrast; problems of files are added, one line each.
-
-    Level ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
-    ``"enhance"`` takes the enhancers and any other the rest. Scores are tabulated where `blocks`
-    are not given.
-    """
+    """Return the runs and splits of every contrast; problems of files are added, one line each."""
     table = result_files(out_dir, "splits")[0]
     splits = {} if level == "evaluate" else _read(read_splits, table, problems, {})
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")

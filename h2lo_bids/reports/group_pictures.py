@@ -121,10 +121,7 @@ def draw_subject(
     white: float,
     scale: float,
 ) -> str:
-    """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB by method below the names.
-
-    `white` is the intensity shown white, `scale` the difference at the end of the colour scale.
-    """
+    """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB by method below the names."""
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     fields = fields_of(titles)
     target, source = (f"{field[0].upper()}F" for field in fields)

@@ -210,11 +210,7 @@ def draw_panels(
     main: str = "",
     limit: int = PANELS,
 ) -> dict[str, Any] | None:
-    """Draw test subjects, the median one first, until the page is heavy enough.
-
-    The median is by the method `main`, by default the first, among the subjects with the most
-    pictures; nothing is returned where there are none.
-    """
+    """Draw test subjects, by `main` the median one first, until the page is heavy enough."""
     subjects = pictures.read_subjects(contrast, problems)
     if not subjects:
         return None

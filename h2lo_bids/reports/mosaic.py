@@ -78,11 +78,7 @@ class Volume:
 
 
 def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Volume:
-    """Bring an image of any orientation to axes that run right, front and up.
-
-    With `like`, positions are along that image's axes, so that both share one frame; an image
-    that is tilted against it is interpolated onto its grid.
-    """
+    """Bring an image of any orientation to axes that run right, front and up, along `like`."""
     import nibabel as nib
 
     canonical = nib.as_closest_canonical(image)
@@ -137,10 +133,7 @@ def mosaic(
     title: str,
     mask: Volume | None = None,
 ) -> str:
-    """Draw a mosaic as a standalone SVG, one unit is 1 mm, with the outline of `mask`.
-
-    Pictures of one layout lie exactly on top of each other; `window` is shown black to white.
-    """
+    """Draw a mosaic as a standalone SVG, one unit is 1 mm, with the outline of `mask`."""
     size, columns = layout.size, max(map(len, layout.cuts))
     cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP
     parts, y = [], _GAP
@@ -258,10 +251,7 @@ def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 
 def picture_uri(pixels: npt.NDArray[np.uint8], kind: str = "png") -> str:
-    """Encode a picture, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side.
-
-    Of a noisy slice a ``"jpeg"`` is a quarter of a ``"png"``.
-    """
+    """Encode a picture, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side."""
     from PIL import Image
 
     picture = Image.fromarray(pixels)

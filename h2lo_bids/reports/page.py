@@ -94,12 +94,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def render_markdown(text: str, *, top: int = 3) -> str:
-    """Turn CommonMark with tables into HTML; YAML front matter is dropped.
-
-    Raw HTML is shown as text, images are not embedded, and a link leads only to
-    a web page, a mail address or a place on the page itself. A first-level heading gets level
-    `top`.
-    """
+    """Turn CommonMark with tables into HTML that loads nothing; `top` is its highest heading."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False})

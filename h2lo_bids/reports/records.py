@@ -176,10 +176,7 @@ class SubjectReport:
 
 
 def from_json(kind: type, value: Any) -> Any:
-    """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit.
-
-    Fields that this version does not know are ignored, so that a report of a later version opens.
-    """
+    """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit."""
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict):
@@ -234,10 +231,7 @@ def scan_failed(out_dir: Path, stem: str) -> bool:
 
 
 def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
-    """Store a whole report: the subject's summary and every scan's record.
-
-    The record of a scan that succeeded holds no earlier failure of it.
-    """
+    """Store the subject's summary and every scan's record, without earlier failures of a scan."""
     for scan in report.scans:
         path = figure_file(out_dir, scan.stem, "report", ".json")
         _dump(path, {"scan": asdict(scan)})

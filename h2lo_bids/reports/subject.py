@@ -44,12 +44,7 @@ SOURCES = {
 
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
-    """Write a subject's page, atomically, with its figures embedded from the folder of `path`.
-
-    The scans of many sessions are on a page of each, to which the subject's leads.
-    Everything that comes from data is escaped; the page's policy forbids every request and
-    every other script.
-    """
+    """Write a subject's page, atomically, and those of many sessions; figures lie beside `path`."""
     path = Path(path)
     for session, name in report.session_pages.items():
         page = render_subject_report(report.of_session(session), path.parent, session)

@@ -20,36 +20,15 @@ Corner = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges from which each crop's variation is drawn; zeros leave pairs as they are.
+    """Ranges from which each crop's variation is drawn; zeros leave pairs as they are."""
 
-    Parameters
-    ----------
-    flip
-        Probability of a left-right mirror image of the pair in the frame.
-    shift
-        Largest shift of the pair in the frame along each axis, in voxels: the
-        centring of a new scan is never exact.
-    scale
-        The high-field image is multiplied by a factor from ``[1 - scale, 1]``:
-        its maximum depends on a few bright voxels.
-    gamma
-        Its exponent is drawn from ``exp(+-gamma)``.
-    bias
-        Largest relative amplitude of each term of a smooth second-order field.
-    noise
-        Largest standard deviation of Gaussian noise.
-    outliers
-        Largest share of voxels that become two to five times brighter, as vessels, spikes
-        and the overshoot of filters are.
-    """
-
-    flip: float = 0.0
-    shift: int = 0
-    scale: float = 0.0
-    gamma: float = 0.0
-    bias: float = 0.0
-    noise: float = 0.0
-    outliers: float = 0.0
+    flip: float = 0.0  # probability of a left-right mirror image of the pair in the frame
+    shift: int = 0  # largest, along each axis, in voxels: no new scan is centred exactly
+    scale: float = 0.0  # of the factor from [1 - scale, 1]: a maximum is that of few voxels
+    gamma: float = 0.0  # the high-field image's exponent is drawn from exp(+-gamma)
+    bias: float = 0.0  # largest relative amplitude of each term of a smooth second-order field
+    noise: float = 0.0  # largest standard deviation of Gaussian noise
+    outliers: float = 0.0  # largest share of voxels that become 2 to 5 times brighter, as vessels
 
 
 NONE = Augmentation()
@@ -89,10 +68,7 @@ def stack_crops(crops: Sequence[Sequence[np.ndarray]]) -> tuple[torch.Tensor, ..
 
 
 def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray, ...]:
-    """Return one of the eight axial mirror images and quarter turns of cubes.
-
-    The third axis, the depth of axial slices in RAS order, stays as it is.
-    """
+    """Return one of the eight axial mirror images and quarter turns of cubes in RAS order."""
     mirrored, turns = divmod(variant, 4)
 
     def turn(volume: np.ndarray) -> np.ndarray:
@@ -155,13 +131,7 @@ def _bias_field(
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Draws cubes centred on brain voxels.
-
-    Nine tenths of a uniform sample are background, which the product sets to 0 whatever the
-    model says. A voxel near the brain's surface lies in fewer crops than one inside: weighting
-    each voxel by the inverse of its chance to be in a crop makes the expected loss equal to that
-    of the whole brain.
-    """
+    """Draws cubes centred on brain voxels, whose weighted loss is that of the whole brain."""
 
     size: int
     centres: np.ndarray = field(repr=False)  # flat indices of the voxels that may become a centre
@@ -179,6 +149,7 @@ class CropSampler:
         brain = counts.sum() / len(pairs)
         centres = np.flatnonzero(counts)
         cumulative = np.cumsum(counts.ravel()[centres])
+        # Fewer crops hold a voxel near the surface, which the inverse of its chance makes up for.
         inclusion = counts / cumulative[-1]
         for axis in range(3):
             inclusion = _window_sum(inclusion, size, axis)
@@ -211,22 +182,14 @@ def _window_sum(values: np.ndarray, size: int, axis: int) -> np.ndarray:
 
 
 def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Return the pairs of a step, at most `batch`; each epoch takes each pair once, shuffled.
-
-    The order of an epoch is a function of the seed and of the epoch alone; its last step
-    may have fewer pairs.
-    """
+    """Return the pairs of a step, at most `batch`; each epoch takes each pair once, shuffled."""
     epoch, at = divmod(step, epoch_steps(count, batch))
     order = np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
     return order[at * batch : (at + 1) * batch]
 
 
 def cycled_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Return the pairs of a step of a full batch, whatever the number of pairs.
-
-    Shuffled epochs follow each other without a gap: a batch may take the end of one and the
-    beginning of the next, and a pair several times if there are few.
-    """
+    """Return the pairs of a step of a full batch: shuffled epochs follow without a gap."""
     at = range(step * batch, (step + 1) * batch)
     return np.concatenate([epoch_batch(count, 1, place, seed) for place in at])
 

@@ -119,11 +119,7 @@ def launch(
     stop_at: int | None = None,
     initial: Path | None = None,
 ) -> None:
-    """Run a fit in several processes on this machine; with CUDA one per device.
-
-    `initial` is the bundle whose weights the fit starts from. Afterwards `fit` finds the fit done
-    and returns it. An error of a process is raised with its own class.
-    """
+    """Run a fit in several processes on this machine, with CUDA one per device."""
     import torch
 
     check_shares(len(pairs_train), options, processes)

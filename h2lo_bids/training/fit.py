@@ -66,22 +66,15 @@ def fit(
     folder: Path,
     say: Say = lambda line: None,
     *,
-    stop_at: int | None = None,
-    world: int = 1,
-    initial: Mapping[str, torch.Tensor] | None = None,
+    stop_at: int | None = None,  # a step of the schedule, which stays that of the options
+    world: int = 1,  # processes that `launch` has started, which share the steps
+    initial: Mapping[str, torch.Tensor] | None = None,  # of the digest `options.starts_from`
 ) -> FitResult:
     """Fit a model to pairs, or continue the fit that `folder` holds.
 
     Every draw is a function of the seed and the step alone, so that a resumed fit needs no
     generator's state and gives the weights of an undisturbed one; the number of threads decides
-    the last bits. `folder` holds checkpoints and ``history.csv``. The fit stops at step
-    `stop_at` of a schedule that stays that of ``options.steps``, or of the time budget. `world`
-    processes that `launch` has started share the steps of an operator. ``options.starts_from`` is
-    the digest of the weights in `initial`, so that a resumed fit continues from no others.
-
-    Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss
-    is not finite, and `TemporaryError` if SIGTERM or SIGHUP ended the fit, each with the last
-    checkpoint.
+    the last bits.
     """
     from h2lo_bids.training.methods import TRAINERS
 

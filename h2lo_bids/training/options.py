@@ -42,11 +42,9 @@ LATER = {
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Everything that decides the weights, besides the pairs and the thread count.
+    """Everything that decides the weights, besides the pairs and the thread count."""
 
-    The defaults are the paper's, but for its epochs and whole volumes: see `paper_options`.
-    """
-
+    # The defaults are the paper's, but for its epochs and whole volumes: see `paper_options`.
     steps: int = 6500  # of the whole schedule
     learning_rate: float = 1e-4  # Adam's, at the start of the cosine
     floor: float = 1e-6  # at its end
@@ -77,11 +75,7 @@ class FitOptions:
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the weights: the options without the device, which may change.
-
-        Options that came with a later version count only where they change something,
-        so that fits of an earlier one stay what they are.
-        """
+        """Return what decides the weights: not the device, and of `LATER` what is not as there."""
         return {
             k: v
             for k, v in asdict(self).items()
@@ -90,13 +84,8 @@ class FitOptions:
 
 
 def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPOCHS) -> FitOptions:
-    """Return the paper's protocol for so many pairs, after the authors' release (2603.24968).
-
-    One whole volume per step, 8000 voxels of the whole grid, a sub-volume of 32
-    voxels a side; 500 epochs, in each of which every pair is taken once; cosine
-    per epoch; whole-volume validation after the first epoch and every fifth.
-    Needs about 28 GB on a grid of 208 x 256 x 256.
-    """
+    """Return the paper's protocol for so many pairs, after the authors' release (2603.24968)."""
+    # Needs about 28 GB on a grid of 208 x 256 x 256.
     epoch = n_train  # steps
     return FitOptions(  # else the defaults
         steps=epochs * epoch,
@@ -118,11 +107,8 @@ def default_options(
     steps: int = DEFAULT_STEPS,
     starts_from: str | None = None,
 ) -> FitOptions:
-    """Return the default for so many pairs: crops with exact halos, centred on the brain.
-
-    Fits in 4 GB and on a laptop. Two crops of 24 voxels at one place of the
-    frame share a pass of the trunk, which costs more than the branch there.
-    """
+    """Return the default for so many pairs: crops with exact halos, centred on the brain."""
+    # It takes 4 GB. Two crops at one place share a pass of the trunk, the dearer part there.
     return FitOptions(
         steps=steps,
         learning_rate=RATE if starts_from is None else ADAPTING_RATE,
@@ -189,11 +175,7 @@ def cosine_part(done: float, start: float, floor: float) -> float:
 
 
 def linear_rate(step: int, steps: int, start: float) -> float:
-    """Return the learning rate of a step: constant for half the steps, then linear to 0.
-
-    The schedule of Pix2Pix (Isola et al. 2017), counted in steps. The rate would
-    be 0 one step after the last.
-    """
+    """Return the rate of a step as of Pix2Pix: constant for half the steps, then linear to 0."""
     return start * min(1.0, (steps - step) / (steps - steps // 2))
 
 
@@ -228,11 +210,7 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
 
 
 def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
-    """Return the model from whose weights a method's fits start, and words that name it.
-
-    Without ``--init`` a model that the fits cannot start from is no error: the words say why they
-    start from random weights, for which None stands.
-    """
+    """Return the model that a method's fits start from, and words that name it or say why not."""
     given = dict(settings.init)
     asked = given.get(contrast, given.get(""))
     usual = INIT if settings.protocol == "default" else RANDOM
@@ -275,10 +253,7 @@ def _fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> 
 
 
 def frame_of(settings: Settings) -> Frame:
-    """Return the grid on which pairs are prepared, of 1 mm without ``--resolution``.
-
-    At the evaluate level it is of the models' voxel size, if that is one and the same.
-    """
+    """Return the grid of pairs: as --resolution says, as evaluated models have it, or 1 mm."""
     if settings.resolution is not None:
         return training_frame(settings.resolution)
     if settings.level != "evaluate" or not settings.model:

@@ -88,10 +88,8 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
 def training_range(
     pairs: Iterable[Pair], contrast: str, spacing: Sequence[float], *, scaling: str = "robust"
 ) -> dict[str, Any]:
-    """Return a bundle's ``input_range``: what the inputs and targets of its training are like.
-
-    Of pairs as the files hold them; of a scaled pair ``field_ratio`` cannot be measured.
-    """
+    """Return a bundle's ``input_range``: what the inputs and targets of its training are like."""
+    # Of pairs as the files hold them; of a scaled pair ``field_ratio`` cannot be measured.
     profiles, outputs = [], []
     for pair in pairs:
         made = Scaled(np.asarray(pair.hf, np.float32))
@@ -118,10 +116,7 @@ def keep_pair(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> N
 
 
 def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
-    """Map a pair into memory, so that many need no more of it than few.
-
-    Processes share the pages, which the system drops when memory is short.
-    """
+    """Map a pair into memory, so that many need no more of it than few, and processes share it."""
     try:
         hf, lf, mask = np.load(path, mmap_mode="r")
         pair = Pair(name, hf, lf, mask > 0, kept=path)
@@ -132,11 +127,7 @@ def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair on disk, ready to be trained on.
-
-    Its three NIfTI images are on one grid, brains in [0, 1] and 0 outside the mask. With task
-    ``"enhance"`` it is read with input and target swapped; the files keep their names.
-    """
+    """A pair on disk: three NIfTI images on one grid, brains in [0, 1] and 0 outside the mask."""
 
     subject: str
     session: str | None
@@ -153,7 +144,7 @@ class PreparedPair:
     doubts: tuple[str, ...]  # why the registration check flags it; empty for a good pair
     name: str
     """The subject, with the session or all entities where it has several pairs of a contrast."""
-    task: str = SYNTHESIZE
+    task: str = SYNTHESIZE  # to enhance, it is read with input and target swapped
     noise: tuple[tuple[float, tuple[float, ...]], ...] = ()
     """Of each low-field scan, see `h2lo_bids.evaluation.realism.scan_noise`."""
     brain: str = field(default="", compare=False, repr=False)
@@ -182,11 +173,8 @@ def find_prepared(
     subjects: tuple[str, ...] | None = None,
     sources: Collection[str] | None = None,
 ) -> tuple[PreparedPair, ...]:
-    """Find the pairs that were prepared, of some subjects or high-field scans (by BIDS URI).
-
-    A damaged one counts as absent: it is prepared again. Names are as if there were no pairs but
-    those of `sources`.
-    """
+    """Find the pairs that were prepared, of some subjects or high-field scans (by BIDS URI)."""
+    # A damaged one is absent: it is prepared again. Names are as if there were no others.
     found = []
     for record in find_records(out_dir, contrast):
         label = record.relative_to(out_dir).parts[0].removeprefix("sub-")

@@ -32,11 +32,7 @@ PredictCrop = Callable[[Pair, Corner], np.ndarray]
 
 @dataclass(frozen=True)
 class Validation:
-    """The figure by which weights are compared, PSNR in dB with data range 1.
-
-    Products are clipped to [0, 1]. The crops of ``validation="crops"`` are spread evenly
-    over the brains, so that all steps see the same ones.
-    """
+    """The figure by which weights are compared: PSNR in dB of products clipped to [0, 1]."""
 
     pairs: Sequence[Pair]
     options: FitOptions
@@ -53,10 +49,7 @@ class Validation:
         rank: int = 0,
         world: int = 1,
     ) -> tuple[float, float]:
-        """Return a process's part of a method's figure, to be added to the others' for `psnr`.
-
-        With ``"crops"``, the cheap way, `predict` is asked for the brain voxels of one crop each.
-        """
+        """Return a process's part of a method's figure, to be added to the others' for `psnr`."""
         mine = slice(rank, None, world)
         if self.options.validation == "volume":
             found = [
@@ -124,12 +117,7 @@ def _centre(pair: Pair, size: int) -> Corner:
 
 
 class Trainer:
-    """What a method does in a step, and all that it must keep between two.
-
-    Its class is called with the training pairs, the validation pairs, the options and
-    `lightning_fabric.Fabric`, and with weights to start from where the fit has them. Random
-    weights and every draw are functions of the seed.
-    """
+    """What a method does in a step and keeps between two; the seed decides every draw."""
 
     losses: Sequence[str] = ("loss",)
     """Names of the losses that its steps report: columns of ``history.csv``."""
@@ -161,11 +149,7 @@ class Trainer:
         raise NotImplementedError
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
-        """Do one optimiser step, counted from 0, and return ``"loss"``, ``"rate"`` and others.
-
-        Every draw is a function of the seed and `step`. `place` is the step of the schedule that
-        decides stages and learning rates: `step`, or a later one where time runs out first.
-        """
+        """Do one optimiser step, from 0, at a `place` of the schedule that may be a later step."""
         raise NotImplementedError
 
     def fitted(self) -> nn.Module:

@@ -123,16 +123,8 @@ _READERS: dict[str, Any] = {
 
 
 def conditions_of(settings: Settings) -> tuple[Condition, ...]:
-    """Read ``--condition NAME key=value ...``: a word without ``=`` begins the next condition.
-
-    What a condition does not say is as the run's options have it.
-
-    Raises
-    ------
-    UsageError
-        If a name, of a label too, is taken or no label of BIDS, a key or value makes no sense, or
-        an observer could learn nothing.
-    """
+    """Read ``--condition NAME key=value ...``: a word without ``=`` begins the next condition."""
+    # What a condition does not say is as the run's options have it.
     base = Condition(
         DEFAULT,
         settings.lf_grid[0] if settings.lf_grid else None,
@@ -317,11 +309,8 @@ class Images:
     def realisations(
         self, images: Sequence[Image], most: int | None = None
     ) -> Iterator[tuple[int, Image, np.ndarray]]:
-        """Yield number (from 1), condition's image, noisy image; at most `most` of each condition.
-
-        Conditions on one grid of one model share their draws, number by number, so that they
-        can be compared in pairs.
-        """
+        """Yield number (from 1), condition's image and noisy image; `most` of each, at most."""
+        # Conditions on one grid of one model share their draws, so that they are compared in pairs.
         groups: dict[Any, list[Image]] = {}
         for image in images:
             if image.source is not None and image.source[0].realisations:

@@ -151,11 +151,7 @@ def _ring(place: Place, head: Anatomy) -> np.ndarray:
 
 
 def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
-    """Find the lesions of a mask as a reader counts them: parts that almost touch are one.
-
-    Returns those with half their voxels or more in the brain, cut to it, the largest first;
-    and how many others there are.
-    """
+    """Find the lesions of a mask as a reader counts them, and how many lie outside the brain."""
     from scipy.ndimage import binary_closing, find_objects, label
 
     spacing = spacing_of(head.affine)
@@ -210,13 +206,8 @@ def _alike(place: Place, lesion: Place, head: Anatomy) -> bool:
 
 
 def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) -> Iterator[Place]:
-    """Choose for each lesion up to `PLACES` healthy places of its size, shape and setting.
-
-    First its mirror image across the midsagittal plane, then places at random, as deep in
-    the brain as the lesion. Each is free of lesions; four fifths of it or more are the tissue
-    in which the lesion lies, the tissue around it is alike, and its ring has the same level.
-    A place has the number of its lesion; some lesions may have none.
-    """
+    """Choose for each lesion up to `PLACES` healthy places of its size, shape and setting."""
+    # First its mirror image across the midsagittal plane, then places as deep in the brain.
     healthy = head.brain & (head.from_lesions > _CLEAR)
     across = int(np.argmax(np.abs(head.affine[0, :3]) / spacing_of(head.affine)))
     where = np.argwhere(healthy & (head.tissue < 3))
@@ -266,12 +257,8 @@ def response_lines(
     new_affine: np.ndarray,
     response: VoxelResponse,
 ) -> list[np.ndarray]:
-    """Return what each voxel of a grid along the same axes averages of the old ones.
-
-    For each axis (new, old), for `weigh_by_axis`; a row sums to 1 where the old grid
-    covers the voxel. Empty where both grids are one. In the plane the voxel's
-    length counts, across the slices the profile.
-    """
+    """Return for each axis what each voxel of a grid along it averages of the old: (new, old)."""
+    # Rows sum to 1 where the old grid covers the voxel. In the plane the voxel's length counts.
     step = np.linalg.inv(affine) @ new_affine
     if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
         return []
@@ -293,11 +280,7 @@ def response_lines(
 
 
 def shown(place: Place, lines: Sequence[np.ndarray], brain: np.ndarray) -> Shown | None:
-    """Carry a place to an output's grid, of this brain, by partial volume.
-
-    `lines` are of `response_lines`. None is returned where no voxel of
-    the brain there holds the place, or none its ring.
-    """
+    """Carry a place to an output's grid by partial volume; None where no brain there holds it."""
     share, ring, corner = place.share, place.ring, list(place.corner)
     for axis, weights in enumerate(lines):
         part = weights[:, corner[axis] : corner[axis] + share.shape[axis]]

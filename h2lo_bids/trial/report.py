@@ -206,12 +206,8 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def write_reader_set(out_dir: Path, study: Study, count: int, seed: int) -> list[str]:
-    """Write blinded images as NIfTI and PNG to ``trial/reader_set``, and the key beside it.
-
-    The order is random; each condition has as many images as the others, or one less.
-    Names, headers and origins say nothing of participant and condition; voxel sizes do.
-    Returns lines on images that are left out, and one if there are fewer than `count`.
-    """
+    """Write blinded images, as many of each condition, and their key; return lines on lacks."""
+    # Names, headers and origins say nothing of participant and condition; voxel sizes do.
     rng, (candidates, lines) = np.random.default_rng(seed), _candidates(out_dir, study)
     for paths in candidates.values():
         rng.shuffle(paths)

@@ -73,19 +73,7 @@ class Label:
 
 
 def find_label(name: str, root: Path, scan: Scan) -> Path:
-    """Find the one label image of a scan in a derivative dataset.
-
-    Candidates are the ``mask``, ``dseg`` and ``probseg`` of its participant and session, but
-    brain masks; one with other entities than the scan (``acq``, ``run``) is another scan's,
-    as is one whose ``space`` is the other contrast or a template.
-
-    Raises
-    ------
-    MissingInputError
-        If there is none.
-    BadDataError
-        If several fit, or the file's name says another participant than its folder.
-    """
+    """Find the one label image of a scan in a derivative dataset, other than a brain mask."""
     if not root.is_dir():
         raise MissingInputError(f"--labels {name}={root}: no such folder; check the path")
     folder = root / f"sub-{scan.subject}"
@@ -123,14 +111,7 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
 
 
 def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
-    """Load a label image and check that it belongs to a scan, nibabel's image, and its brain.
-
-    Raises
-    ------
-    BadDataError
-        If it is empty, not whole numbers where they must be, on another grid, or mostly
-        outside the brain.
-    """
+    """Load a label image and check that it belongs to a scan, nibabel's image, and its brain."""
     try:
         image = load_checked(path).image
     except BadDataError as err:
@@ -179,11 +160,7 @@ def _names(path: Path) -> dict[int, str]:
 
 
 def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Carry a label to a grid by partial volume; `move` carries shares, float32.
-
-    Returns shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
-    largest share, int32; 0 where no region's is larger than the background's.
-    """
+    """Carry a label to a grid by partial volume: its share, or the region that has the largest."""
     if label.kind != "dseg":
         return move(label.data.astype(np.float32))
     best = np.maximum(move((label.data == 0).astype(np.float32)), 1e-6)

@@ -178,10 +178,7 @@ class Study:
 
 
 def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
-    """Read the ratings of all scans, and what they say of the conditions.
-
-    Those of the run's labels come first, so that no earlier ones decide what a condition is.
-    """
+    """Read the ratings of all scans, those of the run's labels first, and their conditions."""
     parts, study, unfit = [], Study({HIGH: {"text": "the high-field image"}}), []
     models, folder = study.models, settings.out_dir / "trial" / "ratings"
     asked = {c.name: c.described for c in conditions_of(settings)}

@@ -33,11 +33,9 @@ LEVELS = 200
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast the arms train: the paper's, but for `factor` and `pretrain_floor`.
+    """How long and how fast the arms train: the paper's, but for `factor` and `pretrain_floor`."""
 
-    An epoch takes as many patches of each pair as hold its brain once, by volume, which the
-    paper does not say.
-    """
+    # An epoch takes as many patches of each pair as hold its brain once, by volume: our choice.
 
     real: int = 200  # epochs of real pairs alone; below with flips and turns, and of both stages
     augmented: int = 400
@@ -72,11 +70,7 @@ class Arm:
     def stages(
         self, options: FitOptions, pairs: int, spacing: Sequence[float]
     ) -> dict[str, FitOptions]:
-        """Return the options of the stages, `PRETRAIN` if there is one and `FINETUNE`, in order.
-
-        Steps follow from the numbers of real pairs and of the cohort's, and from the voxel size
-        in mm; ``starts_from`` of the last stage is not known yet.
-        """
+        """Return the options of the stages, `PRETRAIN` if there is one and `FINETUNE`, in order."""
         from h2lo_bids.training.methods.patches import adapt_pfsr
 
         schedule = self.schedule
@@ -146,12 +140,7 @@ def fit_arm(
     say: Say = lambda line: None,
     stop_at: int | None = None,
 ) -> FitResult:
-    """Fit an arm to swapped pairs to train and validate on, or go on with the fit in `folder`.
-
-    Pretraining keeps the weights that were best on the cohort's validation pairs, and
-    fine-tuning, which ends at `stop_at`, starts from them with an optimiser of its own. The
-    result is that of the last stage, with the seconds of both.
-    """
+    """Fit an arm to swapped pairs to train and validate on, or go on with the fit in `folder`."""
     from h2lo_bids.training.fit import fit, prefixed
 
     tuned = stages[FINETUNE]

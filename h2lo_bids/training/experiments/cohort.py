@@ -59,10 +59,7 @@ class CohortScan:
 def find_cohort(
     roots: Sequence[Path], contrast: str, *, low: bool = True
 ) -> tuple[CohortScan, ...]:
-    """Find the scans that the participant level has preprocessed, on their own grids, in order.
-
-    With `low` each must have a ``desc-lowfield`` image; else it must be scaled as pairs are.
-    """
+    """Find the preprocessed scans, in order: with `low`-field images, or scaled as pairs are."""
     found: list[CohortScan] = []
     for number, root in enumerate(roots):
         images = [
@@ -197,10 +194,7 @@ class Cohort:
     def open(
         self, frame: Frame, cache: Path, device: str = "cpu", say: Say = lambda line: None
     ) -> tuple[list[Pair], list[Pair]]:
-        """Return the pairs to train and to validate on, prepared as other pairs are, to enhance.
-
-        Each is made once and kept in `cache`, named after all that decides it.
-        """
+        """Return the pairs to train and to validate on, each made once and kept in `cache`."""
         if self.bundle is not None and self.bundle.frame != frame:
             raise UsageError(
                 f"model {self.bundle.path}: is on another grid than the pairs; fit it to these "

@@ -99,11 +99,7 @@ def run_command(
     log: Path,
     limit: float | None = None,
 ) -> Made:
-    """Run an external tool on copies of a pair's images, for `limit` seconds at most.
-
-    What it makes is brought to the pair's grid, divided by its maximum in the mask and set to 0
-    outside, as the pair's own images are; `log` takes what it prints.
-    """
+    """Run an external tool on copies of a pair's images, and bring what it makes to theirs."""
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         texts = {name: str(Path(folder, f"{name}.nii.gz")) for name in PLACES}
         texts["contrast"] = contrast

@@ -59,11 +59,8 @@ class FinalJob(FoldJob):
 
 
 def final_steps(job: FinalJob) -> int:
-    """Return the steps that a final model takes; the rate follows the schedule of the folds.
-
-    Nobody is left to validate on after a cross-validation, so it stops at the part of the schedule
-    at which the folds were best, their median. The authors keep each fold's best weights instead.
-    """
+    """Return a final model's steps: to where in the schedule the folds were best, their median."""
+    # After a cross-validation nobody is left to validate on. The authors keep the folds' weights.
     if not job.folds:
         return job.adapted.steps
     shares = [_share(r) for r in job.records if r["best_step"]]

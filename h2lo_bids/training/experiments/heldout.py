@@ -39,11 +39,7 @@ Figures = dict[str, float]
 def predict_pair(
     model: Model, pair: Pair, options: EngineOptions | None = None, seed: int = 42
 ) -> np.ndarray:
-    """Make a pair's target (its low-field volume, or for enhancement the other) on its grid.
-
-    float32 (X, Y, Z), not clipped; exactly 0 outside the brain. With the pair's name `seed` is
-    that of the methods that draw at random.
-    """
+    """Make a pair's target on its grid: float32 (X, Y, Z), not clipped, 0 outside the brain."""
     options, seed = options or EngineOptions(), scan_seed(seed, pair.name)
     return predict(model, pair.hf, pair.mask, options=options, seed=seed)
 
@@ -108,11 +104,7 @@ def realism_of(
     fold: int | None = None,
     references: Sequence[Appearance] = (),
 ) -> list[Realism]:
-    """Measure how real the images made of a pair look, by method, and its real low-field image.
-
-    Images are cut to [0, 1]; `stranger` is another person's pair and `references` are real
-    low-field scans on the same frame, of voxels of `spacing` mm. The target's row is the first.
-    """
+    """Measure how real images of a pair, cut to [0, 1], look; the target's row is the first."""
     from scipy.ndimage import binary_fill_holes
 
     shared = pair.mask if stranger is None else pair.mask & stranger.mask
@@ -141,11 +133,8 @@ def realism_of(
 def detail_of(
     pair: Pair, images: Mapping[str, np.ndarray], spacing: Sequence[float]
 ) -> dict[str, Figures]:
-    """Correlate images, cut to [0, 1], with a pair's target in bands of fine half-pitch.
-
-    By image, then by the columns of `h2lo_bids.evaluation.benchmark.DETAIL`, those that the grid
-    carries. A mere change of contrast hardly changes these correlations.
-    """
+    """Correlate images, cut to [0, 1], with a pair's target in the bands of `DETAIL`, by image."""
+    # A mere change of contrast hardly changes these correlations.
     window, figures = tapered(pair.mask, spacing), {}
     for name, image in images.items():
         bands = band_correlation(np.clip(image, 0, 1), pair.lf, window, spacing)
@@ -171,13 +160,8 @@ KINDS = ("hf", "lf", "predicted")
 
 
 def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Cut the slices through the middle of the brain and count the histograms.
-
-    The pair is on a grid in RAS order. float16 (3, n, n) under ``"<name>/hf"``, ``"<name>/lf"``
-    and ``"<name>/predicted"``: the axial, coronal and sagittal slice, n the longest side of the
-    grid, shorter ones padded with zeros; and under ``"<name>/histograms"`` (3, 128) the shares of
-    voxels in the foreground. To enhance, the input stands under ``hf``, the target under ``lf``.
-    """
+    """Cut the slices through the middle of the brain and count the histograms, in float16."""
+    # The axial, coronal and sagittal slice are padded to the longest side of the grid, (3, n, n).
     volumes = (pair.hf, pair.lf, np.clip(predicted, 0, 1))
     x, y, z = (int(at.min() + at.max()) // 2 for at in np.nonzero(pair.mask))
     where = foreground(pair.high_field)

@@ -85,10 +85,7 @@ def _project(volume: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def likeness(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
-    """Return how much n fingerprints agree with m others, or with their mirror images: (n, m).
-
-    That is the larger of both correlations; 0 where one of the two is empty.
-    """
+    """Return how much n fingerprints agree with m others, or with their mirror images: (n, m)."""
     own, theirs = _unit(some), _unit(others)
     flipped = _unit([other[::-1] for other in others])
     return np.maximum(own @ theirs.T, own @ flipped.T)
@@ -146,10 +143,7 @@ def same_people(pairs: Iterable[PreparedPair]) -> tuple[tuple[str, ...], ...]:
 
 
 def training_subjects(bundle: Bundle) -> frozenset[str]:
-    """Return the labels that a bundle was fitted or chosen on, as far as it says.
-
-    ``training_data.subjects`` of its metadata is a list, or lists by part.
-    """
+    """Return the labels that a bundle was fitted or chosen on, as far as it says."""
     named = bundle.metadata.get("training_data", {}).get("subjects")
     parts = [v for k, v in named.items() if k != "test"] if isinstance(named, dict) else [named]
     names = [name for part in parts if isinstance(part, list) for name in part]
@@ -159,10 +153,8 @@ def training_subjects(bundle: Bundle) -> frozenset[str]:
 def seen_in_training(
     bundle: Bundle, pairs: Iterable[PreparedPair], least: float = OTHER
 ) -> dict[PreparedPair, str]:
-    """Return those of some pairs whose person a model has seen, with the label in its training.
-
-    That is the pair's own label where it is among several; under it the likeness `least` is enough.
-    """
+    """Return those of some pairs whose person a model has seen, with the label in its training."""
+    # The pair's own label if it is among several; under it the likeness `least` is enough.
     pairs = tuple(pairs)
     told = bundle.metadata.get("training_data", {}).get("fingerprints") or {}
     try:
@@ -199,10 +191,7 @@ def check_images(cohort: Sequence[Pair], tested: Sequence[Pair], spacing: Sequen
 def check_no_leak(
     tested: Sequence[PreparedPair], cohort: Cohort | None, bundles: Sequence[Bundle]
 ) -> None:
-    """Refuse a cohort, or models that made its images or start a fit, that saw a test subject.
-
-    The model of each image of the cohort must be among `bundles`, or come with the package.
-    """
+    """Refuse a cohort, or models that made its images or start a fit, that saw a test subject."""
     people = {pair.subject for pair in tested}
     if not people:
         return

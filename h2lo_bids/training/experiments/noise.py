@@ -99,10 +99,8 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _residual(pair: Pair, prediction: np.ndarray) -> Found:
-    """Return what is left of a scan without its prediction, in the brain's box.
-
-    A low-field image that has a brain mask of its own may be empty at the rim of the pair's.
-    """
+    """Return what is left of a scan without its prediction, in the brain's box."""
+    # A low-field image that has a brain mask of its own may be empty at the rim of the pair's.
     box = bounding_box(pair.mask)
     mask = pair.mask[box] & binary_fill_holes(pair.lf[box] != 0)
     predicted = np.where(mask, np.clip(prediction[box].astype(np.float32), 0, 1), np.float32(0))

@@ -32,11 +32,7 @@ _BY_METHOD = ("starts_from", "learning_rate", "precision")
 
 
 def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:
-    """Write the tables of each contrast, and the methods text, from the folds that are done.
-
-    Of a benchmark also ``table1``, or ``table2`` of the enhancers, in every format, with the
-    contrasts of earlier runs; its page is returned.
-    """
+    """Write the tables of finished folds and the methods text; return the page of a benchmark."""
     if contrasts and (text := training_text(settings.out_dir)):
         write_citation(settings.out_dir, text)
     blocks: dict[str, Block] = {}
@@ -103,11 +99,7 @@ def _write_benchmark(settings: Settings, blocks: list[Block]) -> Path:
 def gather_scores(
     settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send, *, fitted: bool
 ) -> tuple[list[Score], dict[str, str], dict[str, list[dict[str, Any]]]]:
-    """Read the scores, title and records of every method's finished folds.
-
-    Methods of earlier runs are taken in, too, if they had the same chance; `fitted` tells whether
-    this run has fitted those that it asks for.
-    """
+    """Read scores, title and records of every method's finished folds, if on the same terms."""
     found: dict[Any, Score] = {}  # the identity's are in the folder of every method
     records: dict[str, list[dict[str, Any]]] = {}
     if settings.fits_enhancer:

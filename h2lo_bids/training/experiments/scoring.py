@@ -72,11 +72,8 @@ def score_models(
     seed: int = 42,
     references: References | None = None,
 ) -> tuple[Score, ...]:
-    """Score models, by name, on pairs of their contrast; keep scores and pictures of each.
-
-    A model on another frame is asked for the positions of the pair's voxels, so that all models are
-    compared with the same low-field voxels. Returns the scores of the identity, then of each model.
-    """
+    """Score models, by name, on pairs of their contrast; return the scores, identity first."""
+    # A model on another frame is asked for the pair's voxels, so that all make the same ones.
     contrast, task = pairs[0].contrast, models[0][1].task
     for _, bundle in models:
         if bundle.task != task:

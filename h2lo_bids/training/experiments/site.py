@@ -89,11 +89,7 @@ def save_site(
     more: Mapping[str, Any] | None = None,
     extras: Mapping[str, bytes] | None = None,
 ) -> Bundle:
-    """Write the bundle of a model that was fitted to a site's pairs.
-
-    `summary` is of held-out subjects, `schedule` says how the number of steps of a final model
-    came about, and `more` are further metadata, such as its noise model.
-    """
+    """Write the bundle of a model that was fitted to a site's pairs, scored on held-out ones."""
     metadata = site_metadata(name, job, result, summary, schedule)
     metadata |= {key: value for key, value in (more or {}).items() if value}
     return save_bundle(

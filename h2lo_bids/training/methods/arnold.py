@@ -37,11 +37,8 @@ LOCAL = 250
 
 
 def adapt_arnold(options: FitOptions) -> FitOptions:
-    """Return the options of Arnold's simulator: a step is one evaluation of the objective.
-
-    Three quarters of them visit the grid: all of its points, or every n-th where fewer steps are
-    given. The objective, not the PSNR, chooses the parameters, so it is validated once.
-    """
+    """Return the options of Arnold's simulator: a step is one evaluation of the objective."""
+    # The objective, not the PSNR, chooses the parameters, so it is validated once.
     steps = min(options.steps, len(GRID) + LOCAL)
     return dataclasses.replace(
         options,

@@ -53,10 +53,7 @@ def adapt_nograd(options: FitOptions) -> FitOptions:
 
 
 def adapt_inr(options: FitOptions) -> FitOptions:
-    """Return the options of the conditional INR: H2LO's but for the network and the gradient term.
-
-    So the two are compared under one protocol; H2LO's encoder and width are kept.
-    """
+    """Return the options of the conditional INR: H2LO's but for network and gradient term."""
     sizes = options.architecture
     if isinstance(sizes, H2loArchitecture):
         sizes = InrArchitecture(sizes.channels, sizes.n_basis, sizes.width)
@@ -300,10 +297,7 @@ class VolumeLoss(nn.Module):
 
 
 class OperatorTrainer(Trainer):
-    """Equations 2 and 3 of the paper by Adam, and the running average of the weights.
-
-    The average is what is validated and kept. Several processes can share a step.
-    """
+    """Equations 2 and 3 of the paper by Adam; the running average of the weights is kept."""
 
     losses = ("loss", "l1", "gradient")
     shares = True

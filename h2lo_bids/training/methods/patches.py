@@ -73,12 +73,7 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
 
 
 class PatchTrainer(Trainer):
-    """Draws patches, each of another pair where there are enough.
-
-    The prediction is set to background outside the brain, as in the product, before it is
-    compared. A grid smaller than a patch is padded with zeros, up to the next multiple that the
-    network needs. With ``validation="crops"`` each crop is a patch by itself.
-    """
+    """Draws patches, each of another pair where there are enough; smaller grids are padded."""
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Prepare the draws."""
