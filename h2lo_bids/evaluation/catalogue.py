@@ -254,8 +254,8 @@ def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
         versus=_method("The second", titles),
         metric=_metric(convention),
         region=_REGION,
-        n="Participants with finite values of both; folds whose test sets overlap and sessions are "
-        "averaged",
+        n="Participants with finite values of both; the sessions, and the folds whose test sets "
+        "overlap, that both have are averaged",
         difference="Mean of method less mean of versus, in the metric's unit",
         ci_low=f"Difference: lower {_BOOTSTRAP}",
         ci_high=f"Difference: upper {_BOOTSTRAP}",

@@ -24,13 +24,19 @@ class Summary:
 
     method: str
     metric: str
-    people: Mapping[str, float] = field(hash=False)  # by participant, where it is finite
+    # By subject (see `Score`) and fold, where it is finite.
+    values: Mapping[tuple[str, int | None], float] = field(hash=False)
     mean: float  # of the fold means if there are two folds, as the paper has it; else of people
     std: float = math.nan  # population standard deviation of the same values; NaN for one value
     over: str = ""  # "folds" or "participants": whose mean and deviation these are
     low: float = math.nan  # bootstrap confidence interval of the mean over participants
     high: float = math.nan
     fold_means: tuple[tuple[int, float], ...] = ()  # by fold; empty when not cross-validated
+
+    @property
+    def people(self) -> dict[str, float]:
+        """Means over each participant's sessions and folds."""
+        return _people(self.values)
 
     @property
     def n(self) -> int:
@@ -45,7 +51,7 @@ class Comparison:
     method: str
     versus: str
     metric: str
-    n: int  # participants with finite values of both
+    n: int  # participants with finite values of both in one session and fold
     difference: float  # mean of method less versus
     low: float  # bootstrap confidence interval of the difference
     high: float
@@ -156,7 +162,8 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
     A family of tests, over which p is corrected, is one question asked of several
     methods: one metric against one of the two. Over all metrics, which measure much
     the same, ten participants could never be enough: their smallest p is 0.002. A participant
-    counts once: folds whose test sets overlap, and sessions, are averaged first.
+    counts once: sessions, and folds whose test sets overlap, are averaged first, those
+    alone that both methods have.
 
     Raises
     ------
@@ -184,29 +191,27 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
     return tuple(compared)
 
 
-def _by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
-    """Average a metric over each participant's sessions and folds, skipping what is not finite."""
+def _people(values: Mapping[tuple[str, int | None], float]) -> dict[str, float]:
+    """Average over each participant's sessions and folds."""
     values_of: dict[str, list[float]] = {}
-    for s in scores:
-        value = s.values.get(metric, math.nan)
-        if math.isfinite(value):
-            values_of.setdefault(s.subject.partition("_")[0], []).append(value)
+    for (subject, _), value in values.items():
+        values_of.setdefault(subject.partition("_")[0], []).append(value)
     return {name: float(np.mean(values)) for name, values in values_of.items()}
 
 
 def _summary(scores: Sequence[Score], metric: str) -> Summary:
-    folds = sorted({s.fold for s in scores if s.fold is not None})
+    found = {(s.subject, s.fold): s.values.get(metric, math.nan) for s in scores}
+    values = {key: value for key, value in found.items() if math.isfinite(value)}
     fold_means = []
-    for fold in folds:
-        inside = _by_participant([s for s in scores if s.fold == fold], metric)
+    for fold in sorted({fold for _, fold in found if fold is not None}):
+        inside = _people({key: value for key, value in values.items() if key[1] == fold})
         fold_means.append((fold, float(np.mean([*inside.values()])) if inside else math.nan))
-    people = _by_participant(scores, metric)
-    values = [*people.values()]
+    people = [*_people(values).values()]
     finite = [value for _, value in fold_means if math.isfinite(value)]
-    over, averaged = ("folds", finite) if len(folds) > 1 else ("participants", values)
-    low, high = confidence_interval(np.array(values))
+    over, averaged = ("folds", finite) if len(fold_means) > 1 else ("participants", people)
+    low, high = confidence_interval(np.array(people))
     return Summary(
-        scores[0].method, metric, people,
+        scores[0].method, metric, values,
         mean=float(np.mean(averaged)) if averaged else math.nan,
         std=float(np.std(averaged)) if len(averaged) > 1 else math.nan,
         over=over, low=low, high=high, fold_means=tuple(fold_means),
@@ -215,8 +220,9 @@ def _summary(scores: Sequence[Score], metric: str) -> Summary:
 
 def _test(first: Summary, second: Summary) -> Comparison:
     """Compare two methods by one metric, without correction of p."""
-    a, b = first.people, second.people
-    differences = np.array([a[name] - b[name] for name in a if name in b])
+    both = [key for key in first.values if key in second.values]
+    a, b = (_people({key: row.values[key] for key in both}) for row in (first, second))
+    differences = np.array([a[name] - b[name] for name in a])
     mean = float(differences.mean()) if differences.size else math.nan
     info = CATALOGUE[first.metric]
     better = first.method if info.better(mean, 0) else ""
@@ -233,7 +239,7 @@ def _test(first: Summary, second: Summary) -> Comparison:
 def floor_of(comparisons: Iterable[Comparison]) -> str:
     """Return a sentence if there are too few participants for any test to be significant."""
     people = max((c.n for c in comparisons), default=0)
-    families = Counter((c.versus, c.metric) for c in comparisons)
+    families = Counter((c.versus, c.metric) for c in comparisons if c.n)
     lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
     if lowest < 0.05:
         return ""

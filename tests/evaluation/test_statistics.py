@@ -187,6 +187,21 @@ def test_overlapping_test_sets_count_a_participant_once() -> None:
     assert math.isnan(nobody.p_holm)
 
 
+def test_only_sessions_and_folds_that_both_have_are_compared() -> None:
+    """Every participant's second session is harder by 10, and b, worse by 1, lacks some of them."""
+    scores = []
+    for n in range(6):
+        for method, better in (("a", 1.0), ("b", 0.0)):
+            scores += made_up(f"{n}_A", method, None, 20 + better)
+            if method == "a" or n > 2:
+                scores += made_up(f"{n}_B", method, None, 10 + better)
+    rows = summarise(scores)
+    assert (of(rows[-8:], "js").n, of(rows[-8:], "js").mean) == (6, 17.5)
+    row = compare(rows)[0]
+    assert (row.method, row.metric, row.better) == ("b", "psnr", "a")
+    assert (row.n, row.difference, row.p) == (6, -1, 2 / 2**6)
+
+
 def test_reference_and_single_methods(refused) -> None:
     rows = compare(summarise(cohort()), reference="h2lo-mlp")
     assert (rows[0].method, rows[0].versus) == ("h2lo", "h2lo-mlp")

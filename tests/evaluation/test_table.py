@@ -260,3 +260,7 @@ def test_too_few_people_for_any_test_are_told() -> None:
     # One method against h2lo: the smallest p of five people is 2 / 2**5.
     assert "With 5 participants no corrected p can be below 0.062" in floor_of(rows)
     assert floor_of(()) == ""
+    # Six people are enough for one method; one that shares nobody with h2lo is not tested.
+    tests = [SimpleNamespace(n=n, versus="h2lo", metric="psnr") for n in (6, 0)]
+    assert floor_of(tests) == ""
+    assert "below 0.062" in floor_of([*tests, tests[0]])

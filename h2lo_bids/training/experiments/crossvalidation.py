@@ -35,6 +35,7 @@ from h2lo_bids.training.experiments.heldout import (
     SCORES,
     Scored,
     detail_of,
+    pictures_of,
     predict_pair,
     realism_of,
     score_pair,
@@ -161,16 +162,16 @@ class FoldWork:
         self, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
     ) -> None:
         """Add a test subject's prediction, and its input itself, to the scores."""
-        scored.scores += score_pair(pair, fold=self.fold.index)
-        scored.add(pair, predicted, self.method, self.fold.index)
-        spacing = prepared.frame.spacing
+        images, spacing = {IDENTITY: pair.hf, self.method: predicted}, prepared.frame.spacing
+        for name, image in images.items():
+            scored.scores += score_pair(pair, image, method=name, fold=self.fold.index)
+        scored.pictures |= pictures_of(pair, predicted)
         if self.task == SYNTHESIZE:
             scored.realism += realism_of(
                 pair, {self.method: predicted}, spacing, fold=self.fold.index,
                 stranger=stranger_to(prepared, self.pairs_in(*PARTS)),
             )  # fmt: skip
         else:
-            images = {IDENTITY: pair.hf, self.method: predicted}
             scored.detail.append(detail_of(pair, images, spacing))
 
     def withdraw(self) -> None:
@@ -277,8 +278,7 @@ class FoldJob(FoldWork):
         common_frame(self.pairs_in(*PARTS))
         result = self.fit(self.work, say)
         self.withdraw()
-        tested, seconds = Scored(), []
-        engine = EngineOptions(device=options.device)
+        tested, seconds, engine = Scored(), [], EngineOptions(options.device)
         doing = "synthesizing" if self.task == SYNTHESIZE else "enhancing"
         for prepared in self.pairs_in("test"):  # one by one, so that only one is in memory
             pair = read_prepared(prepared)

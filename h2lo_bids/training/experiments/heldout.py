@@ -65,12 +65,6 @@ class Scored:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     detail: list[dict[str, Figures]] = field(default_factory=list)
 
-    def add(self, pair: Pair, predicted: np.ndarray, method: str, fold: int | None = None) -> None:
-        """Keep the pictures of a prediction and, where it is not the identity's, its scores."""
-        if method != IDENTITY:  # whose scores are those of the input itself
-            self.scores += score_pair(pair, predicted, method=method, fold=fold)
-        self.pictures.update(pictures_of(pair, predicted))
-
     def write(self, folder: Path, titles: Mapping[str, str]) -> None:
         """Write them as files of a folder; pictures as one ``.npz`` file, always the same bytes."""
         write_scores(folder / SCORES, self.scores, titles)

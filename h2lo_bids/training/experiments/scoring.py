@@ -35,6 +35,7 @@ from h2lo_bids.training.experiments.fits import usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
+    pictures_of,
     predict_pair,
     realism_of,
     score_pair,
@@ -143,13 +144,14 @@ def _score_with_all(
 ) -> list[Score]:
     """Score every model on a pair, or none; return the identity's scores."""
     pair = read_prepared(prepared)
-    made = [_predict(run, prepared, pair, options, seed) for run in runs]
-    for run, predicted in zip(runs, made, strict=True):
-        run.scored.add(pair, predicted, run.name)
+    made = {run.name: _predict(run, prepared, pair, options, seed) for run in runs}
+    scores = [score_pair(pair, image, method=name) for name, image in made.items()]
+    for run, own in zip(runs, scores, strict=True):  # only now: one model's NaN loses the pair
+        run.scored.scores += own
+        run.scored.pictures |= pictures_of(pair, made[run.name])
     if pair.task == SYNTHESIZE:
         target, *rows = realism_of(
-            pair, {run.name: image for run, image in zip(runs, made, strict=True)},
-            prepared.frame.spacing, stranger=stranger_to(prepared, pairs),
+            pair, made, prepared.frame.spacing, stranger=stranger_to(prepared, pairs),
             references=tuple(references.values()),
         )  # fmt: skip
         for run, row in zip(runs, rows, strict=True):

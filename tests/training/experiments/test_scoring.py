@@ -28,6 +28,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.training.experiments import scoring
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     pictures_of,
@@ -170,6 +171,23 @@ def test_a_damaged_pair_costs_its_own_scores_alone(
     assert line.endswith("remove it and run again")
     with pytest.raises(BadDataError, match="remove it and run again"):  # nothing to go on with
         score(models, [bad], tmp_path / "out")
+
+
+def test_a_pair_that_one_model_fails_on_is_scored_with_none(
+    tmp_path: Path, pairs: list[PreparedPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    made = scoring._predict
+
+    def broken(run, prepared, *more):
+        factor = np.nan if (run.name, prepared.name) == ("b", "01") else 1
+        return factor * made(run, prepared, *more)
+
+    monkeypatch.setattr(scoring, "_predict", broken)
+    scores, _, lost = score(models, pairs, tmp_path / "out")
+    assert lost == ["subject 01: b gave NaN voxels; fit the model again"]
+    assert {(s.method, s.subject) for s in scores} == {(m, "03") for m in ("identity", "a", "b")}
+    assert "01/lf" not in np.load(tmp_path / "out" / "evaluation" / "T1w" / "a" / "pictures.npz")
 
 
 def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
