@@ -180,7 +180,7 @@ def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Pat
             raise MissingInputError(f"{given}: no SynthStrip weights there; check the path")
         return Path(given)
     home = os.environ.get("FREESURFER_HOME")
-    file = Path(home) / "models" / _WEIGHTS if home else None
+    file = Path(home).absolute() / "models" / _WEIGHTS if home else None
     if file is not None and file.is_file():
         return file
     if required:

@@ -53,7 +53,7 @@ def parse_space(text: str) -> OutputSpace:
 def templateflow_home(env: Mapping[str, str] = os.environ) -> Path:
     """Return the folder in which templates are looked for: given, or where the client keeps it."""
     if given := env.get("TEMPLATEFLOW_HOME"):
-        return Path(given)
+        return Path(given).absolute()  # steps run in folders of their own
     home = env.get("HOME", "/nonexistent")  # of a user id without a name
     caches = [Path(cache) for cache in (env.get("XDG_CACHE_HOME"), f"{home}/.cache") if cache]
     # Unlike pathlib's, this one takes a folder that may not be entered for none.
@@ -114,7 +114,8 @@ def _fetch(root: Path, space: OutputSpace, suffix: str) -> None:
         from templateflow import api
 
         query = {"resolution": space.resolution or 1, "cohort": space.cohort}
-        api.get(space.name, suffix=suffix, desc=None, raise_empty=True, **query)
+        last = suffix == "T1w"  # which serves where there is no other
+        api.get(space.name, suffix=suffix, desc=None, raise_empty=last, **query)
         api.get(space.name, suffix="mask", desc="brain", **query)
     except Exception as err:  # the client raises whatever its transport does
         raise MissingInputError(

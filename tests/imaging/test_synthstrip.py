@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine, from_matvec
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging import synthstrip
-from h2lo_bids.imaging.brain import extract_brain
+from h2lo_bids.imaging.brain import extract_brain, find_weights
 from h2lo_bids.imaging.masks import dice
 from h2lo_bids.imaging.synthstrip import (
     WIDTHS,
@@ -114,9 +114,12 @@ def test_mask_comes_back_to_the_scans_grid(tmp_path: Path, monkeypatch: pytest.M
         return 1.0 + (0.5 - x) * 10
 
     monkeypatch.setattr(synthstrip, "load_network", lambda file: bright)
-    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FREESURFER_HOME", ".")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "synthstrip.1.pt").touch()
+    # A step of the workflow looks in a folder of its own.
+    assert find_weights(None, required=True) == tmp_path / "models" / "synthstrip.1.pt"
     result = extract_brain(image)
     assert result.method == "synthstrip"
     assert seen["range"] == (0.0, 1.0)

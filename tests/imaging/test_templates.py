@@ -43,7 +43,7 @@ def test_spaces(text: str, space: OutputSpace) -> None:
     assert parse_space(text) == space
 
 
-def test_custom_folder(tmp_path: Path) -> None:
+def test_custom_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = put(tmp_path, "tpl-Own/tpl-Own_res-01_T1w.nii.gz")
     put(tmp_path, "tpl-Own/tpl-Own_res-01_desc-brain_T1w.nii.gz")
     mask = put(tmp_path, "tpl-Own/tpl-Own_res-01_desc-brain_mask.nii.gz")
@@ -51,6 +51,10 @@ def test_custom_folder(tmp_path: Path) -> None:
     found = find_template("Own:res-1")
     assert found == (image, mask)
     assert find_template("Own:res-2")[0] == finer
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path.parent)
+        patch.setenv("TEMPLATEFLOW_HOME", tmp_path.name)  # but a step has a folder of its own
+        assert find_template("Own:res-1") == (image, mask)
     assert find_template("Own") == (image, mask)
     assert find_template("Own:res-1", suffix="T2w")[0] == image
     second = put(tmp_path, "tpl-Own/tpl-Own_res-1_T2w.nii.gz")
@@ -85,8 +89,12 @@ def test_the_client_is_never_imported_unasked(
 def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def get(name: str, *, suffix: str, **query: object) -> None:
+    def get(name: str, *, suffix: str, raise_empty: bool = False, **query: object) -> None:
         asked.append(suffix)
+        if suffix == "T2w":  # as of most templates, there is none
+            if raise_empty:
+                raise RuntimeError("No results found")
+            return
         ending = "desc-brain_mask" if query["desc"] == "brain" else suffix
         home = Path(os.environ["TEMPLATEFLOW_HOME"])
         put(home, f"tpl-{name}/tpl-{name}_res-{query['resolution']:02d}_{ending}.nii.gz")
@@ -100,6 +108,7 @@ def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == ["T1w", "mask"]
     find_template("Far:res-2", fetch=True)
     assert asked == ["T1w", "mask"]
+    assert find_template("Far:res-2", suffix="T2w", fetch=True) == found
 
 
 def test_a_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
