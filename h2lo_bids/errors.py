@@ -93,25 +93,26 @@ class TemporaryError(H2loError):
 class UnexpectedError(H2loError):
     """An exception that no message was written for; `kind` is the name of its class."""
 
-    def __init__(self, message: str, kind: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
-        self.kind, self.exit_code = kind, exit_code
+        self.kind = kind
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.kind, self.exit_code)
+        return type(self), (str(self), self.kind)
 
 
 def recorded(error: Exception, place: str = "a file") -> H2loError:
     """Return an exception as one line that can be sent to another process."""
     error = of_the_machine(error, place) or error
-    text = " ".join(str(error).split())
-    if isinstance(error, UnexpectedError):
-        return UnexpectedError(text, error.kind, error.exit_code)
-    if isinstance(error, H2loError):
+    text, kind = " ".join(str(error).split()), getattr(error, "kind", type(error).__name__)
+    if isinstance(error, H2loError) and not isinstance(error, UnexpectedError):
         return type(error)(text)
-    kind = type(error).__name__
-    denied = isinstance(error, PermissionError)
-    return UnexpectedError(text or kind, kind, MissingInputError.exit_code if denied else 1)
+    if isinstance(error, PermissionError):
+        return MissingInputError(
+            f"{error.filename or place}: permission denied; check its permissions and those of "
+            "the folders above it"
+        )
+    return UnexpectedError(text or kind, kind)
 
 
 def error_named(kind: str, message: str) -> H2loError:

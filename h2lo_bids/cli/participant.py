@@ -22,6 +22,7 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
+from h2lo_bids.cli.resources import text_of
 from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_of
@@ -202,7 +203,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     out_dir = task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.found.scans}
     failures = [
-        Failure(item.step, item.message, _traceback(item.crash_file), stems[item.scan])
+        Failure(item.step, item.message, text_of(Path(item.crash_file)), stems[item.scan])
         for item in failed
     ]
     failures += unread_scans(task.settings, task.found.problems)
@@ -308,10 +309,3 @@ def _render(out_dir: Path, subject: str) -> Path:
     path = report_path(out_dir, subject)
     write_subject_report(load_subject_report(out_dir, subject), path)
     return path
-
-
-def _traceback(crash_file: str) -> str:
-    try:
-        return Path(crash_file).read_text(errors="replace") if crash_file else ""
-    except OSError:
-        return ""

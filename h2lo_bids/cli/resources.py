@@ -82,7 +82,9 @@ def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> flo
         ):
             limit = _numbers(folder / limit_name)
             if limit and limit[0] < _UNLIMITED:
-                dropped = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                dropped = re.search(
+                    rf"^{cache} (\d+)", text_of(folder / "memory.stat"), re.MULTILINE
+                )
                 left = limit[0] - sum(_numbers(folder / usage_name))
                 free = min(free, left + int(dropped[1] if dropped else 0))
     return max(free, 0.0) / 1e9
@@ -90,7 +92,7 @@ def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> flo
 
 def _groups(root: Path, controller: str, table: Path) -> Iterator[Path]:
     """Yield this process's control group and those above it, for version 1 or 2."""
-    for line in _text(table).splitlines():
+    for line in text_of(table).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):
             base = root / controllers
@@ -99,9 +101,10 @@ def _groups(root: Path, controller: str, table: Path) -> Iterator[Path]:
             yield from (f for f in (inside, *inside.parents) if f == base or base in f.parents)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return what a file holds; nothing if it cannot be read."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 
@@ -109,7 +112,7 @@ def _text(path: Path) -> str:
 def _numbers(path: Path) -> list[float]:
     """Return the numbers of a file; none if it is absent, or says "max"."""
     try:
-        return [float(word) for word in _text(path).split()]
+        return [float(word) for word in text_of(path).split()]
     except ValueError:
         return []
 

@@ -19,8 +19,9 @@ from h2lo_bids.errors import (
     H2loError,
     InputOutputError,
     TemporaryError,
+    UnexpectedError,
     UsageError,
-    of_the_machine,
+    recorded,
 )
 from h2lo_bids.processes import when_ended
 from h2lo_bids.settings import Settings
@@ -96,8 +97,7 @@ def _run(settings: Settings) -> int:
     except BrokenPipeError:
         raise
     except Exception as err:
-        known = err if isinstance(err, H2loError) else of_the_machine(err)
-        known = known or _unexpected(err, console, settings)
+        known = err if isinstance(err, H2loError) else _explained(err, console, settings)
         console.to_log(f"error: {known}")
         _record(known, console, settings)
         raise known from err
@@ -118,15 +118,18 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     return run
 
 
-def _unexpected(err: Exception, console: Console, settings: Settings) -> H2loError:
-    """Say what happened in one line, and keep the traceback where there is a place for it."""
+def _explained(err: Exception, console: Console, settings: Settings) -> H2loError:
+    """Say what happened in one line, and keep the traceback of a surprise where it has a place."""
+    known = recorded(err)
+    if not isinstance(known, UnexpectedError):
+        return known
     where = f"see {console.log}, and report it"
     if console.log is None:
         where = "run again with -v to see where, and report it"
     console.to_log(traceback.format_exc())
     if console.log is None and settings.verbose:
         traceback.print_exc()
-    return H2loError(f"{type(err).__name__}: {' '.join(str(err).split())}; {where}")
+    return H2loError(f"{known.kind}: {known}; {where}")
 
 
 def _record(err: H2loError, console: Console, settings: Settings) -> None:

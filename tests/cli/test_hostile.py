@@ -205,20 +205,35 @@ def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
     assert "deleted" in line
 
 
-def test_a_closed_current_folder_is_left(tmp_path, bids):
+@pytest.fixture
+def user() -> str:
+    """What begins a command line that may not enter closed folders, as root may."""
+    rights = "-dac_override,-dac_read_search"
+    if os.geteuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root enters every folder")
+    return f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
+
+
+def test_a_closed_current_folder_is_left(tmp_path, bids, user):
     """As that of root, from where the program was started for another user."""
     (tmp_path / "closed").mkdir()
-    rights = "-dac_override,-dac_read_search"
-    drop = f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
-    if drop and not shutil.which("setpriv"):
-        pytest.skip("root enters every folder")
     python = (
         "from pathlib import Path; from h2lo_bids.cli import checks, parser; "
         f"checks.check_usage(parser.read_settings(['{bids}', '{tmp_path}/out', 'group'])); "
         "print(Path.cwd())"
     )
-    done = _outside(f'chmod 000 .; {drop} {sys.executable} -c "{python}"', tmp_path / "closed")
+    done = _outside(f'chmod 000 .; {user} {sys.executable} -c "{python}"', tmp_path / "closed")
     assert (done.stdout, done.stderr) == ("/\n", "")
+
+
+def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids, user):
+    """As a model in the home of somebody else."""
+    (tmp_path / "closed").mkdir()
+    model, h2lo = tmp_path / "closed" / "model", f"{sys.executable} -m h2lo_bids.cli.run"
+    words = f"{tmp_path}/out participant --skip-bids-validation --model {model}"
+    done = _outside(f"chmod 000 closed; {user} {h2lo} {bids} {words}", tmp_path)
+    assert done.returncode == 66
+    assert done.stderr.startswith(f"h2lo: error: {model}: permission denied; check ")
 
 
 def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
