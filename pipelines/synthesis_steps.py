@@ -12,6 +12,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import io_orientation, ornt_transform
 
+from h2lo_bids.errors import TemporaryError
 from h2lo_bids.imaging import registration
 from h2lo_bids.imaging.brain import extract_brain, use_given_mask
 from h2lo_bids.imaging.reading import load_checked
@@ -46,8 +47,6 @@ def synthesize(
     threads: int = 1,
 ) -> dict[str, Any]:
     """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`)."""
-    import torch
-
     from h2lo_bids.synthesis.options import EngineOptions, noting_device
     from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 
@@ -57,8 +56,9 @@ def synthesize(
     made = _turned(twin, twin_mask, grid) if twin and twin_mask else None
     if made is not None:
         return {"out_file": save_like(grid, made, out), "device": twin_device}
-    torch.set_num_threads(threads)
     bundle = bundles.load_bundle(model, contrast=contrast)
+    if bundle.sha256 != sha256 or members not in (None, bundle.metadata.get("files")):
+        raise TemporaryError(f"{model}: was replaced while this run was using it; run again")
     with noting_device(device) as used:
         if members:
             evaluate = partial(deviation_on_grid, bundles.members(bundle))

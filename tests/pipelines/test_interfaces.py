@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
+from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError, TemporaryError
 from h2lo_bids.imaging.registration import Registration
+from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import interface
 from pipelines.lowfield_steps import AlignScan
@@ -337,3 +338,6 @@ def test_an_image_on_the_same_grid_is_taken_over(tmp_path):
     mask[10, 10, 10] = 0
     with pytest.raises(MissingInputError, match="no such model"):
         Synthesize(**given, twin_mask=_save(mask, tmp_path / "other.nii")).run(cwd=tmp_path)
+    given["model"] = str(default_bundle("T1w", method="identity").path)  # of other weights
+    with pytest.raises(TemporaryError, match="was replaced while this run was using it"):
+        Synthesize(**given).run(cwd=tmp_path)
