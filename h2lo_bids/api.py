@@ -132,8 +132,9 @@ def synthesize(
     affine
         (4, 4), voxel indices to mm in RAS+; for arrays only.
     mask
-        Brain mask on the image's grid, of the same kind as `image`; it is compared with the
-        brain that is found, and refused if it lies elsewhere. None takes the brain found.
+        Brain mask on the image's grid, an image or an array; it is compared with the brain that is
+        found, and refused if it lies elsewhere. None takes the brain found, for a T2w image, too,
+        where the command takes that of the session's T1w image.
     voxel_size
         Three sides in mm along the image's axes, as a scanner's 1.6 x 1.6 x 5; None keeps
         the image's grid.
@@ -156,17 +157,16 @@ def synthesize(
     Raises
     ------
     UsageError
-        If an array comes without affine, or the model does not synthesize low field.
+        If an array comes without affine, a path in place of an image, or the model does not
+        synthesize low field.
     BadDataError
         If the image or the mask cannot be used, or no brain is found.
     """
-    import nibabel as nib
-
     from h2lo_bids.bids.scan import slice_warnings
     from h2lo_bids.imaging.normalise import scale_image, to_frame
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
     from h2lo_bids.imaging.reading import check_image, name_of
-    from h2lo_bids.imaging.resample import array_lines, lf_mask, spacing_of
+    from h2lo_bids.imaging.resample import array_lines, lf_mask, placed, spacing_of
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.synthesis.predict import fastest_precision, predict_on_grid
@@ -176,7 +176,10 @@ def synthesize(
         raise UsageError(f"the model {bundle.path} was trained to {bundle.task}, not to synthesize")
     if arrays:
         image = _image_of(image, affine)
-        mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
+    if isinstance(mask, np.ndarray):
+        mask = _image_of(mask, image.affine)
+    if not all(hasattr(given, "dataobj") for given in (image, mask) if given is not None):
+        raise UsageError("synthesize takes images and arrays; read a file with read_image")
     image = check_image(image)
     found, noticed = _brain_of(image, mask, threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
@@ -201,10 +204,10 @@ def synthesize(
         output = measure_output(low, high, wanted, list(spacing_of(grid)))
     name, known = name_of(image), bundle.metadata.get("input_range")
     checked = check_range(profile, output, known, **how, name=name)
-    placed = array_lines(bundle.frame, frame.shape, name)
-    for line in (*noticed, *placed, *checked.warnings):
+    cut = array_lines(bundle.frame, frame.shape, name)
+    for line in (*noticed, *cut, *checked.warnings):
         warnings.warn(line, stacklevel=2)
-    return (low, grid) if arrays else nib.Nifti1Image(low, grid)
+    return (low, grid) if arrays else placed(low, grid, image)
 
 
 def _brain_of(image: Any, mask: Any, threads: int | None) -> tuple[BrainMask, list[str]]:

@@ -94,8 +94,7 @@ def grids_of(
     """Return the grids that the options ask for, the scan's own first: it is always wanted."""
     grids = [NATIVE]
     if "model" in settings.output_spaces:
-        text = "the grid on which the model was trained, centred on the brain"
-        grids.append(Grid("model", res="model", resolution=text))
+        grids.append(Grid("model", res="model", resolution="the model's own grid"))
     response = VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
     grids += [voxel_grid(sides, response) for sides in settings.lf_grid]
     for space in dict.fromkeys(settings.standard_spaces):

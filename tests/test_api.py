@@ -43,9 +43,10 @@ def test_the_image_is_the_one_that_participant_writes(tmp_path, h2lo, models) ->
 def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
     mask = volume > 0
-    low, grid = synthesize(volume, model, affine=affine, mask=mask)
-    image = synthesize(nib.Nifti1Image(volume, affine), model, mask=nib.Nifti1Image(
-        mask.astype(np.uint8), affine))  # fmt: skip
+    whole = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    low, grid = synthesize(volume, model, affine=affine, mask=whole)
+    image = synthesize(nib.Nifti1Image(volume, affine), model, mask=mask)
+    assert image.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_array_equal(low, np.asarray(image.dataobj))
     np.testing.assert_array_equal(grid, affine)
     assert np.all(low[~mask] == 0)
@@ -117,6 +118,8 @@ def test_images_in_memory_are_checked_as_files_are(model, spoil, fault) -> None:
 def test_what_cannot_be_used_is_refused(model) -> None:
     with pytest.raises(UsageError, match="affine"):
         synthesize(head(1), model)
+    with pytest.raises(UsageError, match="read a file with read_image"):
+        synthesize("head.nii.gz", model)
     with pytest.raises(BadDataError):
         synthesize(head(1), model, affine=np.eye(4), mask=np.zeros(head(1).shape))
 

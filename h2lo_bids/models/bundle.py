@@ -17,7 +17,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.io import parse_json, replace_folder, sha256, stamp
+from h2lo_bids.io import check_content, parse_json, replace_folder, sha256, stamp
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model, build_model, sizes_of, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
@@ -112,13 +112,10 @@ def load_model(bundle: Bundle, *, device: str = "cpu") -> Model:
     """Load a bundle's weights, float32, in evaluation mode, after checking them again."""
     from h2lo_bids.models.release import read_state
 
-    content = _read_checked(bundle.weights_path, bundle.sha256)
-    if bundle.weights_path.name == WEIGHTS:
-        state = parse_weights(content, bundle.weights_path)
-    else:
-        state = read_state(content, bundle.weights_path)
-    model = build_model(bundle.method, bundle.architecture, state, bundle.weights_path)
-    return model.to(device)
+    path = bundle.weights_path
+    read = parse_weights if path.name == WEIGHTS else read_state
+    state = read(_read_checked(path, bundle.sha256), path)
+    return build_model(bundle.method, bundle.architecture, state, path).to(device)
 
 
 def save_bundle(
@@ -231,8 +228,8 @@ def members(bundle: Bundle) -> tuple[Model, ...]:
 def read_bytes(path: Path) -> bytes:
     """Read a part of a model whole."""
     try:
-        if path.exists() and not path.is_file():
-            raise MissingInputError(f"{path}: is not a regular file; get the model again")
+        if path.exists() or path.is_symlink():  # whose content DataLad may not have fetched
+            check_content(path)
         if path.stat().st_size > MAX_BYTES:
             raise BadDataError(f"{path}: is larger than any model ({MAX_BYTES} bytes)")
         return path.read_bytes()

@@ -77,8 +77,10 @@ def _contrast(args: Mapping[str, Any], path: Path, given: str | None) -> tuple[s
     if len(named) == 1:
         return named.pop(), "that of the file's name"
     if given not in CONTRASTS:
-        raise UsageError(f"{path}: say which contrast this model is for: --model T1w={path}")
-    return str(given), "what the user says"
+        raise UsageError(
+            f"{path}: say which contrast this model is for: --model T1w={path}, or in its file name"
+        )
+    return str(given), "that of the scans it was used for: the file does not say"
 
 
 def read_state(content: bytes, path: Path) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def test_an_absent_file_is_named(saved, name, refused):
     (saved.path / name).unlink()
     for path in (saved.path, saved.path / "nothing" / name):
         assert name in refused(MissingInputError, load_bundle, path)
+    (saved.path / name).symlink_to("../.git/annex/objects/key")  # as in a clone by DataLad
+    assert f"datalad get {saved.path / name}" in refused(MissingInputError, load_bundle, saved.path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "h2lo-bids bundle 1"}', '{"format": 3}'])

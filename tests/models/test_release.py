@@ -72,7 +72,7 @@ def test_numpy_scalars_in_a_training_checkpoint_load(tmp_path, model):
 def test_the_contrast_comes_from_the_name_or_the_caller(tmp_path, model):
     plain = release(tmp_path / "best.pth", model)
     assert load_bundle(plain, contrast="T2w").contrast == "T2w"
-    with pytest.raises(UsageError, match="which contrast"):
+    with pytest.raises(UsageError, match="or in its file name"):
         load_bundle(plain)
     with pytest.raises(UsageError, match="trained for T2w"):
         load_bundle(release(tmp_path / "h2lo_T2w_fold0.pth", model), contrast="T1w")
