@@ -14,38 +14,18 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 
 
 def counted(number: int, word: str) -> str:
-    """Return a number and its noun, in the singular only for one.
-
-    Examples
-    --------
-    >>> counted(0, "scan"), counted(1, "scan"), counted(2, "scan")
-    ('0 scans', '1 scan', '2 scans')
-    """
+    """Return a number and its noun, in the singular only for one."""
     return f"{number} {word}{'s' * (number != 1)}"
 
 
 def listed(names: Sequence[str], most: int = _NAMED) -> str:
-    """Return the first few of several names, and how many more there are.
-
-    Examples
-    --------
-    >>> listed(["a", "b", "c", "d", "e"]), listed(["a", "b"])
-    ('a, b, c and 2 more', 'a, b')
-    """
+    """Return the first few of several names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def summarise(items: Iterable[tuple[Path, str]]) -> list[str]:
-    """Return one line for each kind of message, in the order of their first.
-
-    Messages are of a kind if they differ in nothing but the file they are about and its subject.
-
-    Examples
-    --------
-    >>> summarise([(Path(f"/d/sub-{n}/a.nii"), f"/d/sub-{n}/a.nii: is empty") for n in (1, 2)])
-    ['/d/sub-*/a.nii: is empty (2 images: sub-1/a.nii, sub-2/a.nii)']
-    """
+    """Return one line for each kind of message: of those that differ in file and subject alone."""
     kinds: dict[str, dict[Path, str]] = defaultdict(dict)
     for path, text in items:
         kind = text.replace(str(path), _HERE)
@@ -68,13 +48,7 @@ def _line(kind: str, same: dict[Path, str]) -> str:
 
 
 def pattern(paths: Iterable[Path]) -> str:
-    """Return shell patterns that match some paths, each for any subject and session.
-
-    Examples
-    --------
-    >>> pattern([Path(f"/d/sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz") for n in range(1, 24)])
-    '/d/sub-*/anat/sub-*_T1w.nii.gz'
-    """
+    """Return shell patterns that match some paths, each for any subject and session."""
     found = (
         re.sub(r"(?<![A-Za-z0-9])(sub|ses)-[A-Za-z0-9+]+", r"\1-*", str(path)) for path in paths
     )
@@ -82,24 +56,12 @@ def pattern(paths: Iterable[Path]) -> str:
 
 
 def all_counted(number: int, word: str) -> str:
-    """Return what `counted` does, with "all" before more than one.
-
-    Examples
-    --------
-    >>> all_counted(1, "scan"), all_counted(2, "scan")
-    ('1 scan', 'all 2 scans')
-    """
+    """Return what `counted` does, with "all" before more than one."""
     return "all " * (number > 1) + counted(number, word)
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that fits.
-
-    Examples
-    --------
-    >>> duration(12.3), duration(600), duration(9000)
-    ('12 s', '10 min', '2 h 30 min')
-    """
+    """Return a time in the unit that fits."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     hours, rest = divmod(int(seconds), 3600)
@@ -107,13 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message that names the known word closest to an unknown one.
-
-    Examples
-    --------
-    >>> did_you_mean("--sloopy", ["--sloppy", "--steps"]), did_you_mean("x", ["--steps"])
-    ('; did you mean --sloppy?', '')
-    """
+    """Return the end of a message that names the known word closest to an unknown one."""
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word.casefold(), folded, n=1)
     return f"; did you mean {folded[close[0]]}?" if close else ""

@@ -299,15 +299,7 @@ def records(workflow: pe.Workflow) -> list[dict[str, Any]]:
 
 
 def step_label(node: str) -> str:
-    """Return what the report calls a node, by its name within its branch.
-
-    Examples
-    --------
-    >>> [step_label(name) for name in ("prepare", "synthesize_native", "noise01_lf_2x2x2")]
-    ['prepare', 'synthesize (native)', 'noise01 (lf_2x2x2)']
-    >>> [step_label(name) for name in ("ds_mask", "ds_record_list_outputs", "register_MNI152")]
-    ['write', 'write', 'register']
-    """
+    """Return what the report calls a node, by its name within its branch, as ``write``."""
     node = re.sub(r"_list_.*", "", node)
     if node.startswith("ds_"):
         return "write"

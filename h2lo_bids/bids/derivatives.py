@@ -114,13 +114,7 @@ _WORD = re.compile(r"[\w+<>][\w.+<>-]*")
 
 
 def result_path(out_dir: str | Path, key: str, **fields: str | int) -> Path:
-    """Name a result: a file, a folder, or what the names of several files begin with.
-
-    Examples
-    --------
-    >>> result_path("/out", "model", method="h2lo", contrast="T1w").as_posix()
-    '/out/models/h2lo_T1w'
-    """
+    """Name a result: a file, a folder, or what the names of several files begin with."""
     return Path(out_dir) / _filled(key, fields)
 
 
@@ -131,13 +125,7 @@ def result_files(out_dir: str | Path, key: str, **fields: str | int) -> tuple[Pa
 
 
 def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
-    """Return the pattern, for `Path.glob`, of all results of a kind.
-
-    Examples
-    --------
-    >>> result_pattern("fold", "/record.json", contrast="T1w")
-    'folds/T1w/*/fold-*/record.json'
-    """
+    """Return the pattern, for `Path.glob`, of all results of a kind."""
     path = _spec("results")[key]["path"]
     return str(path.format(**dict.fromkeys(_BLANK.findall(path), "*") | fields)) + end
 
@@ -227,29 +215,16 @@ def write_sidecar(image: Path, content: Mapping[str, Any]) -> None:
 
 
 def template_reference(image: Path) -> str:
-    """Give the URI of a template's image: in TemplateFlow's archive, or of a user's own file.
-
-    Examples
-    --------
-    >>> template_reference(Path("/cache/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz"))
-    'https://templateflow.s3.amazonaws.com/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz'
-    >>> template_reference(Path("/mine/head.nii.gz"))
-    'file:///mine/head.nii.gz'
-    """
+    """Give the URI of a template's image: in TemplateFlow's archive, or of a user's own file."""
     for depth, part in enumerate(image.parts):
         if part.startswith("tpl-") and image.name.startswith(f"{part}_"):
             return "/".join([TEMPLATE_URI, *image.parts[depth:]])
     return image.absolute().as_uri()
 
 
+@cache
 def software_versions() -> dict[str, str]:
     """List what computes here, with versions; without what is not installed."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Read the versions once per process."""
     versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
     for name in SOFTWARE:
         with suppress(metadata.PackageNotFoundError):

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 from h2lo_bids.bids.names import NIFTI, parse_name, right_stem
 from h2lo_bids.bids.query import nearest
-from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import TEMPORARY_PREFIX, read_text, table_rows
 from h2lo_bids.wording import counted, listed
 
@@ -179,18 +178,9 @@ def sessions_of(subject: Path) -> list[str]:
 
 def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
     """List the subjects that have a folder, by looking at folder names only."""
-    try:
-        with os.scandir(bids_dir) as entries:
-            found = [
-                match[1]
-                for entry in entries
-                if (match := _SUBJECT.fullmatch(entry.name)) and _is_folder(entry)
-            ]
-    except OSError as error:
-        raise MissingInputError(
-            f"{bids_dir}: the input dataset cannot be read ({error.strerror}); check the path"
-        ) from error
-    return tuple(sorted(found))
+    with os.scandir(bids_dir) as entries:
+        matches = ((entry, _SUBJECT.fullmatch(entry.name)) for entry in entries)
+        return tuple(sorted(found[1] for entry, found in matches if found and _is_folder(entry)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -78,13 +78,7 @@ def other_queries(filters: Mapping[str, Any]) -> list[str]:
 
 
 def compile_words(words: Iterable[str]) -> Filter:
-    """Read selection words, ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``, as the options have them.
-
-    Examples
-    --------
-    >>> compile_words(["ses-HFC acq=axi,cor", "acq-sag run="])
-    {'ses': ('HFC',), 'acq': ('axi', 'cor', 'sag'), 'run': (None,)}
-    """
+    """Read selection words: ``ENTITY-VALUE``, or ``ENTITY=VALUE`` with one or several values."""
     chosen: Filter = {}
     for word in (part for text in words for part in text.split()):
         sign = "=" if "=" in word else "-"

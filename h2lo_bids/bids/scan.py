@@ -194,13 +194,7 @@ def orientation(scan: Scan) -> str | None:
 
 
 def from_label(label: str | None) -> str | None:
-    """Read a slice direction from words in an ``acq`` label.
-
-    Examples
-    --------
-    >>> [from_label(label) for label in ("axi", "T2Coronal", "SAG5mm", "LFaxial", "core", None)]
-    ['axi', 'cor', 'sag', 'axi', None, None]
-    """
+    """Read a slice direction from words in an ``acq`` label such as ``T2Coronal`` or ``SAG5mm``."""
     words = words_of_label(label or "")
     found = [name for name, known in _WORDS.items() if words & known]
     return found[0] if len(found) == 1 else None

@@ -320,13 +320,7 @@ def alone(settings: Settings, subject: str, send: Send, other: str) -> Iterator[
 
 
 def plain_step(node: str) -> str:
-    """Return the scan and the step of a workflow's node as words.
-
-    Examples
-    --------
-    >>> plain_step("scan_ses_HF_T1w_wf.find_brain"), plain_step("pair_sub_01_T2w_wf.align_0")
-    ('ses HF T1w find brain', 'T2w align 0')
-    """
+    """Return the scan and the step of a workflow's node as words: ``ses HF T1w find brain``."""
     branch, _, step = node.partition(".")
     scan = re.sub(r"^(scan|pair)_(sub_[^_]+_)?|_wf$", "", branch)
     return f"{scan} {step}".replace("_", " ").strip()

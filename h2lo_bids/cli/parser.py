@@ -122,7 +122,8 @@ def build_parser(level: str | None = None) -> Parser:
     for title, declared in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options_of(declared):
-            modes = _modes_at(level, option)
+            taken = (mode.partition(" ") for mode in option.modes)
+            modes = [others for taker, _, others in taken if level in (None, taker)]
             only = "" if level is None or "" in modes else f" [with {' or '.join(modes)}]"
             if modes:
                 _add(group, option, option.text + only)
@@ -168,12 +169,6 @@ def _new_parser(prog: str, usage: str, description: str) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
     return parser
-
-
-def _modes_at(level: str | None, option: Option) -> list[str]:
-    """Return with which further options a level takes an option, "" for none of them."""
-    modes = (mode.partition(" ") for mode in option.modes)
-    return [others for taker, _, others in modes if level in (None, taker)]
 
 
 def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:

@@ -238,13 +238,7 @@ def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
 
 
 def as_ranges(numbers: Iterable[int]) -> str:
-    """Write ascending numbers as ``--array`` takes them.
-
-    Examples
-    --------
-    >>> as_ranges([0, 1, 2, 5, 7, 8])
-    '0-2,5,7-8'
-    """
+    """Write ascending numbers as ``--array`` takes them: ``0-2,5,7-8``."""
     runs = groupby(enumerate(numbers), lambda item: item[1] - item[0])
     ends = [(run[0][1], run[-1][1]) for run in (list(items) for _, items in runs)]
     return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ends)

@@ -186,19 +186,14 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
             steps = sorted({int(r["steps"]) for r in early})
             span = " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
             options = early[0].get("options") or {}
-            limit = _budget(options)
+            limit, first = _budget(options), early[0].get("pretrain_steps")
+            before = f", and {first} of {options['pretrain']['steps']} before" if first else ""
             lines.append(
                 f"{title}: the time budget{f' of {limit / 60:g} min' if limit else ''} ended "
                 f"{len(early)} of {counted(len(records), 'fit')} after {span} of "
-                f"{options.get('steps', '?')} steps{_pretrained(early[0])}."
+                f"{options.get('steps', '?')} steps{before}."
             )
     return tuple(lines)
-
-
-def _pretrained(record: Mapping[str, Any]) -> str:
-    """Name the steps of pretraining that were done, if any."""
-    done = record.get("pretrain_steps")
-    return f", and {done} of {record['options']['pretrain']['steps']} before" if done else ""
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -221,15 +216,7 @@ def epochs(values: Mapping[str, Any]) -> str:
 
 
 def parameters(values: Mapping[str, Any]) -> str:
-    """Write numbers of parameters as the paper does.
-
-    Examples
-    --------
-    >>> [parameters({"parameters": n}) for n in (4, 581_409, 16_389_619, 0, None)]
-    ['4', '0.58M', '16.39M', '', '']
-    >>> parameters({"parameters": 4_165_537, "parameters_trained": 4_864_370})
-    '4.17M (4.86M trained)'
-    """
+    """Write numbers of parameters as the paper does: ``4``, ``0.58M``."""
     size, trained = (
         f"{number:,}" if number < _FEW else f"{number / 1e6:.2f}M"
         for number in (values.get(key) or 0 for key in ("parameters", "parameters_trained"))

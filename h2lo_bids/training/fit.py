@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shutil
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,7 +198,9 @@ class _Loop:
                 if history is not None:
                     history.add(row)
                 self._report(row, last=last)
-                ends = self._ends(asked)
+                # The signal may reach the processes in different steps.
+                wish = torch.tensor(int(asked.is_set()))
+                ends = bool(self.fabric.all_reduce(wish, reduce_op="max"))
                 if last or ends or record.step % self.options.checkpoint_every == 0:
                     self._save(history)
                 if ends and not last:
@@ -257,12 +258,6 @@ class _Loop:
                 f"ended at step {record.step}: in the last {o.patience} steps the validation "
                 f"rose by no more than {GAIN:g} dB"
             )
-
-    def _ends(self, asked: threading.Event) -> bool:
-        """Whether any of the processes was asked to end."""
-        # It may reach the processes in different steps.
-        wish = torch.tensor(int(asked.is_set()))
-        return bool(self.fabric.all_reduce(wish, reduce_op="max"))
 
     def _save(self, history: History | None) -> None:
         state = self.trainer.state()

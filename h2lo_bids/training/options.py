@@ -131,17 +131,8 @@ def default_options(
 
 
 def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool:
-    """Return whether no validation of the last `patience` steps brought a rise above `GAIN`.
-
-    A function of the validations so far, step and PSNR in dB each, so that a resumed fit ends
-    where an undisturbed one does; with a patience of 0 none ends so.
-
-    Examples
-    --------
-    >>> found = [(10, 20.0), (20, 21.0), (30, 21.01), (40, 21.02)]
-    >>> has_stalled(found, 20), has_stalled(found, 30), has_stalled([*found, (50, 21.04)], 30)
-    (True, False, False)
-    """
+    """Return whether no validation of the last `patience` steps brought a rise above `GAIN`."""
+    # From the validations so far alone, so that a resumed fit ends where an undisturbed one does.
     if not patience or not validations:
         return False
     start = validations[-1][0] - patience

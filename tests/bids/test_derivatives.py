@@ -14,8 +14,11 @@ from h2lo_bids.bids.derivatives import (
     find_records,
     pair_paths,
     report_path,
+    result_path,
+    result_pattern,
     session_paths,
     sidecar_path,
+    template_reference,
 )
 from h2lo_bids.bids.names import ORDER, parse_name
 from h2lo_bids.bids.scan import Scan
@@ -121,3 +124,15 @@ def test_hidden_files_are_no_records_of_pairs(tmp_path: Path) -> None:
     record.touch()
     record.with_name(f"._{record.name}").touch()
     assert find_records(tmp_path, "T1w") == [record]
+
+
+def test_results_and_templates_are_named() -> None:
+    assert result_path("/out", "model", method="h2lo", contrast="T1w") == Path(
+        "/out/models/h2lo_T1w"
+    )
+    pattern = result_pattern("fold", "/record.json", contrast="T1w")
+    assert pattern == "folds/T1w/*/fold-*/record.json"
+    file = "tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz"
+    fetched = template_reference(Path("/cache") / file)
+    assert fetched == f"https://templateflow.s3.amazonaws.com/{file}"
+    assert template_reference(Path("/mine/head.nii.gz")) == "file:///mine/head.nii.gz"

@@ -15,6 +15,7 @@ from h2lo_bids.bids.query import (
     SCANS,
     Conditions,
     compile_filters,
+    compile_words,
     describe,
     load_filter_file,
     matches,
@@ -119,3 +120,8 @@ def test_files(tmp_path: Path) -> None:
 def test_words_of_a_side_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a/b"):
         Conditions(asking(tmp_path, hf=("ses=a/b",)))
+
+
+def test_words_of_several_forms_are_one_filter() -> None:
+    found = compile_words(["ses-HFC acq=axi,cor", "acq-sag run="])
+    assert found == {"ses": ("HFC",), "acq": ("axi", "cor", "sag"), "run": (None,)}

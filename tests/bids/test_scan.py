@@ -13,7 +13,15 @@ from skeletons import HIGH, LOW, anat, find, find_low, put, write
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import Name, parse_name
-from h2lo_bids.bids.scan import Scan, has_agent, not_an_input, preference, rank, scan_at
+from h2lo_bids.bids.scan import (
+    Scan,
+    from_label,
+    has_agent,
+    not_an_input,
+    preference,
+    rank,
+    scan_at,
+)
 
 RANKED = [
     "sub-1_acq-MPRAGE_rec-SCIC_run-1_T1w",
@@ -206,3 +214,8 @@ def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(
         # Along right, anterior and superior what is advised has the sides that were given.
         zooms = nib.as_closest_canonical(turned(better)).header.get_zooms()
         np.testing.assert_allclose(zooms, given)
+
+
+def test_slice_directions_are_read_from_words_of_labels() -> None:
+    labels = ("axi", "T2Coronal", "SAG5mm", "LFaxial", "core", None)
+    assert [from_label(label) for label in labels] == ["axi", "cor", "sag", "axi", None, None]

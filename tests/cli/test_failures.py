@@ -13,7 +13,7 @@ from heads import call, rows_of, write_dataset
 from h2lo_bids import errors
 from h2lo_bids.cli import console as module
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run, write_table
+from h2lo_bids.cli.execution import Run, plain_step, write_table
 from h2lo_bids.errors import Failed, exit_code, recorded
 from h2lo_bids.processes import Job
 from h2lo_bids.settings import Settings
@@ -159,3 +159,8 @@ def test_a_log_has_a_line_where_a_terminal_has_its_status(tmp_path, stream, line
     console.close()
     assert stream.getvalue().count("sub-01: started, 1 scan\n") == lines
     assert (tmp_path / "log").read_text().count("sub-01: started, 1 scan\n") == 1
+
+
+def test_steps_are_named_in_words():
+    assert plain_step("scan_ses_HF_T1w_wf.find_brain") == "ses HF T1w find brain"
+    assert plain_step("pair_sub_01_T2w_wf.align_0") == "T2w align 0"

@@ -251,6 +251,7 @@ def test_a_task_tells_when_it_began(tmp_path):
 def test_elements_of_a_long_array_are_ranges():
     """A word of a command line holds 128 KiB, fewer than 30,000 numbers need."""
     assert as_ranges(range(30_000)) == "0-29999"
+    assert as_ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
 
 
 def submitted(tmp_path, *options) -> list[list[str]]:

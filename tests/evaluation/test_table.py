@@ -13,7 +13,7 @@ import pytest
 from heads import rows_of as lines_of
 from samples import cohort
 
-from h2lo_bids.evaluation.benchmark import paper_figures
+from h2lo_bids.evaluation.benchmark import paper_figures, parameters
 from h2lo_bids.evaluation.catalogue import CONVENTIONS
 from h2lo_bids.evaluation.scores import (
     REGIONS,
@@ -264,3 +264,11 @@ def test_too_few_people_for_any_test_are_told() -> None:
     tests = [SimpleNamespace(n=n, versus="h2lo", metric="psnr") for n in (6, 0)]
     assert floor_of(tests) == ""
     assert "below 0.062" in floor_of([*tests, tests[0]])
+
+
+def test_numbers_of_parameters_are_written_as_in_the_paper() -> None:
+    sizes = (4, 581_409, 16_389_619, 0, None)
+    written = [parameters({"parameters": size}) for size in sizes]
+    assert written == ["4", "0.58M", "16.39M", "", ""]
+    both = {"parameters": 4_165_537, "parameters_trained": 4_864_370}
+    assert parameters(both) == "4.17M (4.86M trained)"

@@ -17,6 +17,7 @@ from h2lo_bids.training.methods import TRAINERS
 from h2lo_bids.training.options import (
     FitOptions,
     default_options,
+    has_stalled,
     linear_rate,
     paper_options,
     rate_of,
@@ -112,3 +113,10 @@ def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
     rates = [linear_rate(step, 10, 2.0) for step in range(11)]
     assert rates == pytest.approx([2, 2, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
     assert linear_rate(0, 1, 2.0) == 2.0
+
+
+def test_a_fit_stalls_once_its_validation_no_longer_rises():
+    found = [(10, 20.0), (20, 21.0), (30, 21.01), (40, 21.02)]
+    assert has_stalled(found, 20)
+    assert not has_stalled(found, 30)
+    assert not has_stalled([*found, (50, 21.04)], 30)

@@ -168,8 +168,12 @@ class Cohort:
         models = [dict(zip(("method", "name", "sha256"), m, strict=True)) for m in sorted(made)]
         if self.bundle:
             models = [{"method": self.bundle.method, "sha256": self.bundle.sha256}]
+        files = {
+            s.name: (s.high, s.mask, *(image.path for image in s.low if not self.bundle))
+            for s in self.scans
+        }
         return {
-            "scans": {scan.name: self._digest(scan) for scan in self.scans},
+            "scans": {name: " ".join(map(file_digest, paths)) for name, paths in files.items()},
             "validation": sorted({scan.subject for scan in self.parts[1]}),
             "models": models,
             "subjects": len({scan.subject for scan in self.parts[0]}),
@@ -180,16 +184,11 @@ class Cohort:
         """How the model that makes the images uses its weights, which their digest does not say."""
         if self.bundle is None:
             return None
-        made_by = self.bundle
         return {
-            "architecture": made_by.architecture,
-            "frame": made_by.frame.to_dict(),
-            "scaling": made_by.scaling,
+            "architecture": self.bundle.architecture,
+            "frame": self.bundle.frame.to_dict(),
+            "scaling": self.bundle.scaling,
         }
-
-    def _digest(self, scan: CohortScan) -> str:
-        low = () if self.bundle else (image.path for image in scan.low)
-        return " ".join(file_digest(path) for path in (scan.high, scan.mask, *low))
 
     def open(
         self, frame: Frame, cache: Path, device: str = "cpu", say: Say = lambda line: None

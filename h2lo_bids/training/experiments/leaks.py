@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.resample import weigh_by_axis
 from h2lo_bids.models.bundle import EMBEDDED, Bundle, default_bundle
 from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
 from h2lo_bids.vocabulary import CONTRASTS
@@ -58,8 +59,8 @@ def fingerprint(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -
     values = np.asarray(image[box], np.float32) * inside
     values = values.clip(0, np.percentile(values[inside > 0], 99.5))
     weights = [_gaussians(inside.shape, centre, spacing, sigma) for sigma in (_FINE, _COARSE)]
-    covered = [_project(inside, w) for w in weights]
-    means = [_project(values, w) / c.clip(1e-3) for w, c in zip(weights, covered, strict=True)]
+    covered = [weigh_by_axis(inside, w) for w in weights]
+    means = [weigh_by_axis(values, w) / c.clip(1e-3) for w, c in zip(weights, covered, strict=True)]
     detail = np.where(covered[0] > _INSIDE * covered[0].max(), means[0] - means[1], 0)
     spread = np.sqrt(np.mean(detail[detail != 0] ** 2)) if detail.any() else 1.0
     return np.rint(2 * detail / spread).clip(-_LEVELS, _LEVELS).astype(np.int8)
@@ -76,12 +77,6 @@ def _gaussians(
         density = np.exp(-((away / sigma) ** 2) / 2) * side / sigma / np.sqrt(2 * np.pi)
         weights.append(density.astype(np.float32))
     return weights
-
-
-def _project(volume: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
-    for axis, weight in enumerate(weights):
-        volume = np.moveaxis(np.tensordot(weight, volume, axes=(1, axis)), 0, axis)
-    return volume
 
 
 def likeness(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,7 @@ from scipy.special import ndtr
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.realism import tapered
 from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.resample import weigh_by_axis
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
 from h2lo_bids.synthesis.options import EngineOptions
@@ -229,9 +230,7 @@ def _levels(
         weights.append(_smoother(hat_weights(wanted, np.array(frequencies[axis]))))
     # Predictions that lack no power leave nothing, which is as white as anything.
     levels = 10 * np.log10(np.maximum(power, 1e-12 * power.max() or 1.0))
-    for axis, rows in enumerate(weights):
-        levels = np.moveaxis(np.tensordot(rows, levels, axes=(1, axis)), 0, axis)
-    return levels
+    return weigh_by_axis(levels, weights)
 
 
 def _smoother(hats: np.ndarray) -> np.ndarray:
