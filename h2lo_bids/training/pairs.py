@@ -253,6 +253,8 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
     try:
         values = read_json(record)
         labels = dict(scan_entities(record))
+        # An image that was registered before was interpolated, and tells no scan's noise.
+        raw = not str(values.get("RegistrationMethod")).startswith("none")
         if not values["SourceScans"]:
             raise ValueError("no source is named")
         paths = paths_of_record(record, contrast)
@@ -271,7 +273,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
             fingerprint=_text(values["Fingerprint"]),
             noise=tuple(
                 (float(scan["Deviation"]), tuple(map(float, scan["Voxel"])))
-                for scan in values.get("ScanNoise", ())
+                for scan in (values.get("ScanNoise", ()) if raw else ())
             ),
             doubts=tuple(_text(r) for r in values["RegistrationCheck"]["Reasons"]),
             name=labels["sub"],
