@@ -183,7 +183,7 @@ def _window_sum(values: np.ndarray, size: int, axis: int) -> np.ndarray:
 
 def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     """Return the pairs of a step, at most `batch`; each epoch takes each pair once, shuffled."""
-    epoch, at = divmod(step, epoch_steps(count, batch))
+    epoch, at = divmod(step, -(-count // batch))
     order = np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
     return order[at * batch : (at + 1) * batch]
 
@@ -192,8 +192,3 @@ def cycled_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     """Return the pairs of a step of a full batch: shuffled epochs follow without a gap."""
     at = range(step * batch, (step + 1) * batch)
     return np.concatenate([epoch_batch(count, 1, place, seed) for place in at])
-
-
-def epoch_steps(count: int, batch: int) -> int:
-    """Return the number of steps in which each of `count` pairs is taken once."""
-    return -(-count // batch)

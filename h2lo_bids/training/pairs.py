@@ -39,6 +39,8 @@ class Pair:
     mask: np.ndarray = field(hash=False, compare=False, repr=False)
     task: str = SYNTHESIZE
     kept: Path | None = None  # the file that the volumes are mapped from
+    # The input as the files are, where it was scaled for a model.
+    plain: np.ndarray | None = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.hf.ndim != 3 or not self.hf.shape == self.lf.shape == self.mask.shape:
@@ -62,7 +64,7 @@ class Pair:
             np.asarray(self.hf, np.float32), self.mask, spacing,
             contrast=contrast, scaling=scaling, name=f"pair {self.name}",
         )  # fmt: skip
-        return replace(self, hf=made.volume)
+        return replace(self, hf=made.volume, plain=self.hf)
 
     @property
     def high_field(self) -> np.ndarray:
@@ -109,17 +111,20 @@ def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:
     return shapes.pop()
 
 
-def keep_pair(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
-    """Write a pair for `map_pair`, in half precision: finer than the noise in [0, 1]."""
+def keep_pair(path: Path, *volumes: np.ndarray) -> None:
+    """Write input, target, mask and, of a scaled pair, the plain input for `map_pair`.
+
+    In half precision: finer than the noise in [0, 1].
+    """
     with atomic_path(path) as partial, partial.open("wb") as stream:
-        np.save(stream, np.stack([hf, lf, mask]).astype(np.float16))
+        np.save(stream, np.stack(volumes).astype(np.float16))
 
 
 def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
     """Map a pair into memory, so that many need no more of it than few, and processes share it."""
     try:
-        hf, lf, mask = np.load(path, mmap_mode="r")
-        pair = Pair(name, hf, lf, mask > 0, kept=path)
+        hf, lf, mask, *plain = np.load(path, mmap_mode="r")
+        pair = Pair(name, hf, lf, mask > 0, SYNTHESIZE, path, *plain)
     except (OSError, ValueError, BadDataError) as err:
         raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
     return pair.swapped() if task == ENHANCE else pair
@@ -227,8 +232,8 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
         if not kept.exists():
             # As divided by their maxima, both tasks share the file.
             read = read_prepared(pair.for_task(SYNTHESIZE))
-            read = read.scaled(scaling, pair.contrast, pair.frame.spacing)
-            keep_pair(kept, read.hf, read.lf, read.mask)
+            hf = read.scaled(scaling, pair.contrast, pair.frame.spacing).hf
+            keep_pair(kept, hf, read.lf, read.mask, *[read.hf] * (scaling != "max"))
         opened.append(map_pair(kept, pair.name, pair.task))
     return opened
 

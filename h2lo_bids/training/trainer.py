@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,9 @@ class Validation:
         return self.psnr(*self.sums(predict))
 
     def baseline(self) -> float:
-        """Return the figure of the input images themselves."""
-        return self.figure(lambda volume, mask: volume)
+        """Return the figure of the input images themselves, before they are scaled."""
+        plain = [p if p.plain is None else replace(p, hf=p.plain) for p in self.pairs]
+        return replace(self, pairs=plain).figure(lambda volume, mask: volume)
 
 
 def as_float(volume: np.ndarray) -> np.ndarray:

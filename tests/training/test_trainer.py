@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from prepared_pairs import write_pairs
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.training.methods.operators import OperatorTrainer
+from h2lo_bids.training.pairs import map_pair, open_prepared
 from h2lo_bids.training.trainer import Validation
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
@@ -69,6 +72,17 @@ def test_the_figure_of_a_product_is_that_of_its_voxels(count: int) -> None:
     found = validation.figure(brighter)
     assert found == pytest.approx(reference([p.hf + np.float32(0.3) for p in PAIRS], asked))
     assert validation.figure(lambda volume, mask: volume) == pytest.approx(validation.baseline())
+
+
+def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path: Path) -> None:
+    """As in the tables, however a model takes them."""
+    prepared = write_pairs(tmp_path, 2)
+    held = {how: open_prepared(prepared, tmp_path / how, how) for how in ("max", "robust")}
+    own, scaled = (Validation(pairs, small_options()) for pairs in held.values())
+    assert scaled.figure(lambda volume, mask: volume) < own.baseline() - 0.1
+    assert scaled.baseline() == own.baseline()
+    again = [map_pair(pair.kept, pair.name) for pair in held["robust"]]  # as other processes do
+    assert Validation(again, small_options()).baseline() == own.baseline()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
