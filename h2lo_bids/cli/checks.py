@@ -97,8 +97,8 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "and --lf",
     ),
     (
-        lambda s: s.protocol == "paper" and (s.batch or 1) > 1,
-        "--protocol paper takes one volume per step; leave --batch out",
+        lambda s: s.protocol == "paper" and max(s.batch or 1, s.devices) > 1,
+        "--protocol paper takes one volume per step; leave --batch and --devices out",
     ),
 )
 """What makes no sense together, and what is said of it."""

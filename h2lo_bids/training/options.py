@@ -188,6 +188,7 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
         "batch": settings.batch,
         "lambda_grad": settings.lambda_grad,
         "learning_rate": settings.learning_rate,
+        "floor": settings.learning_rate and min(settings.learning_rate, options.floor),
         "validate_every": settings.validate_every,
         "precision": settings.precision,
         "max_seconds": None if settings.max_time is None else 60 * settings.max_time,

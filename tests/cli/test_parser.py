@@ -185,6 +185,7 @@ REFUSED = [
     ("group --folds ds006557 --val-count 3", 64, "has no effect"),
     ("group --folds 0 --test-count 3", 64, "has no effect"),
     ("group --protocol paper --batch 2", 64, "one volume per step"),
+    ("group --protocol paper --devices 2", 64, "leave --batch and --devices out"),
     ("group --method pix2pix --crop 8", 64, "--crop means nothing to pix2pix"),
     ("group --method inr arnold --lambda-grad 1", 64, "nothing to inr and arnold"),
     ("group --method diffi2i --learning-rate 1e-3", 64, "whose own value is fixed"),

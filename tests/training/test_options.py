@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -10,13 +11,14 @@ import pytest
 import torch
 from problems import HELD, SMALL, TRAIN, ball_pair, tiny_options, trainer_of
 
-from h2lo_bids.settings import OPTIONS
+from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import TRAINERS
 from h2lo_bids.training.options import (
     FitOptions,
     default_options,
+    fit_options,
     has_stalled,
     linear_rate,
     paper_options,
@@ -76,6 +78,17 @@ def test_warmup_rises_linearly() -> None:
     assert rates[:5] == pytest.approx([1e-6, 1.25e-6, 1.5e-6, 1.75e-6, 2e-6])
     assert rates[-1] == pytest.approx(5e-7)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize(("protocol", "given"), [("default", 1e-7), ("paper", 1e-8)])
+def test_a_rate_below_the_usual_floor_never_rises(protocol: str, given: float) -> None:
+    settings = Settings(
+        Path("/b"), Path("/o"), "group", protocol=protocol, learning_rate=given, device="cpu"
+    )
+    options = fit_options(settings, 3)
+    assert max(rate_of(step, options) for step in range(options.steps)) == given
+    usual = fit_options(dataclasses.replace(settings, learning_rate=None), 3)
+    assert usual.floor == 1e-6
 
 
 @pytest.mark.parametrize("name", ["h2lo", "pfsr"])

@@ -55,7 +55,6 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
         family="diffi2i",
         architecture=DiffI2IArchitecture(),
         learning_rate=LEARNING_RATE,
-        floor=min(options.floor, LEARNING_RATE),
         warmup=0,
         rate_steps=1,
         crop=64,
