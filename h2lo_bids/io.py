@@ -323,10 +323,8 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, content in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            with (partial / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            (partial / name).write_bytes(content)
+            _flush(partial / name)
         if folder.exists():
             # A folder with content cannot be replaced in one step.
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))

@@ -211,12 +211,8 @@ def frame_grid(
     scale = np.ones(3) if kept else wanted / own
     low, high = np.zeros(3), np.asarray(turned.shape, dtype=float) - 1
     if mask is not None and frame.anchor == "brain":
-        inside = np.asarray(mask.as_reoriented(turn).dataobj) > 0
-        if not inside.any():
-            raise BadDataError(
-                f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"
-            )
-        low, high = np.array([(ends.start, ends.stop - 1.0) for ends in bounding_box(inside)]).T
+        box = bounding_box(np.asarray(mask.as_reoriented(turn).dataobj) > 0)
+        low, high = np.array([(ends.start, ends.stop - 1.0) for ends in box]).T
     if frame.anchor == "array":
         if kept:
             return turned.shape, turned.affine

@@ -81,15 +81,6 @@ class Command:
             raise UsageError(text) from err
 
 
-@dataclass(frozen=True)
-class Made:
-    """An image that an external tool made, the seconds it took, and how it was made comparable."""
-
-    volume: np.ndarray
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-
 def run_command(
     command: Command,
     *,
@@ -98,8 +89,8 @@ def run_command(
     contrast: str,
     log: Path,
     limit: float | None = None,
-) -> Made:
-    """Run an external tool on copies of a pair's images, and bring what it makes to theirs."""
+) -> tuple[np.ndarray, float, tuple[str, ...]]:
+    """Run an external tool on copies of a pair's images; return its image, seconds and notes."""
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         texts = {name: str(Path(folder, f"{name}.nii.gz")) for name in PLACES}
         texts["contrast"] = contrast
@@ -109,7 +100,7 @@ def run_command(
         seconds = _run(command.name, words, folder, log, limit)
         # The pair's own mask: the command may have spoiled its copy.
         volume, notes = _read(command.name, Path(texts["output"]), mask, log)
-    return Made(volume, seconds, notes)
+    return volume, seconds, notes
 
 
 def _run(name: str, words: list[str], folder: str, log: Path, limit: float | None) -> float:
@@ -207,17 +198,17 @@ class ExternalJob(FoldWork):
             pair = read_prepared(prepared)
             say(f"synthesizing {pair.name}")
             try:
-                made = run_command(
+                volume, taken, said = run_command(
                     self.command, hf=prepared.hf, mask=prepared.mask, contrast=self.contrast,
                     log=self.work / f"{pair.name}.log", limit=self.limit,
                 )  # fmt: skip
-                self.score(scored, prepared, pair, made.volume)
+                self.score(scored, prepared, pair, volume)
             except H2loError as err:
                 failed[pair.name] = str(err)
                 lost(f"sub-{pair.name}: {err}")
                 continue
-            seconds.append(round(made.seconds, 3))
-            notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in made.notes))
+            seconds.append(round(taken, 3))
+            notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in said))
         if not scored.scores:
             raise H2loError(
                 f"{self.title}: no test subject could be made: {next(iter(failed.values()))}"
