@@ -136,12 +136,6 @@ class Pool:
         self._count = 0
         self._start_server()
 
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the server, and jobs that still run with it."""
         self._control.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -61,7 +62,7 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pool(environment):
     """Return processes that can do what `WORK` defines."""
-    with Pool(environment, imports=("wave", "no_such_module")) as found:
+    with closing(Pool(environment, imports=("wave", "no_such_module"))) as found:
         yield found
 
 
@@ -108,7 +109,7 @@ def test_a_script_in_the_users_folder_is_no_library(tmp_path, environment, monke
     """Such as a queue.py, without which PyTorch cannot be imported."""
     (tmp_path / "wave.py").write_text("raise ImportError('not meant for you')")
     monkeypatch.chdir(tmp_path)
-    with Pool(environment, imports=("wave",)) as found:
+    with closing(Pool(environment, imports=("wave",))) as found:
         _, ((_, event), *_) = _run(found, [_job(tmp_path, "double", 1)])
     assert event["imported"]
 

@@ -143,7 +143,7 @@ def launch(
             errors.append(error)
         return not errors
 
-    with termination() as asked, Pool(os.environ, _IMPORTS) as pool:
+    with termination() as asked, contextlib.closing(Pool(os.environ, _IMPORTS)) as pool:
 
         def check() -> None:
             if asked.is_set():
