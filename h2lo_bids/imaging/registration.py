@@ -5,11 +5,13 @@ scan). World coordinates are RAS mm throughout; ITK's LPS stays inside.
 
 ITK takes its number of threads at its first use in a process, and a seed counts
 only with one thread, which `start_ants` then sets. Run each registration in a process of its
-own: ANTs holds Python's lock.
+own: ANTs holds Python's lock. It reads brackets and commas in a path as its own, so that it gets
+names alone, in their folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 from dataclasses import dataclass
@@ -83,16 +85,18 @@ def register(
     failed = BadDataError(
         f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
     )
+    images = {"fixed": _to_ants(ants, fixed), "moving": _to_ants(ants, moving)}
     try:
-        found = ants.registration(
-            fixed=_to_ants(ants, fixed),
-            moving=_to_ants(ants, moving),
-            type_of_transform=TRANSFORMS[transform],
-            outprefix=str(Path(folder) / "xfm_"),
-        )
+        with contextlib.chdir(folder):
+            found = ants.registration(
+                **images, type_of_transform=TRANSFORMS[transform], outprefix="xfm_"
+            )
     except (RuntimeError, ValueError) as err:
         raise failed from err
-    forward, inverse = found["fwdtransforms"], found["invtransforms"]
+    forward, inverse = (
+        [str(Path(folder) / file) for file in found[way]]
+        for way in ("fwdtransforms", "invtransforms")
+    )
     if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
         raise failed
     try:
@@ -112,13 +116,10 @@ def register(
 
 def warp(image: Any, reference: Any, transform: str | os.PathLike[str]) -> nib.Nifti1Image:
     """Bring an image through a transform onto another image's grid, linearly; 0 outside."""
-    ants = start_ants()
-    warped = ants.apply_transforms(
-        fixed=_to_ants(ants, reference),
-        moving=_to_ants(ants, image),
-        transformlist=[str(transform)],
-        interpolator="linear",
-    )
+    ants, file = start_ants(), Path(transform)
+    images = {"fixed": _to_ants(ants, reference), "moving": _to_ants(ants, image)}
+    with contextlib.chdir(file.parent):
+        warped = ants.apply_transforms(**images, transformlist=[file.name], interpolator="linear")
     return nib.Nifti1Image(warped.numpy().astype(np.float32), reference.affine)
 
 
@@ -130,10 +131,11 @@ def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.n
     """
     import pandas as pd
 
-    ants = start_ants()
+    ants, file = start_ants(), Path(transform)
     flip = np.array([-1.0, -1.0, 1.0])  # ANTs' points are LPS
     table = pd.DataFrame(np.asarray(points, dtype=np.float64) * flip, columns=["x", "y", "z"])
-    moved = ants.apply_transforms_to_points(3, table, [str(transform)])
+    with contextlib.chdir(file.parent):
+        moved = ants.apply_transforms_to_points(3, table, [file.name])
     return moved[["x", "y", "z"]].to_numpy(dtype=np.float64) * flip
 
 

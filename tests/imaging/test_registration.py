@@ -91,7 +91,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Regi
 
     @functools.cache
     def once(transform: str) -> Registered:
-        folder = tmp_path_factory.mktemp(transform)
+        folder = tmp_path_factory.mktemp(transform) / "[of] somebody, by name"
+        folder.mkdir()
         return Registered(folder, *phantom(folder), run(folder, transform))
 
     return once
