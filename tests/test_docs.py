@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, grids_of, output_sidecars
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.options import frame_of
 from pipelines.pairs import PairOptions, pair_fingerprint
 
@@ -149,32 +151,37 @@ def words_of(line: str, task: int = 3) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_pairs_are_prepared_as_the_fits_take_them(tmp_path: Path) -> None:
-    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
-    get(root, "ses-GE", "ses-HFC", "_mrr")
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory):
+    """Return a function that asks as a line does, of what the page tells to fetch by then."""
+
+    @cache
+    def fetched(*names: str) -> Path:
+        root = ds006557(tmp_path_factory.mktemp("hype") / "ds006557", HYPE, mrr=True)
+        get(root, "ses-GE", "_mrr", *names)
+        return root
+
+    def asked_by(line: str) -> Settings:
+        asked = read_settings(words_of(line))
+        root = fetched(*(["ses-HFC"] if "--lf" in shlex.split(line) else []))
+        given = tuple((n, root / p.relative_to(asked.bids_dir)) for n, p in asked.derivatives)
+        return replace(asked, bids_dir=root, derivatives=given, skip_bids_validation=True)
+
+    return asked_by
+
+
+def test_pairs_are_prepared_as_the_fits_take_them(asking) -> None:
     made: dict[Path, set[str]] = {}
     for line in H2LO:
-        asked = read_settings(words_of(line))
-        given = tuple((n, root / p.relative_to(asked.bids_dir)) for n, p in asked.derivatives)
-        here = {"bids_dir": root, "derivatives": given, "skip_bids_validation": True}
-        asked = replace(asked, **here, participant_label=("HYPE03",))
+        asked = replace(asking(line), participant_label=("HYPE03",))
         how = PairOptions(asked, frame_of(asked))
         digests = {pair_fingerprint(pair, how) for pair in discover_pairs(asked).pairs}
         assert made.setdefault(asked.out_dir, digests) == digests, line
 
 
 @pytest.mark.parametrize("line", H2LO)
-def test_every_command_finds_its_pairs(line: str, tmp_path: Path) -> None:
-    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
-    words = shlex.split(line)
-    # Only what the page tells to fetch by then is there.
-    get(root, "ses-GE", "_mrr", *(["ses-HFC"] if "--lf" in words else []))
-    asked = read_settings(words_of(line))
-    derivatives = tuple(
-        (name, root / path.relative_to(asked.bids_dir)) for name, path in asked.derivatives
-    )
-    here = {"bids_dir": root, "derivatives": derivatives, "skip_bids_validation": True}
-    found = discover_pairs(replace(asked, **here))
+def test_every_command_finds_its_pairs(line: str, asking) -> None:
+    found = discover_pairs(asking(line))
     assert not found.problems
     counts = [sum(pair.contrast == contrast for pair in found.pairs) for contrast in ("T1w", "T2w")]
-    assert counts == ([1, 1] if "--participant-label" in words else [22, 23])
+    assert counts == ([1, 1] if "--participant-label" in line else [22, 23])

@@ -51,10 +51,10 @@ def refused(root: Path, **options: object) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def hype(tmp_path: Path) -> Path:
-    """All of ds006557, with content except for two subjects."""
-    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
+@pytest.fixture(scope="module")
+def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of ds006557, with content except for two subjects; to be read only."""
+    root = ds006557(tmp_path_factory.mktemp("hype") / "ds006557", HYPE, mrr=True)
     get(root, *(f"sub-{subject}_" for subject in HYPE[:-2]))
     return root
 

@@ -243,16 +243,21 @@ def write_enhancer(folder: Path, contrast: str, frame=None) -> Path:
     ).path  # fmt: skip
 
 
+def white_noise(deviation: float, spacing: tuple[float, ...], shape: tuple[int, ...]):
+    """Return a model of white noise of two subjects, of one deviation at every intensity."""
+    from h2lo_bids.synthesis.noise import PROBES, NoiseModel
+
+    return NoiseModel(
+        intensities=(0.0, 1.0), deviations=(deviation,) * 2, quantiles=tuple(PROBES),
+        frequencies=((0.0, 1.0),) * 3, power=(0.0,) * 8, spacing=spacing, shape=shape, subjects=2,
+    )  # fmt: skip
+
+
 def write_whole_bundle(folder: Path, contrast: str) -> Path:
     """Save an untrained operator with a noise model and two members."""
     from h2lo_bids.models.bundle import member_files
-    from h2lo_bids.synthesis.noise import PROBES, NoiseModel
 
-    noise = NoiseModel(
-        intensities=(0.0, 1.0), deviations=(0.05, 0.05), quantiles=tuple(PROBES),
-        frequencies=((0.0, 0.5),) * 3, power=(0.0,) * 8, spacing=(SPACING,) * 3,
-        shape=(16, 16, 16), subjects=2,
-    )  # fmt: skip
+    noise = white_noise(0.05, (SPACING,) * 3, (16, 16, 16))
     members = [_save(folder / f"fold-{n}", contrast, n, {"name": f"fold-{n}"}) for n in range(2)]
     metadata = {"name": "whole", "noise": noise.to_dict()}
     return _save(folder / "whole", contrast, 9, metadata, extras=member_files(members))

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from heads import white_noise
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
@@ -23,7 +24,7 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.outputs import Grid, voxel_grid
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
+from h2lo_bids.synthesis.noise import add_noise
 from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid
 
@@ -31,16 +32,7 @@ SHAPE = (14, 12, 10)
 AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])
 SEED = (42, zlib.crc32(b"sub-01_T1w"))
 """Of the run, and of the scan."""
-NOISE = NoiseModel(
-    intensities=(0.0, 1.0),
-    deviations=(0.05, 0.05),
-    quantiles=tuple(PROBES),
-    frequencies=((0.0, 0.5),) * 3,
-    power=(0.0,) * 8,
-    spacing=(1.0, 1.0, 1.0),
-    shape=(16, 16, 16),
-    subjects=2,
-)
+NOISE = white_noise(0.05, (1.0, 1.0, 1.0), (16, 16, 16))
 
 
 @pytest.fixture(scope="module")

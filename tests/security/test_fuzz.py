@@ -71,11 +71,11 @@ def test_cards_make_no_elements_of_their_own(text):
 
 
 def test_a_table_makes_no_elements_of_its_own(tmp_path):
-    from group_samples import make_group, sample_table
+    from group_samples import Sample, make_group, sample_table
 
     from h2lo_bids.reports.group import write_table_page
 
-    folder = make_group(tmp_path)
+    folder = make_group(tmp_path, Sample(subjects=("A", "B"), methods=("h2lo",), folds=1))
     names = ("another", EVIL)
     texts = [
         write_table_page(folder, sample_table(folder, more=name)).read_text() for name in names

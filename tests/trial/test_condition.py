@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from heads import white_noise
 from skeletons import anat, scan_at
 
 from h2lo_bids.bids.derivatives import result_files
@@ -18,10 +20,10 @@ from h2lo_bids.cli.participant import SubjectTask
 from h2lo_bids.cli.subject import examine
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import default_bundle
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import NATIVE, output_paths
 from h2lo_bids.reports.records import ScanReport
 from h2lo_bids.settings import Settings
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.scan import RECIPE, Examination
@@ -65,24 +67,58 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
     assert "noise2" in names
 
 
+IDENTITY = replace(
+    default_bundle("T1w", method="identity"), frame=Frame((20, 22, 24), (6.0, 6.0, 6.0))
+)
+"""On a grid as coarse as that of `images_of`."""
+GRIDS = {"lf_grid": ((2.0, 2.0, 2.0), (1.6, 1.6, 5.0))}
+THICK = {"slice_thickness": 8.0}
+
+
+def labels(*names):
+    return {"labels": tuple((name, Path("/l")) for name in names)}
+
+
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("words", "more", "line"),
     [
-        (["a", "lf-grid=2"], "a lf-grid=2: '2' is not XxYxZ"),
-        (["a", "colour=2"], "the keys are lf-grid"),
-        (["lf-grid=2x2x2"], "give the condition's name first"),
-        (["lowfield"], "not one that other outputs have"),
-        (["a", "a"], "not one that other outputs have"),
-        (["a-b"], "letters and digits"),
-        (["lowfieldnoise02"], "not one that other outputs have"),
-        (["a", "anoise01"], "not one that other outputs have"),
-        (["a", "slice-profile=round"], "the profiles are box"),
-        (["a", "realisations=0"], "the observer needs noise"),
-        (["a", "lf-grid=2x2x2", "b", "slice-thickness=8"], "b: slice-profile and slice-thickness"),
+        ("a lf-grid=2", {}, "a lf-grid=2: '2' is not XxYxZ"),
+        ("a colour=2", {}, "the keys are lf-grid"),
+        ("lf-grid=2x2x2", {}, "give the condition's name first"),
+        ("lowfield", {}, "not one that other outputs have"),
+        ("a a", {}, "not one that other outputs have"),
+        ("a-b", {}, "letters and digits"),
+        ("lowfieldnoise02", {}, "not one that other outputs have"),
+        ("a anoise01", {}, "not one that other outputs have"),
+        ("a slice-profile=round", {}, "the profiles are box"),
+        ("a realisations=0", {}, "the observer needs noise"),
+        ("a lf-grid=2x2x2 b slice-thickness=8", {}, "b: slice-profile and slice-thickness"),
+        ("", THICK, "add --lf-grid"),
+        ("a noise-scale=2", THICK, "add --lf-grid"),
+        ("", GRIDS, "lf-grid=XxYxZ for each"),
+        ("a lf-grid=2x2x2 b", GRIDS, "lf-grid=XxYxZ for each"),
+        ("", labels(), "give --labels"),
+        *(
+            ("", labels(*names) | {"level": level}, f"--labels {names[-1]}: a name is of")
+            for names in (["my-lesions"], ["brain"], ["a", "a"], ["a", "aT2w"])
+            for level in ("trial", "participant")
+        ),
     ],
 )
-def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line, refused):
-    assert line in refused(UsageError, check_values, settings(tmp_path, *words))
+def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, more, line, refused):
+    assert line in refused(UsageError, check_values, settings(tmp_path, *words.split(), **more))
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("a b lf-grid=2x2x4", THICK),
+        ("a lf-grid=2x2x2", GRIDS),
+        ("", GRIDS | {"level": "participant"}),
+    ],
+)
+def test_a_condition_of_its_own_grid_is_taken(tmp_path, words, more):
+    check_values(settings(tmp_path, *words.split(), **more))
 
 
 def images_of(root, models, *words, level="trial"):
@@ -107,14 +143,13 @@ def images_of(root, models, *words, level="trial"):
 
 
 def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(tmp_path):
-    greatest = default_bundle("T1w", method="identity")  # one voxel decides its scale
-    robust = replace(greatest, metadata=greatest.metadata | {"scaling": "robust"})
-    models = {None: greatest}
+    robust = replace(IDENTITY, metadata=IDENTITY.metadata | {"scaling": "robust"})
+    models = {None: IDENTITY}  # one voxel decides its scale
     *_, dark = images_of(tmp_path, models, "c").write()
     models[None] = robust
     *_, bright = images_of(tmp_path, models, "c").write()
     assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
-    models |= {"m": greatest, "n": robust}
+    models |= {"m": IDENTITY, "n": robust}
     *_, dark, bright = images_of(tmp_path, models, "dnoise", "model=m", "d", "model=n").write()
     assert list(tmp_path.rglob("*_desc-dnoise_T1w.nii.gz"))  # no draw of "d"
     assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
@@ -146,19 +181,20 @@ def test_a_model_that_a_condition_cannot_use_is_told_before_the_work(
         assert line in refused(UsageError, check)
 
 
+def noisy(deviation):
+    """Give a model of white noise on the grid of `images_of`."""
+    noise = white_noise(deviation, (6.0,) * 3, (16, 18, 20)).to_dict()
+    return replace(IDENTITY, metadata=IDENTITY.metadata | {"noise": noise})
+
+
 def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
-    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20)}
-    spectrum = {"frequencies": ((0.0, 1.0),) * 3, "power": (0.0,) * 8, "quantiles": tuple(PROBES)}
-    models, bundle = {}, default_bundle("T1w", method="identity")
-    for name, deviation in (("quiet", 0.0), ("loud", 0.02)):
-        noise = NoiseModel((0.5,), (deviation,), **spectrum, **size).to_dict()
-        models[name] = replace(bundle, metadata=bundle.metadata | {"noise": noise})
+    models = {"quiet": noisy(0.0), "loud": noisy(0.02)}
     images = images_of(tmp_path, models, "a", "model=quiet", "b", "model=loud")
-    for _, image, noisy in images.realisations(images.write(), 2):
-        added = (noisy - image.data)[image.brain].std()
+    for _, image, made in images.realisations(images.write(), 2):
+        added = (made - image.data)[image.brain].std()
         assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
     # One without draws needs no noise model.
-    models["plain"] = bundle
+    models["plain"] = IDENTITY
     words = ("c", "model=plain", "realisations=0", "d", "model=loud", "realisations=2")
     images_of(tmp_path, models, *words, level="participant").write()
     drawn = {path.name.split("_desc-")[1] for path in tmp_path.rglob("*_desc-[cd]*_T1w.nii.gz")}
@@ -167,12 +203,7 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
 
 def examined(root, lesion, *words):
     """Examine images whose model has some noise, with a mask of lesions; return the notes."""
-    bundle = default_bundle("T1w", method="identity")
-    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20), "quantiles": tuple(PROBES)}
-    noise = NoiseModel(
-        (0.5,), (0.02,), frequencies=((0.0, 1.0),) * 3, power=(0.0,) * 8, **size
-    ).to_dict()
-    models = {None: replace(bundle, metadata=bundle.metadata | {"noise": noise})}
+    models = {None: noisy(0.02)}
     path = root / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
@@ -199,31 +230,3 @@ def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
     notes = examined(tmp_path, lesion, "c", "lf-grid=15x6x6")
     (note,) = (text for text in notes if "not in the brain of c" in text)
     assert "all, 1, 2 and 6 more" in note
-
-
-def test_slices_without_a_grid_are_refused(tmp_path, refused):
-    for words in ((), ("a", "noise-scale=2")):
-        asked = settings(tmp_path, *words, slice_thickness=8.0)
-        assert "add --lf-grid" in refused(UsageError, check_values, asked)
-    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", slice_thickness=8.0))
-
-
-def test_of_several_grids_a_condition_says_which_it_has(tmp_path, refused):
-    grids = {"lf_grid": ((2.0, 2.0, 2.0), (1.6, 1.6, 5.0))}
-    for words in ((), ("a", "lf-grid=2x2x2", "b")):
-        asked = settings(tmp_path, *words, **grids)
-        assert "lf-grid=XxYxZ for each" in refused(UsageError, check_values, asked)
-    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **grids))
-    check_values(settings(tmp_path, level="participant", **grids))
-
-
-@pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"], ["a", "aT2w"]])
-def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
-    labels = tuple((name, tmp_path) for name in names)
-    for level in ("trial", "participant"):
-        asked = settings(tmp_path, level=level, labels=labels)
-        assert f"--labels {names[-1]}: a name is of" in refused(UsageError, check_values, asked)
-
-
-def test_a_trial_needs_labels(tmp_path, refused):
-    assert "give --labels" in refused(UsageError, check_values, settings(tmp_path, labels=()))

@@ -213,11 +213,21 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path, pa
         collect(tmp_path / "none")
 
 
-def test_ratings_of_a_scan_that_failed_since_then_do_not_count(tmp_path):
+BROKEN = Failure("trial", "its label is broken")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda out: write_scan_failure(out, "sub-0002_T2w", BROKEN), "failed since then"),
+        (lambda out: (out / "raw/sub-0002_T2w.nii.gz").unlink(), "no longer has its scan"),
+    ],
+)
+def test_ratings_of_a_scan_that_failed_since_or_is_gone_do_not_count(tmp_path, spoil, why):
     write_ratings(tmp_path, 3)
-    write_scan_failure(tmp_path, "sub-0002_T2w", Failure("trial", "its label is broken"))
+    spoil(tmp_path)
     found = collect(tmp_path)
-    assert sum("sub-0002" in note and "failed since then" in note for note in found.notes) == 1
+    assert sum("sub-0002" in note and why in note for note in found.notes) == 1
     assert {row["subjects"] for row in found.rows["detectability"]} == {2}
 
 
@@ -225,14 +235,6 @@ def test_a_condition_may_be_called_null(tmp_path):
     write_ratings(tmp_path, 2, conditions={"null": 1.0, "NA": 3.0})
     rows = collect(tmp_path).rows["detectability"]
     assert [row["condition"] for row in rows[::2]] == ["highfield", "null", "NA"]
-
-
-def test_a_scan_that_left_the_dataset_does_not_count(tmp_path):
-    write_ratings(tmp_path, 3)
-    (tmp_path / "raw" / "sub-0002_T2w.nii.gz").unlink()
-    found = collect(tmp_path)
-    assert sum("sub-0002" in note and "no longer has its scan" in note for note in found.notes) == 1
-    assert {row["subjects"] for row in found.rows["detectability"]} == {2}
 
 
 @pytest.mark.parametrize(("name", "words"), [("loud", ["loud"]), ("scanner", [])])
