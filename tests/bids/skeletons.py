@@ -13,7 +13,7 @@ import numpy as np
 
 from h2lo_bids.bids import scan
 from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.settings import Settings
 
@@ -54,11 +54,16 @@ def anat(subject: str, session: str | None, rest: str, extension: str = ".nii.gz
     return f"{folder}anat/{stem}{rest}{extension}"
 
 
+def name_of(text: str) -> Name:
+    """Take the name of an image apart."""
+    name = parse_name(text)
+    assert name is not None
+    return name
+
+
 def scan_at(path: Path, **facts: Any) -> Scan:
     """Return the scan of a path with what is known of it; nothing is read."""
-    name = parse_name(path.name)
-    assert name is not None
-    return replace(scan.scan_at(path, name), **facts)
+    return replace(scan.scan_at(path, name_of(path.name)), **facts)
 
 
 def annex(path: Path) -> None:

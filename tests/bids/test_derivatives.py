@@ -6,7 +6,7 @@ import pytest
 from bids.layout.writing import build_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skeletons import anat, scan_at
+from skeletons import anat, name_of, scan_at
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import (
@@ -20,7 +20,7 @@ from h2lo_bids.bids.derivatives import (
     sidecar_path,
     template_reference,
 )
-from h2lo_bids.bids.names import ORDER, parse_name
+from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.scan import Scan
 
 LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)
@@ -82,8 +82,7 @@ def test_round_trip(
     path = derivative_path(
         "/out", scan(suffix, **source), suffix=suffix, desc=desc, space=space, res=res
     )
-    name = parse_name(path.name)
-    assert name is not None
+    name = name_of(path.name)
     added = {"space": space, "res": res, "desc": desc}
     expected = source | {key: value for key, value in added.items() if value is not None}
     assert dict(name.entities) == expected

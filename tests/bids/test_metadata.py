@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 from bids import BIDSLayout
-from skeletons import anat, put, write
+from skeletons import anat, name_of, put, write
 
 from h2lo_bids.bids.metadata import Sidecars, field_strength
-from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 
 
 def read(root: Path, relative: str) -> dict:
-    name = parse_name(Path(relative).name)
-    assert name is not None
-    return Sidecars(root).read(root / relative, name)
+    return Sidecars(root).read(root / relative, name_of(Path(relative).name))
 
 
 @pytest.fixture

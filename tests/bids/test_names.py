@@ -3,6 +3,7 @@ from __future__ import annotations
 from bidsschematools.schema import load_schema
 from hypothesis import given
 from hypothesis import strategies as st
+from skeletons import name_of
 
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, parse_name
 
@@ -22,8 +23,7 @@ def test_the_order_is_that_of_the_bids_schema() -> None:
 def test_names_come_back(entities: dict[str, str], suffix: str) -> None:
     ordered = tuple((key, entities[key]) for key in ORDER if key in entities)
     text = "_".join([*(f"{key}-{label}" for key, label in ordered), suffix]) + ".nii.gz"
-    name = parse_name(text)
-    assert name is not None
+    name = name_of(text)
     assert (name.entities, name.suffix, name.extension) == (ordered, suffix, ".nii.gz")
     assert name.stem + name.extension == text
 

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from skeletons import asking
+from skeletons import asking, name_of
 
-from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.bids.query import (
     ENHANCED,
     HIGH,
@@ -23,14 +22,8 @@ from h2lo_bids.bids.query import (
 from h2lo_bids.errors import MissingInputError, UsageError
 
 
-def name(text: str) -> Name:
-    parsed = parse_name(text)
-    assert parsed is not None
-    return parsed
-
-
 @pytest.mark.parametrize(
-    ("conditions", "expected"),
+    ("asked", "expected"),
     [
         ({"acquisition": "MPRAGE"}, True),
         ({"acq": ["FSPGR", "MPRAGE"]}, True),
@@ -45,16 +38,7 @@ def name(text: str) -> Name:
         ({"extension": ".nii"}, False),
         ({"extension": "nii.gz"}, True),
         ({"extension": ["nii", ".nii.gz"]}, True),
-    ],
-)
-def test_conditions(conditions: dict, expected: bool) -> None:
-    image = name("sub-01_ses-GE_acq-MPRAGE_run-01_T1w.nii.gz")
-    assert matches(image, compile_filters({"t1w": conditions})["t1w"]) is expected
-
-
-@pytest.mark.parametrize(
-    ("inline", "expected"),
-    [
+        # Inline, as words of --filter.
         (["acq-MPRAGE"], True),
         (["acquisition=FSPGR,MPRAGE"], True),
         (["acq=FSPGR", "acq=MPRAGE"], True),
@@ -64,9 +48,10 @@ def test_conditions(conditions: dict, expected: bool) -> None:
         (["acq=MPRAGE", "run=2"], False),
     ],
 )
-def test_inline(inline: list[str], expected: bool) -> None:
-    image = name("sub-01_acq-MPRAGE_run-01_T1w.nii.gz")
-    assert matches(image, compile_filters(None, inline)["t1w"]) is expected
+def test_conditions(asked: dict | list[str], expected: bool) -> None:
+    image = name_of("sub-01_ses-GE_acq-MPRAGE_run-01_T1w.nii.gz")
+    filters = compile_filters(*(({"t1w": asked},) if isinstance(asked, dict) else (None, asked)))
+    assert matches(image, filters["t1w"]) is expected
 
 
 def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None:
@@ -109,6 +94,9 @@ def test_files(tmp_path: Path) -> None:
     assert load_filter_file(path) == {"t2w": {"session": None}}
     path.write_text("{'t1w': 1}")
     with pytest.raises(UsageError, match=r"filter\.json.*JSON"):
+        load_filter_file(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"filter\.json.*nested too deeply"):
         load_filter_file(path)
     path.write_text('{"t1": {}}')
     with pytest.raises(UsageError, match=r"filter\.json.*'t1'"):

@@ -8,11 +8,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from skeletons import HIGH, LOW, anat, find, find_low, put, write
+from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
-from h2lo_bids.bids.names import Name, parse_name
+from h2lo_bids.bids.names import Name
 from h2lo_bids.bids.scan import (
     Scan,
     from_label,
@@ -44,10 +44,8 @@ def save(path: Path, shape: tuple[int, ...], sides: tuple[float, float, float]) 
     nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*sides, 1.0])), path)
 
 
-def name(text: str) -> Name:
-    parsed = parse_name(f"{text}.nii.gz")
-    assert parsed is not None
-    return parsed
+def name(stem: str) -> Name:
+    return name_of(f"{stem}.nii.gz")
 
 
 @pytest.mark.parametrize(("better", "worse"), list(itertools.pairwise(RANKED)))

@@ -61,25 +61,35 @@ def test_what_a_folder_lacks_is_embedded_or_refused(models: Path) -> None:
     chosen = bundles_for(given, ("T1w", "T2w"))
     assert chosen["T1w"].path == models / "identity_T1w"
     assert chosen["T2w"] == default_bundle("T2w", method="identity")
-    given = settings(model=(("", models),), method=("h2lo-mlp",))
-    with pytest.raises(UsageError, match="no T2w model of h2lo-mlp comes with this package"):
-        bundles_for(given, ("T1w", "T2w"))
-    with pytest.raises(UsageError, match=r"holds no pix2pix model for T1w to synthesize; it holds"):
-        bundles_for(settings(model=(("", models),), method=("pix2pix",)), ("T1w",))
-
-
-def test_several_models_of_a_contrast_ask_for_a_choice(models: Path) -> None:
-    text = "holds 3 models for T1w; choose one with --method: h2lo-mlp, h2lo, identity"
-    with pytest.raises(UsageError, match=text):
-        bundles_for(settings(model=(("", models),)), ("T1w",))
     alone = bundles_for(settings(model=(("", models),)), ("T2w",))
     assert alone["T2w"].path.name == "h2lo_T2w"
 
 
-def test_a_model_of_another_method_is_refused(models: Path) -> None:
-    given = settings(model=(("", models / "h2lo_T1w"),), method=("arnold",))
-    with pytest.raises(UsageError, match="is a model of h2lo, and --method asks for arnold"):
-        bundles_for(given, ("T1w",))
+NO_ENHANCER = r"no T1w model of pfsr comes .* `group --task enhance` .* scans with --contrast$"
+
+
+@pytest.mark.parametrize(
+    ("choose", "model", "how", "text"),
+    [
+        (bundles_for, "", {"method": ("pix2pix",)}, "no pix2pix model for T1w to synthesize; it"),
+        (bundles_for, "", {}, "3 models for T1w; choose one with --method: h2lo-mlp, h2lo, ident"),
+        (bundles_for, "h2lo_T1w", {"method": ("arnold",)}, "of h2lo, and --method asks for arnold"),
+        (bundles_for, None, {"method": ("h2lo-mlp",)}, "no T1w model of h2lo-mlp comes with this"),
+        (bundles_for, None, {"method": ("inr",)}, "T1w model of inr .* `group --method inr`"),
+        (bundles_for, None, {"task": "enhance"}, NO_ENHANCER),
+        (named_models, None, {"task": "enhance"}, NO_ENHANCER),
+        (named_models, None, {"method": ("identity",)}, "the high-field image itself is a row of"),
+        (named_models, "", {"method": ("identity",)}, "the high-field image itself is a row of"),
+        (named_models, "h2lo_T2w", {}, "for T2w, and there are no pairs of it; the pairs are T1"),
+        (named_models, "h2lo_T1w", {"task": "enhance"}, r"was trained to synthesize \(h2lo\)"),
+        (named_models, "", {"task": "enhance"}, "holds no model for T1w to enhance"),
+    ],
+)
+def test_models_that_cannot_serve_are_refused(models: Path, choose, model, how, text) -> None:
+    given = () if model is None else (("", models / model),)
+    level = "evaluate" if choose is named_models else "participant"
+    with pytest.raises(UsageError, match=text):
+        choose(settings(level, model=given, **how), ("T1w",))
 
 
 def test_without_a_model_only_embedded_methods_will_do() -> None:
@@ -87,8 +97,6 @@ def test_without_a_model_only_embedded_methods_will_do() -> None:
     own = bundles_for(settings(method=("identity",)), ("T1w",))["T1w"]
     assert own.metadata["parameters"] == 0
     assert sum(p.numel() for p in load_model(own).parameters()) == 0
-    with pytest.raises(UsageError, match=r"no T1w model of inr comes .* `group --method inr`"):
-        bundles_for(settings(method=("inr",)), ("T1w",))
 
 
 def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Path) -> None:
@@ -109,10 +117,6 @@ def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> Non
     given = settings("evaluate", model=(("", models),), method=("h2lo",))
     names = {c: [n for n, _ in own] for c, own in named_models(given, ("T1w",)).items()}
     assert names == {"T1w": ["h2lo_T1w"]}
-    for model in ((("", models),), ()):
-        given = settings("evaluate", model=model, method=("identity",))
-        with pytest.raises(UsageError, match="the high-field image itself is a row of every"):
-            named_models(given, ("T1w",))
 
 
 def test_a_name_from_metadata_becomes_the_name_of_one_folder(tmp_path: Path) -> None:
@@ -121,12 +125,6 @@ def test_a_name_from_metadata_becomes_the_name_of_one_folder(tmp_path: Path) -> 
     (bundle / "metadata.json").write_text(json.dumps({**metadata, "name": "../../<b>x"}))
     ((name, _),) = named_models(settings("evaluate", model=(("", bundle),)), ("T1w",))["T1w"]
     assert name == "b-x"
-
-
-def test_a_model_of_which_there_are_no_pairs_is_refused(models: Path) -> None:
-    given = settings("evaluate", model=(("", models / "h2lo_T2w"),))
-    with pytest.raises(UsageError, match="for T2w, and there are no pairs of it; the pairs are T1"):
-        named_models(given, ("T1w",))
 
 
 def test_pairs_are_prepared_on_the_voxels_of_a_folders_models(models: Path) -> None:
@@ -161,14 +159,6 @@ def test_one_method_makes_the_images() -> None:
     assert settings("group").methods == ("h2lo",)
 
 
-def test_evaluate_takes_enhancers_where_that_is_the_task(models: Path) -> None:
-    given = settings("evaluate", task="enhance", model=(("", models / "h2lo_T1w"),))
-    with pytest.raises(UsageError, match=r"was trained to synthesize \(h2lo\)"):
-        named_models(given, ("T1w",))
-    with pytest.raises(UsageError, match="holds no model for T1w to enhance"):
-        named_models(settings("evaluate", task="enhance", model=(("", models),)), ("T1w",))
-
-
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
 def test_synthesis_has_embedded_models(contrast: str) -> None:
     bundle = bundles_for(settings(), (contrast,))[contrast]
@@ -176,11 +166,3 @@ def test_synthesis_has_embedded_models(contrast: str) -> None:
     assert bundle.metadata["training_data"]["kind"] == "simulated"
     scored = named_models(settings("evaluate"), (contrast,))[contrast]
     assert scored == [("embedded", bundle)]
-
-
-def test_no_enhancer_is_embedded_and_whoever_wants_one_is_told() -> None:
-    text = r"no T1w model of pfsr comes .* `group --task enhance` .* other scans with --contrast$"
-    with pytest.raises(UsageError, match=text):
-        bundles_for(settings(task="enhance"), ("T1w", "T2w"))
-    with pytest.raises(UsageError, match=text):
-        named_models(settings("evaluate", task="enhance"), ("T1w",))

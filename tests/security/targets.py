@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from group_samples import Sample, make_scores, record
 from report_samples import Page, make_report, make_scan
+from skeletons import name_of, scan_at
 
 from h2lo_bids.bids.dataset import read_description, write_dataset_files
 from h2lo_bids.bids.derivatives import derivative_path, pair_paths
@@ -32,7 +33,6 @@ from h2lo_bids.bids.index import read_participants
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
-from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.scores import read_scores, write_scores
@@ -103,10 +103,7 @@ def _read_nifti(path: Path) -> None:
 
 
 def _read_sidecar(path: Path) -> None:
-    image = path.with_suffix(".nii.gz")
-    name = parse_name(image.name)
-    assert name is not None
-    scan = read_scan(scan_at(image, name), Sidecars(path.parents[3]))
+    scan = read_scan(scan_at(path.with_suffix(".nii.gz")), Sidecars(path.parents[3]))
     _is_text([scan.field_source, *scan.notes])
 
 
@@ -121,9 +118,7 @@ def _read_filter(path: Path) -> None:
     for conditions in compile_filters(load_filter_file(path)).values():
         describe(conditions)
         for name in (f"{STEM}.nii.gz", "sub-2_run-007_T2w.nii"):
-            found = parse_name(name)
-            assert found is not None
-            matches(found, conditions)
+            matches(name_of(name), conditions)
 
 
 def _read_description(path: Path) -> None:

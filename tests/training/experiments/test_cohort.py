@@ -14,11 +14,10 @@ import pytest
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
 from problems import SMALL, ball_pair, small_options
 from scipy.ndimage import rotate
+from skeletons import scan_at
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.pairs import PairSource
-from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.pairs import unprepared
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
@@ -339,11 +338,10 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
 ) -> None:
     (pair,), images = write_pairs(tmp_path / "out", 1), []
     for name in ("sub-01_T1w.nii.gz", "sub-01_acq-low_T1w.nii.gz"):
-        path, parsed = tmp_path / "sub-01" / "anat" / name, parse_name(name)
+        path = tmp_path / "sub-01" / "anat" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"of other scans or options")
-        assert parsed is not None
-        images.append(scan_at(path, parsed, "raw"))
+        images.append(scan_at(path))
     folder = result_path(tmp_path / "out", "fold", contrast="T1w", method="arnold", fold=0)
     settings = Settings(
         bids_dir=tmp_path, out_dir=tmp_path / "out", level="benchmark", task="enhance", arm=(arm,)
