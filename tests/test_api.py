@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from heads import SIDE, SPACING, head, write_bundle, write_dataset
+from shapes import reoriented
 
 from h2lo_bids import load_model, read_image, synthesize
 from h2lo_bids.errors import BadDataError, UsageError
@@ -74,10 +75,7 @@ def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
 
 def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(model) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
-    turn = nib.orientations.axcodes2ornt("PSR")
-    turned = nib.Nifti1Image(volume, affine).as_reoriented(
-        nib.orientations.ornt_transform(nib.io_orientation(affine), turn)
-    )
+    turned = reoriented(nib.Nifti1Image(volume, affine), "PSR")
     with pytest.warns(UserWarning, match="are sagittal; 6x12x6 has axial ones"):
         synthesize(turned, model, voxel_size=(6, 6, 12))
     with warnings.catch_warnings(record=True) as caught:

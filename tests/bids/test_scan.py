@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from shapes import reoriented
 from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write
 
 import bids_app_spec
@@ -196,10 +197,7 @@ def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(
 ) -> None:
     def turned(sides: tuple[float, ...]) -> nib.Nifti1Image:
         image = nib.Nifti1Image(np.zeros((60, 62, 64), np.uint8), np.diag([4.0, 4.0, 4.0, 1.0]))
-        turn = nib.orientations.ornt_transform(
-            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
-        )
-        affine = image.as_reoriented(turn).affine @ np.diag([*(s / 4 for s in sides), 1.0])
+        affine = reoriented(image, codes).affine @ np.diag([*(s / 4 for s in sides), 1.0])
         return nib.Nifti1Image(np.zeros((60, 62, 64), np.uint8), affine)
 
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from shapes import ball
 
 from h2lo_bids.evaluation import realism
 from h2lo_bids.evaluation.realism import noise_deviation, snr_of, tissue_levels
@@ -20,11 +21,6 @@ def band_passed(field: np.ndarray, coarse: float, fine: float) -> np.ndarray:
     f = np.linalg.norm(np.meshgrid(*map(np.fft.fftfreq, field.shape), indexing="ij"), axis=0)
     kept = (f >= 1 / (2 * coarse)) & (f < 1 / (2 * fine))
     return np.fft.ifftn(np.fft.fftn(field) * kept).real
-
-
-def ball(side: int, radius: float) -> np.ndarray:
-    at = np.indices((side,) * 3) - (side - 1) / 2
-    return np.linalg.norm(at, axis=0) <= radius
 
 
 def test_a_signal_and_noise_correlate_as_their_ratio_in_each_band_says() -> None:
@@ -51,7 +47,7 @@ def test_bands_that_a_grid_does_not_carry_are_undefined() -> None:
 
 
 def test_where_two_heads_are_cut_is_no_common_detail() -> None:
-    mask, at = ball(72, 32), np.indices((72,) * 3) - 35.5
+    mask, at = ball((72,) * 3, 32), np.indices((72,) * 3) - 35.5
     shading = np.sum(at**2, axis=0) / 32**2  # all they share, and nothing but coarse
     noise = 0.1 * np.random.default_rng(1).standard_normal((2, *mask.shape))
     a, b = (shading + noise) * mask
@@ -131,7 +127,7 @@ def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() ->
 
 
 def test_spectra_of_scaled_noise_lie_as_far_apart_as_the_scale() -> None:
-    noise, mask = np.random.default_rng(0).standard_normal((50, 50, 50)), ball(50, 24)
+    noise, mask = np.random.default_rng(0).standard_normal((50, 50, 50)), ball((50,) * 3, 24)
     a, b = (realism.appearance((1 + sd * noise) * mask, mask, SPACING) for sd in (0.01, 0.03))
     assert realism.spectrum_distance(a, b) == pytest.approx(20 * math.log10(3), abs=0.05)
     assert realism.spectrum_distance(b, b) == 0
@@ -147,7 +143,7 @@ def test_histogram_distance_is_the_mass_moved_and_ignores_the_scale() -> None:
 
 
 def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
-    mask = ball(20, 9)
+    mask = ball((20,) * 3, 9)
     nothing = realism.appearance(np.zeros(mask.shape), mask, SPACING)
     assert np.isnan([*nothing.values().values()]).all()
     some = realism.appearance(mask * 1.0, mask, SPACING)

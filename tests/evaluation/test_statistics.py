@@ -203,9 +203,10 @@ def test_only_sessions_and_folds_that_both_have_are_compared() -> None:
 
 
 def test_reference_and_single_methods(refused) -> None:
-    rows = compare(summarise(cohort()), reference="h2lo-mlp")
+    summary = summarise(cohort())
+    rows = compare(summary, reference="h2lo-mlp")
     assert (rows[0].method, rows[0].versus) == ("h2lo", "h2lo-mlp")
-    assert len(compare(summarise(cohort()), reference="identity")) == 2 * len(SCORED)
+    assert len(compare(summary, reference="identity")) == 2 * len(SCORED)
     assert compare(summarise(made_up("1", "identity", None, 1.0))) == ()
-    line = refused(UsageError, compare, summarise(cohort()), reference="gan")
+    line = refused(UsageError, compare, summary, reference="gan")
     assert "no scores of method 'gan'" in line

@@ -1,7 +1,8 @@
-"""Shapes on a grid of 4 mm for the tests of masks."""
+"""Shapes for the tests of images, and the same image along other axes."""
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
@@ -13,3 +14,15 @@ def ellipsoid(radii, centre=(0.0, 0.0, 0.0), affine=AFFINE, shape=(50, 60, 50)) 
     """Mark the voxels of a grid that lie in an ellipsoid, in mm."""
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     return (((apply_affine(affine, grid) - centre) / radii) ** 2).sum(-1) < 1
+
+
+def ball(shape, radius: float) -> np.ndarray:
+    """Mark the voxels of a grid that lie in a ball around its middle, in voxels."""
+    at = np.stack(np.mgrid[tuple(slice(n) for n in shape)], -1) - (np.array(shape) - 1) / 2
+    return (at**2).sum(-1) < radius**2
+
+
+def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Store the same content along other axes, by nibabel."""
+    own, wanted = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+    return image.as_reoriented(nib.orientations.ornt_transform(own, wanted))

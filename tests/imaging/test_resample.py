@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
+from shapes import reoriented
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import conform, frame_grid, lf_grid, lf_mask, resample
@@ -24,14 +25,6 @@ CODES = [
 
 def frame(shape=(24, 26, 28), **given) -> Frame:
     return Frame(shape, **given)
-
-
-def in_orientation(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
-    """Store the same content along other axes, by nibabel."""
-    change = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
-    )
-    return image.as_reoriented(change)
 
 
 def scan(shape: tuple[int, int, int] = (16, 20, 18), zooms: tuple[float, ...] = (1, 1, 1)):
@@ -51,7 +44,7 @@ def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -
     image = scan()
     mask = a_mask(image)
     truth = conform(image, frame(), mask=mask)
-    turned = conform(in_orientation(image, codes), frame(), mask=in_orientation(mask, codes))
+    turned = conform(reoriented(image, codes), frame(), mask=reoriented(mask, codes))
     np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata())
     np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9)
     assert nib.aff2axcodes(turned.affine) == ("R", "A", "S")
@@ -87,7 +80,7 @@ def test_down_sampling_does_not_alias() -> None:
 def test_array_anchor_is_the_reordered_array() -> None:
     image = scan()
     turned = conform(image, frame(orientation="LIA", anchor="array"))
-    np.testing.assert_array_equal(turned.get_fdata(), in_orientation(image, "LIA").get_fdata())
+    np.testing.assert_array_equal(turned.get_fdata(), reoriented(image, "LIA").get_fdata())
     nearly = conform(scan(zooms=(1.009, 1, 1)), frame(anchor="array"))
     assert nearly.shape == (16, 20, 18)  # not interpolated
 
@@ -108,7 +101,7 @@ def test_a_brain_too_large_for_the_frame_is_refused_in_one_line(refused) -> None
 def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     from scipy.ndimage import map_coordinates
 
-    image = in_orientation(scan(zooms=(1.2, 0.9, 3)), "PIL")
+    image = reoriented(scan(zooms=(1.2, 0.9, 3)), "PIL")
     data = gaussian_filter(image.get_fdata(), 2 if rotated else 0).astype(np.float32)
     image = nib.Nifti1Image(data, image.affine)
     shape, affine = frame_grid(image, frame(spacing=(0.8, 0.8, 0.8)))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from heads import write_enhancer
 from nibabel.affines import apply_affine, from_matvec
-from skeletons import anat, scan_at
 from small_brains import GRIDS, make_brain, seen, write_scan
 
 from h2lo_bids.bids.derivatives import sidecar_path
@@ -46,16 +45,12 @@ def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> 
     return ImageSource(replace(parts[0], entities=entities), tuple(parts))
 
 
-def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untyped-def]
-    return [
+def _run(folder: Path, model: Bundle, *sources: ImageSource, work: str = "work"):  # type: ignore[no-untyped-def]
+    run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
+    specs = [
         ImageSpec(f"scan_{n}", own.scan, model, own.parts, (None,) * len(own.parts))
         for n, own in enumerate(sources)
     ]
-
-
-def _run(folder: Path, model: Bundle, *sources: ImageSource, work: str = "work"):  # type: ignore[no-untyped-def]
-    run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
-    specs = _specs(model, sources)
     workflow = init_participant_wf("wf", specs, run)
     workflow.base_dir = str(folder / work)
     parts = {f"{image.name}_wf": [s.stem for s in image.parts] for image in specs}
@@ -150,17 +145,3 @@ def test_one_scan_alone_and_one_that_cannot_be_read_among_three(tmp_path, model)
         truth = _seen_at(make_brain(), apply_affine(made["preproc"].affine, np.argwhere(mask)))
         assert np.corrcoef(truth, low[mask])[0, 1] > 0.9
         np.testing.assert_array_equal(made["enhanced"].get_fdata(), low)
-
-
-def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path, model):
-    def source(suffix: str, session: str) -> ImageSource:
-        own = scan_at(tmp_path / anat("01", session, suffix))
-        return ImageSource(own, (own,))
-
-    sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
-    run = RunSpec(Settings(tmp_path, tmp_path / "out"))
-    workflow = init_participant_wf("wf", _specs(model, sources), run)
-    edges = {(a.name, b.name) for a, b in workflow._graph.edges()}
-    assert edges == {("scan_0_wf", "scan_1_wf")}
-    mask = workflow.get_node("scan_1_wf.ds_mask").inputs.mask_source
-    assert mask == "bids::sub-01/ses-a/anat/sub-01_ses-a_res-model_desc-brain_mask.nii.gz"

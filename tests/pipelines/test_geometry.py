@@ -18,6 +18,7 @@ import torch
 from nibabel.affines import apply_affine, from_matvec
 from nipype.pipeline import engine as pe
 from scipy.ndimage import binary_erosion
+from shapes import reoriented
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
@@ -94,10 +95,7 @@ def _scan(codes: str, zooms: tuple[float, float, float], tilted: bool) -> nib.Ni
     affine = from_matvec(linear, MIDDLE + off - linear @ ((shape - 1) / 2))
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     image = nib.Nifti1Image(_brightness(apply_affine(affine, grid)).astype("f4"), affine)
-    change = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes)
-    )
-    turned = image.as_reoriented(change)
+    turned = reoriented(image, codes)
     turned.set_sform(turned.affine, 1)
     return turned
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from shapes import reoriented
 
 from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError, TemporaryError
 from h2lo_bids.imaging.registration import Registration
@@ -328,11 +329,8 @@ def test_an_image_on_the_same_grid_is_taken_over(tmp_path):
     assert found.device == "cuda"
     turned = {}
     for name, file in (("twin", given["twin"]), ("twin_mask", same)):
-        image = nib.load(file)
-        codes = nib.orientations.axcodes2ornt("LIA")
-        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), codes)
         turned[name] = str(tmp_path / f"turned_{name}.nii")
-        image.as_reoriented(turn).to_filename(turned[name])
+        reoriented(nib.load(file), "LIA").to_filename(turned[name])
     found = Synthesize(**given | turned).run(cwd=tmp_path).outputs
     np.testing.assert_array_equal(nib.load(found.out_file).get_fdata(), made)
     mask[10, 10, 10] = 0

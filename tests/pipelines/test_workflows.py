@@ -92,15 +92,18 @@ def _donors(workflow) -> set[tuple[str, str]]:
     return {(a.name, b.name) for a, b in workflow._graph.edges()}
 
 
-def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
+@pytest.mark.parametrize(("method", "grid"), [("h2lo", ""), ("pfsr", "res-model_")])
+def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path, method, grid):
+    def built(*scans, **more):
+        return _build(scans, tmp_path, method=method, **more)
+
     t1, t2 = _scan("T1w", "a"), _scan("T2w", "a")
-    pair = {("scan_0_T1w_wf", "scan_1_T2w_wf")}
-    workflow = _build([t1, t2], tmp_path)
-    assert _donors(workflow) == pair
-    sink = workflow.get_node("scan_1_T2w_wf.ds_mask")
-    assert sink.inputs.mask_source == "bids::sub-01/ses-a/anat/sub-01_ses-a_desc-brain_mask.nii.gz"
-    assert _donors(_build([t1, _scan("T2w", "b")], tmp_path)) == set()
-    assert _donors(_build([t1, t2], tmp_path, masks=(None, (Path(__file__), "bids:x:y")))) == set()
+    workflow = built(t1, t2)
+    assert _donors(workflow) == {("scan_0_T1w_wf", "scan_1_T2w_wf")}
+    mask = workflow.get_node("scan_1_T2w_wf.ds_mask").inputs.mask_source
+    assert mask == f"bids::sub-01/ses-a/anat/sub-01_ses-a_{grid}desc-brain_mask.nii.gz"
+    assert _donors(built(t1, _scan("T2w", "b"))) == set()
+    assert _donors(built(t1, t2, masks=(None, (Path(__file__), "bids:x:y")))) == set()
 
 
 def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
+from shapes import reoriented
 
 from h2lo_bids.reports.records import Failure, FoundScan, ModelInfo, ScanReport, SubjectReport
 
@@ -50,14 +51,8 @@ def make_ball(
     data = np.where(inside, 0.5, 0.05).astype(np.float32)
     if spot is not None:
         data[np.linalg.norm(world - spot, axis=-1) < 6] = 1.0
-    target = nib.orientations.axcodes2ornt(codes)
-    turned = [
-        nib.Nifti1Image(array, affine).as_reoriented(
-            nib.orientations.ornt_transform(nib.io_orientation(affine), target)
-        )
-        for array in (data, inside.astype(np.uint8))
-    ]
-    return Ball(*turned)
+    images = (nib.Nifti1Image(array, affine) for array in (data, inside.astype(np.uint8)))
+    return Ball(*(reoriented(image, codes) for image in images))
 
 
 def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from shapes import ball
 
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
@@ -25,14 +26,12 @@ def noise(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape).astype(np.float32)
 
 
-def ball(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    at = np.stack(np.mgrid[tuple(slice(n) for n in shape)], -1) - (np.array(shape) - 1) / 2
-    return (at**2).sum(-1) < (0.45 * min(shape)) ** 2
+BALL = ball(SHAPE, 0.45 * min(SHAPE))
 
 
 @pytest.mark.parametrize("patch", [16, 12, 9, 5, 64])
 def test_identity_comes_back(patch: int) -> None:
-    volume, mask = noise(), ball()
+    volume, mask = noise(), BALL
     out = blend_patches(lambda x: x, volume, mask, patch)
     assert out.dtype == np.float32
     assert not out[~mask].any()
@@ -104,7 +103,7 @@ def test_threads_and_order_leave_no_trace() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv3d(1, 1, 3, padding=1)
     options = [EngineOptions(threads=n) for n in (1, 2)]
-    made = [blend_patches(network, noise(), ball(), 12, each) for each in options]
+    made = [blend_patches(network, noise(), BALL, 12, each) for each in options]
     assert np.array_equal(*made)
 
 

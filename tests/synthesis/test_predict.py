@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import shapes
 import torch
 from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
@@ -32,9 +33,8 @@ IDENTITY = Identity(NoSizes())
 SHAPE = (24, 28, 26)
 
 
-def ball(radius=9.0, shape=SHAPE):
-    at = np.stack(np.mgrid[tuple(slice(n) for n in shape)], -1) - (np.array(shape) - 1) / 2
-    return (at**2).sum(-1) < radius**2
+def ball(radius=9.0):
+    return shapes.ball(SHAPE, radius)
 
 
 def shifted(offset):
@@ -111,21 +111,16 @@ def test_the_frame_itself(model, volume, no_interpolation):
 
 
 def test_a_flipped_permuted_and_cropped_grid(model, volume, no_interpolation):
-    frame = nib.Nifti1Image(volume, AFFINE)
-    codes = nib.orientations.axcodes2ornt("PIL")
-    turned = frame.as_reoriented(
-        nib.orientations.ornt_transform(nib.io_orientation(AFFINE), codes)
-    ).slicer[2:-1, 1:, :-3]
+    def turned_and_cropped(data):
+        turned = shapes.reoriented(nib.Nifti1Image(data, AFFINE), "PIL")
+        return turned.slicer[2:-1, 1:, :-3]
+
+    turned = turned_and_cropped(volume)
     mask = np.asarray(turned.dataobj) > 0.4
     got = predict_on_grid(model, volume, AFFINE, turned.affine, mask)
     whole = synthesize(model, volume, np.ones(volume.shape, dtype=bool))
-    expected = (
-        nib.Nifti1Image(whole, AFFINE)
-        .as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(AFFINE), codes))
-        .slicer[2:-1, 1:, :-3]
-        .get_fdata()
-    )
-    np.testing.assert_allclose(got, np.where(mask, expected, 0), atol=2e-6)
+    expected = np.where(mask, turned_and_cropped(whole).get_fdata(), 0)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):

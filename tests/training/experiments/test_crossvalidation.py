@@ -168,23 +168,19 @@ def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
         run_fold(dataclasses.replace(job, pairs=mixed))
 
 
-def test_doubtful_pairs_are_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["h2lo-mlp", "h2lo-nograd"])
+def test_ablations_are_what_their_names_say_and_doubtful_pairs_are_recorded(
+    tmp_path: Path, method: str
+) -> None:
     check = {"Flagged": True, "Reasons": ["dice 0.5"], "Figures": {"dice": 0.5}}
     pairs = write_pairs(tmp_path / "out", COUNT, RegistrationCheck=check)
-    job = jobs_of(tmp_path, pairs, options=small_options(steps=1))[0]
-    record = json.loads((run_fold(job) / "record.json").read_text())
-    assert "01: doubtful registration: dice 0.5" in record["warnings"]
-
-
-@pytest.mark.parametrize("method", ["h2lo-mlp", "h2lo-nograd"])
-def test_ablations_are_what_their_names_say(tmp_path: Path, method: str) -> None:
-    pairs = write_pairs(tmp_path / "out", COUNT)
     job = jobs_of(tmp_path, pairs, options=small_options(steps=1), method=method)[0]
     bundle = load_bundle(run_fold(job) / "bundle", contrast="T1w")
-    options = json.loads((job.folder / "record.json").read_text())["options"]
+    record = json.loads((job.folder / "record.json").read_text())
     assert bundle.method == method
     assert bundle.architecture["trunk"] == ("mlp" if method == "h2lo-mlp" else "siren")
-    assert options["lambda_grad"] == (0 if method == "h2lo-nograd" else 10)
+    assert record["options"]["lambda_grad"] == (0 if method == "h2lo-nograd" else 10)
+    assert "01: doubtful registration: dice 0.5" in record["warnings"]
 
 
 def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:

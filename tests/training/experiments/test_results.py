@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,22 +52,26 @@ def put_fold(
     write_scores(folder / "scores.tsv", scores)
 
 
+def collected(out: Path, *contrasts: str, **how: Any) -> list[str]:
+    """Collect what an output folder holds; return the warnings."""
+    said: list[dict] = []
+    collect(Settings(bids_dir=out, out_dir=out, **how), contrasts, said.append)
+    return [event["text"] for event in said if event.get("level") == "warning"]
+
+
 @pytest.mark.parametrize(("steps", "taken"), [(100, True), (5000, False)])
 def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
     write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
     for fold in FOLDS:
         put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
         put_fold(tmp_path, "h2lo-nograd", fold, steps=steps, level=0.6)
-    said = []
-    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="group", method=("h2lo",))
-    collect(settings, ("T1w",), said.append)
+    warnings = collected(tmp_path, "T1w", level="group", method=("h2lo",))
     scores = read_scores(tmp_path / "group_T1w_scores.tsv")
     # The identity's are in the folder of each method, and in the table once.
     rows = Counter((s.method, s.subject, s.region) for s in scores)
     methods = {"identity", "h2lo", "h2lo-nograd"} if taken else {"identity", "h2lo"}
     people = ("01", "02", "03", "04")
     assert rows == Counter(product(methods, people, ("foreground", "whole")))
-    warnings = [event["text"] for event in said if event.get("level") == "warning"]
     assert len(warnings) == (0 if taken else 2)
     assert all("h2lo-nograd" in text and "other pairs or options" in text for text in warnings)
 
@@ -79,12 +84,9 @@ def test_reports_only_mixes_no_runs_though_every_method_is_asked_for(tmp_path, f
         put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5, precision="bf16", starts_from="x")
         other = replace(fold, test=("05",), validation=("01",)) if fault == "division" else fold
         put_fold(tmp_path, "pix2pix", other, steps=5000 if fault == "steps" else 100, level=0.6)
-    said = []
     how = {"level": "benchmark", "method": ("h2lo", "pix2pix"), "reports_only": True}
-    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), said.append)
-    table = (tmp_path / "table1.tsv").read_text()
-    assert ("pix2pix" in table) == (not fault)
-    assert len([event for event in said if event.get("level") == "warning"]) == 2 * bool(fault)
+    assert len(collected(tmp_path, **how)) == 2 * bool(fault)
+    assert ("pix2pix" in (tmp_path / "table1.tsv").read_text()) == (not fault)
 
 
 def test_external_tools_of_earlier_runs_stay_in_the_table(tmp_path):
@@ -92,8 +94,7 @@ def test_external_tools_of_earlier_runs_stay_in_the_table(tmp_path):
     for fold in FOLDS:
         put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
         put_fold(tmp_path, "ulfsynth", fold, steps=100, level=0.6, told={"external": True})
-    how = {"level": "benchmark", "method": ("h2lo",), "reports_only": True}
-    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), lambda event: None)
+    collected(tmp_path, level="benchmark", method=("h2lo",), reports_only=True)
     assert "ulfsynth" in (tmp_path / "table1.tsv").read_text()
 
 
@@ -105,14 +106,12 @@ def test_the_other_contrast_of_an_earlier_run_stays_in_the_table(tmp_path, steps
         own = {"steps": steps if contrast == "T1w" else 100, "told": {"contrast": contrast}}
         put_fold(tmp_path, "inr", fold, level=0.6, **own)
     how = {"level": "benchmark", "method": ("h2lo", "inr"), "contrast": ("T2w",)}
-    said = []
-    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), ("T2w",), said.append)
+    assert len(collected(tmp_path, "T2w", **how)) == 2 * (steps == 5000)
     rows = [line.split("\t")[:2] for line in (tmp_path / "table1.tsv").read_text().splitlines()]
     # Of T1w, which this run has not fitted, unlike methods are not mixed.
     first = ["identity", "h2lo", *["inr"] * (steps == 100)]
     wanted = [["T1w", name] for name in first] + [["T2w", n] for n in ("identity", "inr", "h2lo")]
     assert sorted(rows[1:]) == sorted(wanted)
-    assert len([event for event in said if event.get("level") == "warning"]) == 2 * (steps == 5000)
     assert "not in the table" not in (tmp_path / "table1.md").read_text()
 
 
@@ -124,10 +123,8 @@ def test_the_rate_of_fine_tuning_keeps_pretrained_arms_alone_apart(tmp_path, ear
         options |= {"steps": 100, "pretrain": None if arm == "real" else {"steps": 9}}
         put_fold(tmp_path, f"pfsr-{arm}", fold, steps=100, level=0.5, told={"options": options})
     how = {"level": "benchmark", "task": "enhance", "arm": ("h2lo",)}
-    said = []
-    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), said.append)
+    assert len(collected(tmp_path, **how)) == 2 * (not taken)
     assert (f"pfsr-{earlier}" in (tmp_path / "table2.tsv").read_text()) == taken
-    assert len([event for event in said if event.get("level") == "warning"]) == 2 * (not taken)
 
 
 def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
