@@ -28,7 +28,7 @@ from h2lo_bids.settings import Settings
 from pipelines.engine import run_workflow
 from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid, prepare_scan
 
-FRAME = Frame((80, 88, 84))
+FRAME = Frame((64, 70, 68))
 SLOPES = np.array([0.07, 0.11, 0.17])
 """No sum of half-voxel shifts equals a whole one, nor one axis another."""
 MIDDLE = np.array([4.0, -9.0, 13.0])
@@ -84,13 +84,13 @@ def _bundle(folder: Path, model: H2lo, anchor: str) -> Bundle:
 def _brightness(world: np.ndarray) -> np.ndarray:
     """Return the head at positions in mm: an ellipsoid, brighter towards one corner."""
     from_middle = (world - MIDDLE) @ TURN
-    inside = np.sum((from_middle / [30, 34, 32]) ** 2, -1) < 1
+    inside = np.sum((from_middle / [23, 26, 24]) ** 2, -1) < 1
     return np.where(inside, 200 + from_middle @ [0.9, 0.5, -0.7] + 30, 0)
 
 
 def _scan(codes: str, zooms: tuple[float, float, float], tilted: bool) -> nib.Nifti1Image:
     linear = (TURN if tilted else np.eye(3)) @ np.diag(zooms)
-    shape = np.ceil(np.array([84, 90, 86]) / zooms).astype(int)
+    shape = np.ceil(np.array([66, 72, 70]) / zooms).astype(int)
     off = np.array([2.0, -1.0, 1.5])  # the brain is not in the middle of the scan
     affine = from_matvec(linear, MIDDLE + off - linear @ ((shape - 1) / 2))
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
@@ -120,7 +120,8 @@ def _through(
         branch = Branch(workflow, image, run)
         made = prepare_scan(branch)
         for grid in branch.grids:
-            add_grid(branch, grid, made)
+            if grid.name == "native" or name == "locates":
+                add_grid(branch, grid, made)
         assert run_workflow(workflow, {}, settings, folder / "crash") == []
     files = {
         "preproc": "copies_wf/prepare/native",
