@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Image:
     @cached_property
     def native(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values, brain and voxel size on its own grid."""
-        image = load_checked(self.paths[0]).image
+        image = upright(self.paths[0])
         brain = extract_brain(image, threads=1).image
         return (
             np.asarray(image.dataobj), np.asarray(brain.dataobj) > 0, spacing_of(image.affine)
@@ -53,7 +54,7 @@ class Image:
         """Values, brain and own high-field image on `FRAME`."""
         import nibabel as nib
 
-        image, *others = (load_checked(path).image for path in self.paths)
+        image, *others = map(upright, self.paths)
         brain = nib.Nifti1Image(self.native[1].astype(np.uint8), image.affine)
         shape, affine = frame_grid(image, FRAME, mask=brain)
         low = np.mean([resample(v, shape, affine).dataobj for v in (image, *others)], axis=0)
@@ -67,6 +68,13 @@ class Image:
         """The brain on `FRAME`, from 0 to its 99.5th percentile."""
         data, brain, _ = self.framed
         return np.where(brain, data, 0) / float(np.percentile(data[brain], 99.5))
+
+
+def upright(path: Path) -> Any:
+    """Read an image with its axes in RAS order: spectra are of its third, if sides are equal."""
+    import nibabel as nib
+
+    return nib.as_closest_canonical(load_checked(path).image)
 
 
 def find(text: str, contrast: str, real: bool) -> list[Image]:
@@ -86,7 +94,7 @@ def find(text: str, contrast: str, real: bool) -> list[Image]:
         file = files[0]
         beside = file.with_name(re.sub("_desc-lowfield[a-z0-9]*_", "_desc-preproc_", file.name))
         high = Path(own) if own else beside if beside.is_file() and beside != file else None
-        label = name if len(groups) == 1 else f"{name}, {file.name.partition('_')[0]}"
+        label = name if len(groups) == 1 else f"{name}, {file.name.partition('_desc')[0]}"
         found.append(Image(label, real, files, high))
     return found
 

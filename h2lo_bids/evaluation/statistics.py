@@ -118,7 +118,8 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     if len({*np.abs(values)}) < len(values):
         exact, most = PermutationMethod(), _EXACT_TIED
     result = wilcoxon(values, method=exact if len(values) <= most else "approx")
-    return float(result.statistic), float(result.pvalue)
+    # Beyond 54 values scipy's smallest p is rounded to 0.
+    return float(result.statistic), max(float(result.pvalue), 2.0 ** (1 - len(values)))
 
 
 def holm(p: Sequence[float]) -> tuple[float, ...]:

@@ -141,8 +141,8 @@ class Block:
         pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
         for c in self.comparisons:
             pairs.setdefault((c.method, c.versus), {})[c.metric] = c
-        tested = dict.fromkeys(c.metric for c in self.comparisons if math.isfinite(c.difference))
-        metrics = metrics or list(tested)
+        tested = {c.metric for c in self.comparisons if math.isfinite(c.difference)}
+        metrics = metrics or [m for m in CATALOGUE if m in tested]
         rows = [
             (word.join(self.titles[name] for name in names), [tests[m] for m in metrics])
             for names, tests in pairs.items()

@@ -59,6 +59,7 @@ def test_extremes() -> None:
     assert signed_rank(np.array([1.0, 2, 3, 4, 5])) == (0, 2 / 32)
     assert signed_rank(np.array([-1.0, 1, -2, 2]))[1] == 1
     assert signed_rank(np.zeros(3)) == (0, 1)
+    assert signed_rank(np.arange(1.0, 121))[1] == 2 / 2**120
     assert all(math.isnan(v) for v in signed_rank(np.array([])))
 
 

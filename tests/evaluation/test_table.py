@@ -14,7 +14,7 @@ from heads import rows_of as lines_of
 from samples import cohort
 
 from h2lo_bids.evaluation.benchmark import paper_figures, parameters
-from h2lo_bids.evaluation.catalogue import CONVENTIONS
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS
 from h2lo_bids.evaluation.scores import (
     REGIONS,
     SCORED,
@@ -156,6 +156,14 @@ def test_a_figure_that_is_undefined_for_some_costs_the_place_and_is_told():
     assert {name: row[0].place for name, row in rows.items()} == {
         "HF image": 0, "pix2pix †": 0, "h2lo": 1
     }  # fmt: skip
+
+
+def test_tests_stand_in_the_order_of_the_table_whatever_is_undefined():
+    scores = [s for name in ("h2lo", "inr", "identity") for s in scores_of(name, (20.0, 21.0))]
+    for s in scores:
+        s.values["ncc"] = math.nan if s.method == "inr" else 0.9
+    heads, _ = tabulate(scores).paired()
+    assert [head.split()[0] for head in heads] == [m.title for m in CATALOGUE.values()]
 
 
 def test_a_p_value_is_never_written_as_0():

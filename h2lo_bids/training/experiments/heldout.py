@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from h2lo_bids.evaluation.scores import Realism, Score, score, write_realism, wr
 from h2lo_bids.io import atomic_path
 from h2lo_bids.models.registry import Model
 from h2lo_bids.synthesis.noise import scan_seed
-from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.training.experiments.leaks import same_people
 from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
@@ -37,22 +38,16 @@ Figures = dict[str, float]
 
 
 def predict_pair(
-    model: Model, pair: Pair, options: EngineOptions | None = None, seed: int = 42
+    model: Model, pair: Pair, options: EngineOptions = DEFAULTS, seed: int = 42
 ) -> np.ndarray:
     """Make a pair's target on its grid: float32 (X, Y, Z), not clipped, 0 outside the brain."""
-    options, seed = options or EngineOptions(), scan_seed(seed, pair.name)
-    return predict(model, pair.hf, pair.mask, options=options, seed=seed)
+    return predict(model, pair.hf, pair.mask, options=options, seed=scan_seed(seed, pair.name))
 
 
 def score_pair(
-    pair: Pair,
-    predicted: np.ndarray | None = None,
-    *,
-    method: str = IDENTITY,
-    fold: int | None = None,
+    pair: Pair, image: np.ndarray, *, method: str = IDENTITY, fold: int | None = None
 ) -> tuple[Score, ...]:
-    """Score a prediction of a pair's target, or the pair's input itself, in each region."""
-    image = pair.hf if predicted is None else predicted
+    """Score what was made of a pair's target, or the pair's input itself, in each region."""
     return score(image, pair.lf, pair.high_field, subject=pair.name, method=method, fold=fold)
 
 
@@ -70,22 +65,18 @@ class Scored:
         write_scores(folder / SCORES, self.scores, titles)
         if self.realism:
             write_realism(folder / REALISM, self.realism, titles)
-        pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
         with atomic_path(folder / PICTURES) as temporary:
-            np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
+            np.savez_compressed(temporary, **dict(sorted(self.pictures.items())))  # type: ignore[arg-type]
 
 
 def stranger_to(prepared: PreparedPair, pairs: Sequence[PreparedPair]) -> Pair | None:
     """Load the pair of the next other person that can be read; None if there is none."""
     at = list(pairs).index(prepared)
     for other in (*pairs[at + 1 :], *pairs[:at]):
-        if other.subject == prepared.subject or other.frame != prepared.frame:
-            continue
-        try:
-            if not same_people((prepared, other)):
-                return read_prepared(other)
-        except BadDataError:
-            continue  # reported in its own turn
+        if other.subject != prepared.subject and other.frame == prepared.frame:
+            with contextlib.suppress(BadDataError):  # reported in its own turn
+                if not same_people((prepared, other)):
+                    return read_prepared(other)
     return None
 
 

@@ -76,9 +76,9 @@ def _with_costs(
         for row in block.rows
     )
     notes = budget_notes({row.title: records[row.name] for row in rows if row.name in records})
-    if any(record.get("simulated") for own in records.values() for record in own):
+    if any(record.get("simulated") for record in every):
         text = "Simulated pairs: the figures show how the methods work, not a scanner."
-        return replace(block, rows=rows, notes=(text, *block.notes, *notes))
+        block = replace(block, notes=(text, *block.notes))
     return replace(block, rows=rows, notes=(*block.notes, *notes))
 
 

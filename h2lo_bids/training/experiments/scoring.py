@@ -156,7 +156,7 @@ def _score_with_all(
         )  # fmt: skip
         for run, row in zip(runs, rows, strict=True):
             run.scored.realism += [target, row]
-    return [*score_pair(pair)]
+    return [*score_pair(pair, pair.hf)]
 
 
 def _predict(
@@ -218,7 +218,6 @@ def _write(
     record = {
         "contrast": pairs[0].contrast,
         "method": run.name,
-        "title": run.name,
         "task": run.bundle.task,
         "model": {
             "name": str(run.bundle.metadata.get("name", run.name)),
@@ -283,6 +282,12 @@ def _check_low_field(path: Path) -> None:
 def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     """Score the models on every contrast's pairs and write the tables."""
     models = named_models(settings, tuple(found))
+    # All of a contrast are of one task, or scoring refuses them.
+    tasks = {contrast: named[0][1].task for contrast, named in models.items()}
+    for own, path in settings.realism_reference:
+        if tasks.get(own) != SYNTHESIZE:
+            text = f"{path}: not used, as no model that synthesizes {own} images is evaluated"
+            send(note(text, "warning"))
     tables = []
     lost: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
@@ -294,18 +299,16 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             options=EngineOptions(settings.device, settings.precision or "fp32"),
             seed=settings.random_seed,
             out_dir=settings.out_dir,
-            references=read_references(settings, contrast, used[0].frame, unusable),
+            references=read_references(settings, contrast, used[0].frame, unusable)
+            if tasks[contrast] == SYNTHESIZE
+            else None,
             send=send,
             lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
-        # All of a contrast are of one task, or scoring would have refused them.
-        titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
+        titles = {IDENTITY: IDENTITY_TITLES[tasks[contrast]]}
         block = tabulate(scores, titles, convention=settings.metrics_convention)
         table = write_tables(stem, scores, block)
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
         tables.append(Path(f"{stem}_table.md"))
-    for own, path in settings.realism_reference:
-        if own not in models:
-            send(note(f"{path}: not used, as no {own} model is evaluated", "warning"))
     return Evaluated(tuple(tables), tuple(lost), tuple(unusable))

@@ -83,7 +83,7 @@ def test_pair_is_scored_as_its_prediction() -> None:
     assert (mixed.subject, mixed.method, mixed.fold) == ("07", "h2lo", 1)
     expected = evaluate(predicted, pair.lf, pair.hf)
     assert {name: mixed.values[name] for name in expected} == pytest.approx(expected)
-    (identity,) = select(score_pair(pair))
+    (identity,) = select(score_pair(pair, pair.hf))
     expected = evaluate(pair.hf, pair.lf, pair.hf)
     assert identity.method == "identity"
     assert {name: identity.values[name] for name in expected} == pytest.approx(expected)
