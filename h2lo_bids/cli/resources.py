@@ -166,7 +166,7 @@ def imports_of(settings: Settings) -> tuple[str, ...]:
 
 
 def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
-    """Return a folder for temporary files that really can be written, short paths first."""
+    """Return a folder for temporary files that really can be written, a short path if possible."""
     for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
         if candidate and len(candidate) < _SOCKET_PATH:
             with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=candidate) as file:

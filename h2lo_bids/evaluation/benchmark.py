@@ -86,7 +86,7 @@ def paper_figures(table: str = "table1") -> Printed:
 def row_values(
     name: str, scores: Sequence[Score], records: Records, planned: int, every: Records = ()
 ) -> dict[str, Any]:
-    """Sum up what was scored of a method, and what its folds recorded; `every` are of all."""
+    """Sum up a method's scores and its folds' records; `every` are the records of all methods."""
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
     _, steps, planned_steps = _progress(records)

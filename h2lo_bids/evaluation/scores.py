@@ -143,7 +143,7 @@ def coverage(
     folds: Sequence[int] = (),
     wanted: Sequence[str] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the methods that lack a fold, subject or finite figure, a sentence for each lack."""
+    """Return the methods that lack a fold, subject or finite figure, and a sentence for each."""
     # Their means are over other subjects, and so are not to be compared.
     covered: dict[str, set[tuple[str, int | None]]] = {}
     undefined: dict[tuple[str, str], list[str]] = {}

@@ -78,7 +78,7 @@ class Volume:
 
 
 def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Volume:
-    """Bring an image of any orientation to axes that run right, front and up, along `like`."""
+    """Bring an image to axes that run right, front and up: its own, or those of `like`."""
     import nibabel as nib
 
     canonical = nib.as_closest_canonical(image)

@@ -75,7 +75,7 @@ class FitOptions:
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the weights: not the device, and of `LATER` what is not as there."""
+        """Return what decides the weights: not the device, nor options that are as in `LATER`."""
         return {
             k: v
             for k, v in asdict(self).items()

@@ -150,7 +150,7 @@ class Trainer:
         raise NotImplementedError
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
-        """Do one optimiser step, from 0, at a `place` of the schedule that may be a later step."""
+        """Do one optimiser step; `place` is the step of the schedule, later if time runs out."""
         raise NotImplementedError
 
     def fitted(self) -> nn.Module:

@@ -206,7 +206,7 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def write_reader_set(out_dir: Path, study: Study, count: int, seed: int) -> list[str]:
-    """Write blinded images, as many of each condition, and their key; return lines on lacks."""
+    """Write blinded images, as many of each condition, and their key; return what is missing."""
     # Names, headers and origins say nothing of participant and condition; voxel sizes do.
     rng, (candidates, lines) = np.random.default_rng(seed), _candidates(out_dir, study)
     for paths in candidates.values():
