@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -140,8 +140,13 @@ def hold_out(
     validation: int | None = None,
     seed: int = 42,
     same: Sequence[Sequence[str]] = (),
+    seen: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Draw the subjects that choose the weights of a model without cross-validation."""
+    """Draw the subjects that choose the weights of a model without cross-validation.
+
+    Those whom its first weights have `seen`, and look too well on, are left to train where
+    others are enough.
+    """
     people = _people(subjects, same)
     names = sorted(people)
     validation = max(1, round(len(names) / 10)) if validation is None else validation
@@ -150,6 +155,8 @@ def hold_out(
             f"{counted(len(names), 'subject')} with pairs cannot be divided into {validation} to "
             f"validate and others to train; add pairs{', or change --val-count' * (validation > 1)}"
         )
+    fresh = [name for name in names if not {*people[name]} & {*seen}]
+    names = fresh if len(fresh) >= validation else names
     drawn = np.random.default_rng([seed, len(names)]).choice(len(names), validation, replace=False)
     return tuple(sorted(_labels(people, (names[i] for i in drawn))))
 

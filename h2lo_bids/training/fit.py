@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 FORMAT = "h2lo-bids fit 3"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 HISTORY = "history.csv"
-_STEP = re.compile(r"[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -320,7 +317,9 @@ class History:
         self._path, self._columns = path, columns
         self._rows: list[list[Any]] = []
         if step and path.exists():
-            self._rows += _rows_until(path, step, len(columns))
+            with path.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.reader(stream))[1:]
+            self._rows += [row for row in rows if int(row[0]) <= step]
         self.flush()
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -332,15 +331,3 @@ class History:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([self._columns, *self._rows])
         atomic_write_text(self._path, text.getvalue())
-
-
-def _rows_until(path: Path, step: int, columns: int) -> list[list[str]]:
-    """Read the whole rows of a log up to a step: a crash may have left anything at its end."""
-    kept: list[list[str]] = []
-    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-        rows = csv.reader(stream)
-        with contextlib.suppress(csv.Error):
-            for row in rows:
-                if len(row) == columns and _STEP.fullmatch(row[0]) and int(row[0]) <= step:
-                    kept.append(row)
-    return kept

@@ -112,11 +112,9 @@ def default_options(
     return FitOptions(
         steps=steps,
         learning_rate=RATE if starts_from is None else ADAPTING_RATE,
-        floor=1e-6,
         warmup=min(50, steps // 10),
         crop=24,
         batch=min(2, n_train),
-        seed=42,
         precision=native_precision(device),
         average=0.99,
         validate_every=min(100, steps),
@@ -175,7 +173,6 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
     digest = None if start is None else start.sha256
     if settings.protocol == "paper" and not settings.fits_enhancer:
         options = paper_options(n_train, device=settings.device)
-        options = dataclasses.replace(options, starts_from=digest)
     else:  # warm-up and validation follow from the number of steps
         length = {} if settings.steps is None else {"steps": settings.steps}
         options = default_options(n_train, device=settings.device, starts_from=digest, **length)
@@ -198,7 +195,7 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
         sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
         given |= {"family": ENHANCER, "architecture": sizes}
     changed = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(options, seed=settings.random_seed, **changed)
+    return dataclasses.replace(options, seed=settings.random_seed, starts_from=digest, **changed)
 
 
 def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:

@@ -47,7 +47,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 )
 from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
-from h2lo_bids.training.experiments.leaks import check_no_leak, same_people
+from h2lo_bids.training.experiments.leaks import check_no_leak, same_people, seen_in_training
 from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import find_start, fit_options
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
@@ -73,8 +73,10 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
             )
             send(note(text, "warning"))
         subjects = sorted({pair.subject for pair in used})
+        start, _ = find_start(settings, contrast, settings.methods[0])
+        seen = {pair.subject for pair in seen_in_training(start, used)} if start else ()
         folds, held = divide_subjects(
-            settings, contrast, subjects, lambda line: send(note(line)), same
+            settings, contrast, subjects, lambda line: send(note(line)), same, seen
         )
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
@@ -121,6 +123,7 @@ def divide_subjects(
     subjects: list[str],
     note: Say | None = None,
     same: Sequence[Sequence[str]] = (),
+    seen: Collection[str] = (),
 ) -> tuple[tuple[Fold, ...], tuple[str, ...]]:
     """Return the folds of some subjects, or with ``--folds 0`` those held out to validate on."""
     how: dict[str, Any] = {
@@ -130,7 +133,7 @@ def divide_subjects(
     }
     try:
         if settings.folds == "0":
-            return (), hold_out(subjects, **how)
+            return (), hold_out(subjects, seen=seen, **how)
         if settings.folds.isdigit():
             k = int(settings.folds)
             return make_folds(subjects, folds=k, test=settings.test_count, **how), ()
@@ -157,7 +160,6 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
     for contrast in sorted(people):
         cohort_scans(settings, contrast)  # only for the errors that it raises
-    for contrast in sorted(people):
         subjects = sorted(people[contrast])
         folds, _ = divide_subjects(settings, contrast, subjects)
         _check_chosen(settings, contrast, folds)

@@ -27,7 +27,9 @@ from h2lo_bids.training.experiments.fits import (
     run_fit,
     usable_pairs,
 )
+from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.options import find_start, fit_options
+from h2lo_bids.training.pairs import training_frame
 from pipelines.pairs import PairOptions
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
@@ -134,6 +136,21 @@ def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, 
     with pytest.raises(UsageError, match=rf"^--init {bundle.path}: the T1w fits .*{text}$") as err:
         find_start(given, "T1w", "h2lo")
     assert "\n" not in str(err.value)
+
+
+def test_whom_the_first_weights_have_seen_chooses_no_weights(tmp_path: Path) -> None:
+    frame = training_frame(8.0)
+    pairs = write_pairs(tmp_path, 5, frame=frame)
+    sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
+    known = {pair.subject: [encode(brain_of(pair))] for pair in pairs}
+    given = replace(SETTINGS, out_dir=tmp_path, resolution=8.0, folds="0")
+    (usual,) = plan_folds(given, sources, lambda event: None)["T1w"].held
+    for unseen, held in (("01", "01"), ("05", "05"), ("", usual)):  # nobody is left of all
+        told = {label: texts for label, texts in known.items() if label != unseen}
+        metadata = {"scaling": "robust", "training_data": {"fingerprints": told}}
+        bundle = save(tmp_path / f"m{unseen}", frame=frame, metadata=metadata)
+        plan = plan_folds(replace(given, init=(("", bundle.path),)), sources, lambda event: None)
+        assert plan["T1w"].held == (held,)
 
 
 def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
