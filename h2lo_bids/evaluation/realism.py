@@ -194,12 +194,7 @@ def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] |
         ``NoiseStandardDeviation``, and by tissue ``TissueSignal`` and
         ``TissueSignalToNoiseRatio``; empty if the mask is, or the noise is 0 or no number.
     """
-    inside = np.asarray(mask.dataobj) > 0
-    if not inside.any():
-        return {}
-    box = _box(inside)
-    values, inside = np.asarray(image.dataobj, dtype=np.float32)[box], inside[box]
-    spacing = [float(side) for side in image.header.get_zooms()[:3]]
+    values, inside, spacing = _upright(image, mask)
     noise = noise_deviation(values, inside, spacing)
     if not noise > 0:
         return {}
@@ -223,14 +218,19 @@ def scan_noise(image: Any, mask: Any) -> tuple[float, list[float]]:
     image, mask
         nibabel images on one grid; see `noise_deviation`.
     """
+    values, brain, voxel = _upright(image, mask)
+    middle = float(np.median(values[brain]))
+    deviation = noise_deviation(values, brain, voxel) / middle if middle > 0 else math.nan
+    return round(deviation, 6), [round(side, 4) for side in voxel]
+
+
+def _upright(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Return values, brain and voxel sides along RAS: slices of equal sides are then axial."""
     import nibabel as nib
 
     image, mask = nib.as_closest_canonical(image), nib.as_closest_canonical(mask)  # type: ignore[attr-defined]
     values, brain = np.asarray(image.dataobj, dtype=np.float32), np.asarray(mask.dataobj) > 0
-    voxel = [float(side) for side in image.header.get_zooms()[:3]]
-    middle = float(np.median(values[brain]))
-    deviation = noise_deviation(values, brain, voxel) / middle if middle > 0 else math.nan
-    return round(deviation, 6), [round(side, 4) for side in voxel]
+    return values, brain, [float(side) for side in image.header.get_zooms()[:3]]
 
 
 def tissue_levels(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
@@ -285,11 +285,11 @@ def noise_deviation(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float
     """
     from scipy.ndimage import binary_erosion, convolve1d
 
-    plane = [axis for axis in range(3) if axis != slice_axis(spacing)]
-    filtered = np.asarray(image, dtype=np.float32)
+    plane, box = [axis for axis in range(3) if axis != slice_axis(spacing)], _box(mask)
+    filtered = np.asarray(image[box], dtype=np.float32)
     for axis in plane:
         filtered = convolve1d(filtered, [1.0, -2.0, 1.0], axis=axis)
-    padded = np.pad(mask, 1)
+    padded = np.pad(mask[box], 1)
     for steps in range(_ERODED, 1, -1):  # after one, corners would still see the outside
         eroded = binary_erosion(padded, iterations=steps)[1:-1, 1:-1, 1:-1]
         values = filtered[eroded] / 6

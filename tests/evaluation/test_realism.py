@@ -174,6 +174,12 @@ def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
     assert got["TissueSignalToNoiseRatio"] == pytest.approx(
         {name: level / 0.02 for name, level in got["TissueSignal"].items()}, rel=0.1
     )
+    # Of voxels with equal sides the plane is the axial one, however the array lies.
+    smooth = gaussian_filter(noisy - image, (0, 0, 2)) + image
+    cube = nib.Nifti1Image(smooth, np.eye(4)), nib.Nifti1Image(mask.astype(np.uint8), np.eye(4))
+    turned = [v.as_reoriented(np.array([[0, -1], [2, -1], [1, 1]])) for v in cube]  # LIA
+    assert turned[0].shape == (60, 40, 64)
+    assert snr_of(*turned, contrast) == snr_of(*cube, contrast)
     empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
     assert snr_of(nib.Nifti1Image(noisy, affine), empty, contrast) == {}
     assert snr_of(inside, inside, contrast) == {}  # no noise
