@@ -1,4 +1,4 @@
-# H2LO-BIDS: pip only, no FSL, no FreeSurfer. README.md says how to build and run it.
+# H2LO-BIDS: pip only, no FSL, no FreeSurfer. docs/containers.md says how to build and run it.
 # Whoever sits behind a mirror lends the build its pip.conf and ca.crt as secrets.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
