@@ -145,8 +145,8 @@ def synthesize(
     threads
         CPU threads; None leaves PyTorch's own number.
     seed
-        Of models that draw at random (Arnold, DiffI2I): images of one seed share their draw, so
-        that each scan needs its own, as `h2lo participant` gives it by its name.
+        Of models that draw at random (Arnold, DiffI2I); images of one seed share their draw.
+        `h2lo participant` gives each scan a seed of its own to Arnold's noise.
 
     Returns
     -------
