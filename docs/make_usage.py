@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().with_name("usage.md")
 DESCRIPTOR = PAGE.parents[1] / "bids_app_spec" / "boutiques.json"
 HEAD = """# Usage
 
-Written by `make docs` from the parser: change the parser, not this page.
+`make docs` writes this page from the parser: change the parser, not this page.
 
 ```
 h2lo bids_dir out_dir participant [options]           synthesize low-field images
@@ -29,41 +29,40 @@ h2lo bids_dir out_dir participant --pairs [options]   prepare pairs of some part
 h2lo bids_dir out_dir group [options]                 fit and cross-validate a model; also: train
 h2lo bids_dir out_dir evaluate [options]              score models on pairs
 h2lo bids_dir out_dir benchmark [options]             fit and score every method: Table 1
-h2lo bids_dir out_dir trial --labels NAME=PATH ...    which lesions a scanner would show
+h2lo bids_dir out_dir trial --labels NAME=PATH ...    predict which lesions a scanner shows
 ```
 
-Only `bids_dir`, `out_dir` and the analysis level are needed, one level per call; an
-option of another level is refused. `h2lo --help` prints the levels and the common
-options, `h2lo participant --help` every option of that level, `h2lo methods` the
-methods, `h2lo outputs` the pattern of every output. Underscores may stand for hyphens
-in the names of options; `--n-cpus`, `--nthreads`, `--mem-gb` and `--mem-mb` are taken
-as other BIDS Apps spell them, and `--notrack` is accepted, as nothing is ever tracked.
-Any option may also stand in a TOML file given with `--config-file`, without its
-hyphens in front; the command line wins. The configuration of each run is kept in
-`out_dir/logs/<run>/config.toml` and can be given to a later run as it is.
+Give `bids_dir`, `out_dir` and one analysis level; options of other levels are refused.
+`h2lo --help` prints the levels and the common options, `h2lo participant --help` all
+options of that level, `h2lo methods` the methods, `h2lo outputs` the pattern of every
+output. Option names may have underscores instead of hyphens; the spellings of other
+BIDS Apps, `--n-cpus`, `--nthreads`, `--mem-gb` and `--mem-mb`, also work, and
+`--notrack` is accepted, as nothing is ever tracked. A TOML file given with
+`--config-file` may hold any option, without the leading hyphens; the command line wins.
+Each run writes its configuration to `out_dir/logs/<run>/config.toml`, which a later
+run accepts unchanged.
 """
 RUNNING = """
 ## What a run does
 
-- Each participant is processed in a process of its own, several at a time as
-  processors and memory allow (the limits of a container or a job count). One
-  that is killed costs its own scans and no others.
-- `bids_dir` is never written; `out_dir` and the work folder lie outside it, or in its
+- Each participant has its own process; several run at a time as processors and
+  memory allow, within the limits of a container or job. A process that is killed
+  loses only its own participant's scans.
+- `bids_dir` is never written; `out_dir` and the work folder are outside it, or in its
   `derivatives/NAME`, which is never read as input.
-- Outputs appear complete or not at all. A run that was stopped is resumed by
-  the same command: what is done is not computed again, also when the work
-  folder was moved, and only what depends on a changed option, model or scan is.
+- Outputs appear complete or not at all. The same command resumes a run that was
+  stopped: only steps that are missing, or depend on a changed option, model or scan,
+  are computed, also if the work folder was moved.
 - The work folder is `out_dir/.h2lo-work` unless `-w` names another; it takes
-  some 100 MB per scan and may be deleted when all is done (`--clean-workdir`).
+  some 100 MB per scan and may be deleted afterwards (`--clean-workdir`).
 - HOME, `/tmp`, `/dev/shm` and the network are not needed.
-- Values of the low-field image lie in [0, 1]: the operator has no output
-  activation, and what exceeds the range of its training data is cut. Outside
-  the brain every voxel is exactly 0.
+- Low-field images have values in [0, 1]: the operator has no output activation, and
+  values beyond the range of its training data are clipped. Every voxel outside the
+  brain is exactly 0.
 - The same inputs, options, versions and number of threads give the same
   images and sidecars, byte for byte. The transforms of `--output-spaces` hold
-  the same numbers each time, in HDF5 containers that record when they were
-  written.
-- What fails is printed when it fails, and listed in `out_dir/logs/<run>/failures.tsv`,
+  the same numbers each time, in HDF5 containers that record their time of writing.
+- Failures are printed as they occur and listed in `out_dir/logs/<run>/failures.tsv`,
   which the last lines name.
 
 ## Exit codes

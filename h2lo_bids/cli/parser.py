@@ -30,17 +30,17 @@ SUMMARY = "Low-field MRI synthesized from high-field MRI with a neural operator.
 ABOUT = {
     "participant": "synthesize the low-field partner of each high-field scan; --task enhance: "
     "enhance low-field scans; --pairs: prepare pairs for group or evaluate",
-    "group": "fit, cross-validate and package a model from paired scans; also: train; "
+    "group": "fit, cross-validate and package a model of paired scans; alias: train; "
     "--task enhance: an enhancer",
     "evaluate": "score models on paired scans",
     "benchmark": "fit and score every method on the same folds: Table 1 of the paper; --task "
     "enhance: the enhancer with and without synthetic pairs: Table 2",
-    "trial": "a virtual trial: which lesions of --labels scanners of each --condition would show",
+    "trial": "virtual trial: predict which lesions of --labels each --condition's scanner shows",
 }
 INTERRUPTED = 130
 EXIT_CODES = {
     0: "all scans done",
-    1: "some scans failed, the rest is complete",
+    1: "some scans failed, the rest are complete",
     16: "the input is not valid BIDS",
     17: "unknown analysis level",
     18: "the filters matched no scan",
@@ -49,7 +49,7 @@ EXIT_CODES = {
     66: "an input cannot be read",
     73: "an output cannot be created",
     74: "reading or writing failed, for example on a full disk",
-    75: "out of memory or killed, try again",
+    75: "out of memory, killed or hung up; try again",
     INTERRUPTED: "interrupted from the keyboard",
     143: "stopped by SIGTERM",
 }
@@ -144,8 +144,8 @@ def build_short_parser() -> Parser:
     )
     usage = (
         "h2lo bids_dir out_dir LEVEL [options]\n       h2lo LEVEL --help    all options of a "
-        "level\n       h2lo methods         what can be fitted and applied\n"
-        "       h2lo outputs         the pattern of every output"
+        "level\n       h2lo methods         methods to fit and apply\n"
+        "       h2lo outputs         name patterns of all outputs"
     )
     parser = _new_parser("h2lo", usage, f"{SUMMARY}\n\nlevels:\n{levels}")
     group = parser.add_argument_group("common options")

@@ -16,14 +16,14 @@ from h2lo_bids.vocabulary import CONTRASTS
 
 _ACQUISITIONS = ("axi", "cor", "sag", "iso")
 _NUMBERS: tuple[tuple[str, str, Any, float, str], ...] = (
-    ("--subjects", "N", integer(1), 1, "number of people"),
-    ("--seed", "S", integer(0, 2**63), 0, "of all that is random"),
+    ("--subjects", "N", integer(1), 1, "number of subjects"),
+    ("--seed", "S", integer(0, 2**63), 0, "random seed"),
     ("--resolution", "MM", number(0.5, 4), 1.0, "voxel size of the 3 T scans, 0.5 to 4; 2 or more "
-     "is quick, 0.5 takes 8 GB of memory"),
+     "is fast, 0.5 takes 8 GB of memory"),
     ("--lesions", "N", integer(0), 0, "balls of lesion tissue at random white-matter places of "
-     "each person; their mask is written to derivatives/h2lo-phantom"),
-    ("--lesion-severity", "S", number(0, 2), 1.0, "T1, T2 and proton density of lesions, on the "
-     "line from white matter (0) to multiple sclerosis (1); the mask's sidecar holds the contrast"),
+     "each subject; derivatives/h2lo-phantom gets their mask"),
+    ("--lesion-severity", "S", number(0, 2), 1.0, "T1, T2 and proton density of lesions, between "
+     "white matter (0) and multiple sclerosis (1), or beyond; the mask's sidecar has the contrast"),
 )  # fmt: skip
 """Flag, what its value is called, type, default and help."""
 _REPLACED = {
@@ -49,10 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     labels = "FreeSurfer label maps of whole heads (default: the tissue maps nilearn ships)"
     add("--labels", metavar="DIR", type=Path, help=labels)
     add("--contrast", nargs="+", choices=CONTRASTS, default=[*CONTRASTS], help="default: both")
-    lf = "low-field acquisitions (default: all; nothing after --lf: no low-field session)"
+    lf = "low-field acquisitions (default: all; --lf alone: no low-field session)"
     add("--lf", nargs="*", choices=_ACQUISITIONS, default=[*_ACQUISITIONS], help=lf)
     place: dict[str, Any] = {"metavar": ("X", "Y", "Z"), "nargs": 3, "type": float}
-    at = "one more lesion at this place, in mm of the 3 T images; may be given several times"
+    at = "additional lesion at this place, in mm of the 3 T images; repeatable"
     add("--lesion-at", **place, action="append", default=[], help=at)
     diameter = "diameters of lesions, taken in turn (default: 6)"
     side = number(1, 40)

@@ -35,15 +35,15 @@ from h2lo_bids.reports.page import template_of
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.wording import counted
 
-_DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
+_DESCRIPTION = """Write Slurm job arrays for an h2lo command line, and submit them with --submit.
 
 Each participant and session, or each fold of each method, is one task. Give the options
-of the cluster first, then what would follow h2lo:
+of the cluster first, then the words that follow h2lo:
 
   h2lo-slurm --time 1:00:00 --mem 4G --cpus 4 --submit /data/bids /data/out participant
 
-Scripts, lists of tasks and logs go to out_dir/logs/slurm. The same command again submits
-only what is not done. See docs/hpc.md."""
+Scripts, lists of tasks and logs go to out_dir/logs/slurm. Repeat the command to submit
+only what is missing. See docs/hpc.md."""
 _REPLACED = {
     "--failures": "the same command again, which writes failures.tsv",
     "--warn": "--sbatch=--signal=B:USR1@SECONDS",
@@ -51,26 +51,23 @@ _REPLACED = {
     "--runtime": "--setup to put apptainer or singularity on PATH",
 }
 _SBATCH = (
-    ("--time", "TIME", "limit of each task, as sbatch takes it (default: the partition's)"),
-    ("--mem", "SIZE", "memory of each task, as sbatch takes it (default: the partition's)"),
-    ("--partition", "NAME", "where the tasks run (default: the cluster's)"),
-    ("--account", "NAME", "who is charged for them (default: yours)"),
-    ("--sbatch", "=--OPTION", "any other option of sbatch, as --sbatch=--gres=gpu:1"),
+    ("--time", "TIME", "time limit of each task, as for sbatch (default: the partition's)"),
+    ("--mem", "SIZE", "memory of each task, as for sbatch (default: the partition's)"),
+    ("--partition", "NAME", "partition to run in (default: the cluster's)"),
+    ("--account", "NAME", "account to charge (default: yours)"),
+    ("--sbatch", "=--OPTION", "any other option of sbatch, such as --sbatch=--gres=gpu:1"),
 )
-_MAX_ARRAY = "elements of one array; the cluster's MaxArraySize less one (default: 1000)"
-_REQUEUE = (
-    "put a task back into the queue when its time is up or its machine fails, ten times at most; "
-    "it goes on where it was"
-)
+_MAX_ARRAY = "tasks per array, at most the cluster's MaxArraySize less one (default: 1000)"
+_REQUEUE = "requeue a task when its time is up or its node fails, at most ten times; it resumes"
 _SCRATCH = (
-    "where each participant's task has its work folder, such as '/scratch/$USER' or '$TMPDIR' of "
-    "the machine it runs on; removed when all went well (default: the -w of h2lo)"
+    "parent of each participant task's work folder, such as '/scratch/$USER' or '$TMPDIR' of the "
+    "node; the work folder is removed after success (default: the -w of h2lo)"
 )
-_IMAGE = "run h2lo in this container, by apptainer or singularity (default: h2lo as installed)"
+_IMAGE = "run h2lo in this container with apptainer or singularity (default: h2lo as installed)"
 _BIND = "further paths for the container; those on the command line are bound already"
 _SETUP = (
-    "line of shell to run first in each task, as 'module load apptainer'; give full paths, as "
-    "tasks begin in a folder of out_dir"
+    "shell line to run first in each task, such as 'module load apptainer'; use full paths, as "
+    "tasks start in a folder of out_dir"
 )
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 
@@ -107,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     add, count = parser.add_argument, convert.integer(1)
     add("--version", action="version", version=f"h2lo-slurm {__version__}")
     add("--submit", action="store_true", help="submit the scripts as soon as they are written")
-    add("--all", action="store_true", help="submit also the tasks that are done")
+    add("--all", action="store_true", help="also submit tasks that are done")
     for flag, metavar, text in _SBATCH:
         reader = partial(_sbatch, flag)
         add(flag, type=reader, metavar=metavar, help=text, action="append", dest="sbatch")

@@ -101,7 +101,7 @@ class Selection:
     participant_label: tuple[str, ...] = option(
         (),
         "only these participants, with or without sub-; @FILE reads them from a "
-        "participants.tsv or a text file with one on each line",
+        "participants.tsv or a text file with one per line",
         (convert.participants, "LABEL"),
         common=True,
     )
@@ -113,7 +113,7 @@ class Selection:
     )
     bids_filter_file: Path | None = option(
         None,
-        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, or of one side of pairs, "hf_t1w", '
+        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, for one side of pairs "hf_t1w", '
         '"lf_t1w" and so on; null means absent, "*" means any',
         FILE,
     )
@@ -130,19 +130,18 @@ class Selection:
     )
     bids_database_dir: Path | None = option(
         None,
-        "where to keep the index of a large dataset between runs; remade when out of date "
-        "(default: none is kept)",
+        "folder that keeps the index of a large dataset between runs; updated when out of date "
+        "(default: no index is kept)",
         PLACE,
     )
     skip_bids_validation: bool = option(
         False,
-        "do not validate the input first, and skip misnamed images instead of counting them as "
-        "errors",
+        "do not validate the input, and skip misnamed images instead of reporting them as errors",
     )
     derivatives: tuple[tuple[str, Path], ...] = option(
         (),
-        "derivative datasets: brain masks in them are used instead of computed ones, and in pairs "
-        "low-field images instead of raw ones",
+        "derivative datasets whose brain masks replace computed ones, and in pairs whose low-field "
+        "images replace raw ones",
         (convert.named_path, "NAME=PATH"),
         short="-d",
     )
@@ -161,38 +160,37 @@ class Method:
     )
     method: tuple[str, ...] = option(
         (),
-        "group and benchmark: what is fitted; the first becomes the final model, and what the "
-        "others are tested against (default: h2lo; benchmark: all); participant and evaluate: "
-        "which of the models in the folder that --model names; `h2lo methods` lists them",
+        "group and benchmark: methods to fit; the first becomes the final model, and the others "
+        "are tested against it (default: h2lo; benchmark: all); participant and evaluate: method "
+        "to choose from the folder of --model; `h2lo methods` lists all",
         choices=(*METHODS, ALL),
         modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED, TRIAL),
     )
     model: tuple[tuple[str, Path], ...] = option(
         (),
-        "model bundle, a folder that holds several, or a .pth file of the authors' release; at "
-        "evaluate any number of them; default: the embedded model of each contrast, trained on "
-        "simulated pairs",
+        "model bundle, folder of several, or .pth file of the authors' release; evaluate takes any "
+        "number; default: the embedded model of each contrast, trained on simulated pairs",
         (convert.model, "[T1w=|T2w=]PATH"),
         modes=(PARTICIPANT, ENHANCED, EVALUATE, GROUP_ENHANCE, TRIAL),
     )
     skull_strip: str = option(
         "auto",
-        "how the brain is found; auto: a scan without a skull is taken as it is, any other goes "
-        "to SynthStrip where its weights are there, else to deepbet; skip: every scan is a brain",
+        "brain extraction; auto: skull-stripped scans are used as they are, others go to "
+        "SynthStrip if its weights are available, else to deepbet; skip: all scans are stripped",
         choices=SKULL_STRIP,
     )
     synthstrip_weights: Path | None = option(
         None,
-        "FreeSurfer's synthstrip.1.pt; default: $FREESURFER_HOME/models, if there",
+        "FreeSurfer's synthstrip.1.pt; default: the one in $FREESURFER_HOME/models, if any",
         FILE,
     )
     precision: str | None = option(
         None,
-        "fp32 gives nearly the same digits on every machine; bf16 is faster where the processor "
-        "multiplies in it (lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for "
-        "fitting on a GPU (default: bf16 where it is faster and the model stays within 60 dB of "
-        "fp32, which the sidecars say; evaluate and a trial's conditions: fp32; fits: what the "
-        "processor or GPU is fastest in; --protocol paper: fp16 on a GPU, else fp32)",
+        "fp32 gives nearly the same digits on every machine; bf16 is faster on processors that "
+        "multiply in it (lscpu: amx_bf16, avx512_bf16) and far slower on others; fp16 is for "
+        "fitting on a GPU (default: bf16 if it is faster and the model keeps 60 dB against fp32, "
+        "see the sidecars; evaluate and a trial's conditions: fp32; fits: the fastest of the "
+        "processor or GPU; --protocol paper: fp16 on a GPU, else fp32)",
         choices=PRECISIONS,
         modes=NOT_PAIRS,
     )
@@ -203,8 +201,7 @@ class Method:
     )
     sloppy: bool = option(
         False,
-        "register to templates by an affine transform alone: for trying things out, not for "
-        "results",
+        "register to templates with an affine transform only; for tests, not for results",
         modes=(PARTICIPANT, TRIAL),
     )
 
@@ -217,7 +214,7 @@ class Outputs:
 
     output_spaces: tuple[str, ...] = option(
         ("native",),
-        "further grids of the low-field image: model (the model's own frame) or a "
+        "additional grids of the low-field image: model (the model's own frame) or a "
         "TemplateFlow space such as MNI152NLin2009cAsym:res-1; default: native, the scan's own "
         "grid, which is always written",
         (convert.space, "SPACE"),
@@ -230,18 +227,18 @@ class Outputs:
     )
     fetch_templates: bool = option(
         False,
-        "let TemplateFlow's client fetch a missing template; the only use of the network",
+        "fetch missing templates with TemplateFlow's client; the only use of the network",
     )
     lf_grid: tuple[tuple[float, float, float], ...] = option(
         (),
-        "also on grids of these voxel sizes in mm along the scan's axes, such as 1.6x1.6x5, "
-        "each voxel integrated; named res-1p6x1p6x5",
+        "additional grids with these voxel sizes in mm along the scan's axes, such as 1.6x1.6x5, "
+        "integrated over each voxel; named res-1p6x1p6x5",
         (convert.grid, "XxYxZ"),
     )
     slice_profile: str | None = option(
         None,
-        "across the longest side of these voxels: gauss by its full width at half maximum, "
-        "sinc with a Hamming window over three lobes (default: box)",
+        "slice profile across the longest side of these voxels: gauss by its full width at half "
+        "maximum, sinc with a Hamming window over three lobes (default: box)",
         choices=PROFILES,
     )
     slice_thickness: float | None = option(
@@ -251,7 +248,7 @@ class Outputs:
     )
     noise: str = option(
         "none",
-        "calibrated: also write images with the noise that the model's training pairs show",
+        "calibrated: also write images with the noise measured on the model's training pairs",
         choices=("none", "calibrated"),
         modes=(PARTICIPANT,),
     )
@@ -262,26 +259,26 @@ class Outputs:
     )
     realisations: int | None = option(
         None,
-        "noisy images of each scan, each with a noise of its own (default: 1; of a condition: 20)",
+        "number of noisy images of each scan, drawn independently (default: 1; of a condition: 20)",
         COUNT,
     )
     uncertainty: bool = option(
         False,
-        "also write a map of the standard deviation over the models of the folds, which a model "
-        "that group fitted carries",
+        "also write a map of the standard deviation over the models of the folds, which are part "
+        "of a model fitted by group",
         modes=(PARTICIPANT,),
     )
     labels: tuple[tuple[str, Path], ...] = option(
         (),
-        "derivative datasets with a mask of lesions, a dseg or a probseg in the scans' space: "
-        "carried to the grid of every output and measured there",
+        "derivative datasets with a lesion mask, dseg or probseg in the scans' space, to carry to "
+        "the grid of every output and measure there",
         (convert.named_path, "NAME=PATH"),
     )
     condition: tuple[str, ...] = option(
         (),
         "scanners to simulate, each a name and KEY=VALUE of lf-grid, slice-profile, "
         "slice-thickness, noise-scale, realisations, model: thin lf-grid=2x2x2 thick "
-        "lf-grid=1.6x1.6x5 noise-scale=2; what is not said is as the options above",
+        "lf-grid=1.6x1.6x5 noise-scale=2; the options above set the other keys",
         (convert.condition, "NAME KEY=VALUE"),
     )
     reader_set: int | None = option(
@@ -298,7 +295,7 @@ class Resources:
 
     nprocs: int | None = option(
         None,
-        "processors that are used at once (default: all that this process may use)",
+        "processors to use at once (default: all that this process may use)",
         COUNT,
         common=True,
     )
@@ -310,15 +307,15 @@ class Resources:
     )
     mem: float | None = option(
         None,
-        "memory that participants share, such as 8 or 8000M; fits are not limited by it (default: "
-        "what this machine or its control group has free)",
+        "memory that participants share, such as 8 or 8000M; it does not limit fits (default: the "
+        "free memory of this machine or its control group)",
         (convert.memory, "GB"),
         common=True,
     )
     device: str = option(
         "auto",
-        "where models are evaluated and fitted; auto: on a GPU if PyTorch finds one; the CPU "
-        "takes over where a GPU's memory is too small to evaluate a model",
+        "device to evaluate and fit models on; auto: a GPU if PyTorch finds one; the CPU "
+        "takes over if the GPU's memory is too small to evaluate a model",
         (convert.device, "auto|cpu|cuda[:i]"),
         modes=NOT_PAIRS,
     )
@@ -331,7 +328,7 @@ class Resources:
         common=True,
     )
     clean_workdir: bool = option(
-        False, "delete the intermediate results of each participant, and of fits, if all went well"
+        False, "delete the intermediate results of each participant, and of fits, after success"
     )
 
 
@@ -341,16 +338,16 @@ class TheRun:
 
     dry_run: bool = option(
         False,
-        "print what would be read and written, and touch nothing; exits as the run would, as far "
-        "as that is known before it: 1 if some scans cannot be used",
+        "print what would be read and written, without writing; exits as the run would, as far "
+        "as that is known: 1 if some scans cannot be used",
         common=True,
     )
     reports_only: bool = option(
         False,
-        "assemble the reports again from what is in out_dir",
+        "write the reports again from the contents of out_dir",
         modes=NOT_PAIRS,
     )
-    stop_on_first_crash: bool = option(False, "give up at the first failure")
+    stop_on_first_crash: bool = option(False, "stop at the first failure")
     verbose: int = option(
         0,
         "print each step and its time; -vv also logs Nipype's debugging messages",

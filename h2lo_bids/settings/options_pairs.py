@@ -42,14 +42,13 @@ class Pairs:
 
     pairs: bool = option(
         False,
-        "participant: prepare the chosen participants' pairs for a later group or evaluate, and "
-        "write nothing else",
+        "participant: only prepare the participants' pairs for a later group or evaluate",
         modes=(PARTICIPANT, PAIRS),
     )
     contrast: tuple[str, ...] = option(
         (),
-        "only these contrasts; a T2w scan whose T1w one is left out so has a brain mask of its own "
-        "at the participant level (default: each that has pairs, or scans)",
+        "only these contrasts; at the participant level, a T2w scan without its T1w scan gets its "
+        "own brain mask (default: all that have pairs, or scans)",
         choices=CONTRASTS,
         modes=MODES,
     )
@@ -61,38 +60,38 @@ class Pairs:
     )
     lf: tuple[str, ...] = option(
         (),
-        "entities of the low-field scan, such as ses-HFC acq-iso; of runs, as run=1,null, pairs "
-        "take the first that is there (default: by field strength)",
+        "entities of the low-field scan, such as ses-HFC acq-iso; of several runs, as run=1,null, "
+        "pairs use the first that exists (default: by field strength)",
         ENTITIES,
         modes=(*ON_PAIRS, ENHANCED),
     )
     lf_dir: Path | None = option(
         None,
-        "dataset that holds the low-field scans, if it is another one",
+        "dataset of the low-field scans, if not bids_dir",
         DIR,
     )
     lf_fusion: str = option(
         "auto",
-        "mrr: fuse three orthogonal thick-slice scans on the high-field grid; auto: where there "
-        "are three",
+        "mrr: fuse three orthogonal thick-slice scans on the high-field grid; none: use one scan; "
+        "auto: fuse if there are three",
         choices=("auto", "none", "mrr"),
         modes=(*ON_PAIRS, ENHANCED),
     )
     resolution: float | None = option(
         None,
-        "voxel size in mm of the grid on which pairs are compared and models are fitted "
+        "voxel size in mm of the grid to compare pairs and fit models on "
         "(default: 1; evaluate: that of the models)",
         (convert.number(0.5, 8), "MM"),
     )
     keep_flagged_pairs: bool = option(
         False,
-        "also use the pairs that the registration check flags",
+        "also use pairs that the registration check flags",
         modes=(*ALL_FITS, EVALUATE),
     )
     metrics_convention: str = option(
         "clipped",
-        "what PSNR, SSIM and NCC in the tables are of: predictions clipped to [0, 1], or as they "
-        "come, as in the authors' release",
+        "PSNR, SSIM and NCC in the tables: of predictions clipped to [0, 1], or not clipped, as in "
+        "the authors' release",
         choices=("clipped", "release"),
         modes=(*ALL_FITS, EVALUATE),
     )
@@ -106,35 +105,34 @@ class Fitting:
 
     init: tuple[tuple[str, str | Path], ...] = option(
         (),
-        "what the fits of h2lo start from: the embedded model of the contrast, random weights, "
+        "start of h2lo's fits: the embedded model of the contrast, random weights, "
         f"or a model bundle of the same sizes, scaling and grid (default: {INIT})",
         (convert.start, "[T1w=|T2w=]embedded|none|PATH"),
     )
     protocol: str = option(
         "default",
         "paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels and a "
-        "32^3 sub-volume per step, 500 passes over the training pairs; default: one mask for both; "
-        "crops with exact halos, for a CPU or a small GPU; the options below win; with --task "
-        "enhance paper decides the masks alone, and that patches are not varied",
+        "32^3 sub-volume per step, 500 epochs; default: one mask for both; crops with exact "
+        "halos, for a CPU or a small GPU; the options below win; with --task enhance, paper only "
+        "sets the masks and turns augmentation off",
         choices=("default", "paper"),
         modes=(PAIRS, *ALL_FITS, EVALUATE),
     )
     steps: int | None = option(
         None,
-        "optimiser steps of a fit; h2lo, its ablations and inr end earlier once their validation "
-        "no longer rises (default: 5000; --protocol paper: 500 passes over "
-        "the training pairs, to the end)",
+        "optimiser steps of a fit; h2lo, its ablations and inr stop early once their validation no "
+        "longer improves (default: 5000; --protocol paper: 500 epochs, without early stopping)",
         COUNT,
     )
     sampling: str | None = option(
         None,
-        "what a step sees: crops, or a whole volume (default: patch; --protocol paper: volume)",
+        "input of a step: crops, or a whole volume (default: patch; --protocol paper: volume)",
         choices=SAMPLINGS,
     )
     crop: int | None = option(
         None,
-        "side in voxels of a crop, or with --sampling volume of the sub-volume of the gradient "
-        "loss (default: 24; --protocol paper: 32)",
+        "side in voxels of a crop, or with --sampling volume of the gradient loss's sub-volume "
+        "(default: 24; --protocol paper: 32)",
         (convert.integer(4, 512), "N"),
     )
     batch: int | None = option(
@@ -144,32 +142,30 @@ class Fitting:
     )
     lambda_grad: float | None = option(
         None,
-        "weight of the gradient loss; --method h2lo-nograd is without (default: 10)",
+        "weight of the gradient loss; --method h2lo-nograd has none (default: 10)",
         (convert.number(0, 1e6), "X"),
     )
     learning_rate: float | None = option(
         None,
-        "Adam's rate at the start of its cosine (default: 0.0003; from the weights of a model, "
-        "and with --protocol paper: 0.0001)",
+        "Adam's learning rate at the start of its cosine (default: 0.0003; with --init from a "
+        "model, or --protocol paper: 0.0001)",
         (convert.number(1e-9, 1), "X"),
     )
     validate_every: int | None = option(
         None,
-        "steps from one validation to the next (default: 100; --protocol paper: 5 passes over the "
-        "training pairs)",
+        "steps between validations (default: 100; --protocol paper: 5 epochs)",
         COUNT,
         modes=ALL_FITS,
     )
     devices: int = option(
         1,
-        "GPUs of this machine, or processes on its CPU, that share a fit",
+        "GPUs of this machine, or processes on its CPU, per fit",
         COUNT,
     )
     max_time: float | None = option(
         None,
-        "a fit, with its schedule of learning rates, ends after so many minutes of training, and "
-        "is scored with what it has; an --external may take so long for an image (default: no "
-        "limit)",
+        "end a fit, with its learning-rate schedule, after this training time and score it; also "
+        "the time limit of an --external tool per image (default: no limit)",
         (convert.number(1e-3, 1e6), "MINUTES"),
         modes=ALL_FITS,
     )
@@ -193,29 +189,29 @@ class Folds:
     )
     test_count: int | None = option(
         None,
-        "test subjects of a fold; test sets may overlap then (default: a K-th of all)",
+        "test subjects of a fold, so that test sets may overlap (default: a K-th of all)",
         COUNT,
     )
     fold: tuple[int, ...] = option(
         (),
-        "fit only these folds, counted from 0, as one task of a job array; a later run without "
-        "it collects",
+        "fit only these folds, counted from 0, as a task of a job array; a later run without "
+        "this option collects",
         (convert.integer(0), "k"),
     )
     n_folds_parallel: int = option(
         1,
-        "folds fitted at the same time, which share --nprocs",
+        "number of folds to fit at a time, which share --nprocs",
         COUNT,
     )
     no_final: bool = option(
         False,
-        "do not fit the final model on all pairs",
+        "do not fit the final model to all pairs",
         modes=(GROUP, GROUP_ENHANCE),
     )
     collect: bool = option(
         False,
-        "fit nothing and report which folds are missing, as the last job of an array does; trial: "
-        "make the study's tables and report from what is there",
+        "fit nothing and report missing folds, as the last job of an array; trial: write the "
+        "study's tables and report from the existing ratings",
         modes=(*ALL_FITS, TRIAL),
     )
 
@@ -226,16 +222,15 @@ class Comparison:
 
     external: tuple[tuple[str, str], ...] = option(
         (),
-        "external tool, run on each test subject and scored like the rest: a command with "
-        "{input} and {output}, and {mask} and {contrast} if it wants them; no shell reads it",
+        "external tool to run on each test subject and score like the methods: a command with "
+        "{input} and {output}, optionally {mask} and {contrast}; it runs without a shell",
         (convert.external, "NAME='COMMAND'"),
         modes=(BENCHMARK,),
     )
     realism_reference: tuple[tuple[str, Path], ...] = option(
         (),
-        "real low-field scans without partner, whose tissue levels, noise, spectrum and "
-        "histogram the synthesized images are compared with; the contrast may stand in the file's "
-        "name (_T1w.nii.gz)",
+        "unpaired real low-field scans to compare with the synthesized images in tissue levels, "
+        "noise, spectrum and histogram; the file name may give the contrast (_T1w.nii.gz)",
         (convert.reference, "[T1w=|T2w=]IMAGE"),
         modes=(EVALUATE,),
     )
@@ -249,38 +244,38 @@ class Enhancement:
 
     pretrain_derivatives: tuple[Path, ...] = option(
         (),
-        "what participant wrote for a high-field cohort, whose desc-preproc images are pretrained "
-        "on before the pairs; group: with its desc-lowfield images, by any method; benchmark: with "
-        "low-field images that the synthesis benchmark's model of each fold makes",
+        "out_dir of participant for a high-field cohort, to pretrain on its desc-preproc images; "
+        "group: with its desc-lowfield images, by any method; benchmark: with low-field images by "
+        "the synthesis benchmark's model of each fold",
         PATH,
     )
     augment: str = option(
         "none",
-        "flip-rotate: axial mirror images and quarter turns of the patches",
+        "flip-rotate: axial flips and quarter rotations of the patches",
         choices=("none", FLIP_ROTATE),
         modes=(GROUP_ENHANCE,),
     )
     schedule_factor: float = option(
         1.0,
-        "multiplies the epochs of the paper's schedules: 200 of real pairs alone, 400 with "
+        "factor of the epochs of the paper's schedules: 200 of real pairs alone, 400 with "
         "flip-rotate, 150 of pretraining and 50 of fine-tuning",
         (convert.number(1e-6, 1e3), "X"),
     )
     finetune_rate: float | None = option(
         None,
-        "rate at which fine-tuning starts (default: the paper's 2e-6)",
+        "initial learning rate of fine-tuning (default: the paper's 2e-6)",
         (convert.number(1e-9, 1), "X"),
     )
     features: int | None = option(
         None,
-        "channels of the enhancer; fewer are faster, as a CPU needs (default: 64)",
+        "channels of the enhancer; use fewer on a CPU (default: 64)",
         COUNT,
     )
     arm: tuple[str, ...] = option(
         (),
-        "real pairs alone, with flips and turns, one curve of grey levels learned from them, or "
-        "pretrained on the images of a synthesis method; the first is what the others are tested "
-        "against (default: all)",
+        "real pairs alone, with flips and rotations, one curve of grey levels learned from them, "
+        "or pretraining on the images of a synthesis method; the others are tested against the "
+        "first (default: all)",
         choices=(*ARMS, ALL),
         modes=(BENCHMARK_ENHANCE,),
     )
