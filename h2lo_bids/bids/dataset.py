@@ -41,11 +41,11 @@ BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
 _README = """# H2LO-BIDS derivatives
 
-`desc-lowfield` images (low field synthesized from high field) and `desc-enhanced`
-ones (the reverse) were computed, not acquired. `descriptions.tsv` says what every
-`desc-` label means, the JSON beside each image how it was made, and
-`logs/CITATION.md` (or else `.bib`) what to cite. Start with the page of the level that was run:
-`index.html` lists all scans, `group.html` and `enhancement.html` show a training,
+`desc-lowfield` images (synthesized from high field) and `desc-enhanced` images
+(the reverse) were computed, not acquired. `descriptions.tsv` explains every
+`desc-` label, the JSON sidecar of each image how it was made, and
+`logs/CITATION.md` (or else `.bib`) what to cite. Start with the page of your analysis
+level: `index.html` lists all scans, `group.html` and `enhancement.html` show a fit,
 `table1.html` and `table2.html` a benchmark, `evaluation.html` an evaluation, and
 `trial.html` a virtual trial.
 """

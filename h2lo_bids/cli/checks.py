@@ -32,7 +32,7 @@ _OWN_OPTIONS = {
 _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
     (
         lambda s: s.level == "participant" and (len(s.method) > 1 or ALL in s.method),
-        "--method: give one method, of which the images are made",
+        "--method: give one method, which makes the images",
     ),
     (
         lambda s: s.template_file is not None and len(s.standard_spaces) != 1,
@@ -44,8 +44,7 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
     ),
     (
         lambda s: s.precision == "fp16" and not s.fits,
-        "--precision fp16 is for fitting, at the group level or in a benchmark; take bf16, or "
-        "leave it out",
+        "--precision fp16 is only for fits, at the group level or in a benchmark; use bf16",
     ),
     (
         lambda s: s.realism_reference and s.task != SYNTHESIZE,
@@ -349,6 +348,6 @@ def _check_arms(settings: Settings) -> None:
     if lacking and not settings.pretrain_derivatives:
         named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
         raise UsageError(
-            f"--arm {named}: give --pretrain-derivatives, what participant wrote for the "
-            "high-field scans that these arms are pretrained on; or --arm real flip-rotate curve"
+            f"--arm {named}: pretrained arms need --pretrain-derivatives, the out_dir of "
+            "participant for a high-field cohort; give it, or --arm real flip-rotate curve"
         )

@@ -126,7 +126,7 @@ class Run:
         hooks = {"on_event": self.hear, "tick": self.console.tick, **hooks}
         self.pool(threads).run(jobs, limit=limit, on_end=ended, **hooks)
         if left := self.total - self.ended:
-            text = f"gave up at the first failure: {left} of {self.total} not done"
+            text = f"stopped at the first failure: {left} of {self.total} not done"
             self.console.line(text, level="warning")
 
     def hear(self, job: Job, event: Event) -> None:

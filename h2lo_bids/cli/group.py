@@ -245,7 +245,7 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
 
 def _end_fit(run: Run, count: str, ended: Process) -> None:
     name = ended.job.name
-    remedy = "run again to go on, with more memory or a lower --n-folds-parallel"
+    remedy = "run again to resume, with more memory or a lower --n-folds-parallel"
     run.fail_job(ended, "fit", [name], remedy)
     if all(item.scan != name for item in run.failed):  # else it, or some test subjects, are lost
         run.done.add(name)

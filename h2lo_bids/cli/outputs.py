@@ -216,8 +216,8 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
         lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
         if lacking := len(people) - len(prepared):
             lines.append(
-                f"{contrast}: {counted(lacking, 'pair')} to prepare; these are the folds unless "
-                "that shows one person under two labels, or a doubtful registration"
+                f"{contrast}: {counted(lacking, 'pair')} to prepare; the folds change if that "
+                "shows one person under two labels or a doubtful registration"
             )
         for pair in skipped:
             del people[pair.sources[0]]

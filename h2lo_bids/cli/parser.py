@@ -97,8 +97,8 @@ class Parser(argparse.ArgumentParser):
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
         if "arguments are required" in message:
             return (
-                "; give them before the options, of which some take every word up to the next; "
-                f"see {self.prog} --help"
+                "; give them before the options, some of which take all words up to the next "
+                f"option; see {self.prog} --help"
             )
         choice = _CHOICE.search(message)
         return did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ""
@@ -286,9 +286,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         flag = f"--{key.replace('_', '-')}"
         if (other := known.setdefault(_SPELLINGS.get(flag, flag), key)) != key:
-            raise UsageError(f"{path}: {other} and {key} are one option; remove one of them")
+            raise UsageError(f"{path}: {other} and {key} are the same option; remove one of them")
         if flag in ("--help", "--version", "--config-file"):
-            raise UsageError(f"{path}: {key} cannot stand in a configuration; remove it")
+            raise UsageError(f"{path}: {key} is not allowed in a configuration; remove it")
         if key == "verbose" and value in range(10):
             words += [flag] * value
         elif isinstance(value, bool) or value == []:

@@ -164,8 +164,8 @@ def _finish(run: Run) -> None:
         console.line(f"{all_counted(len(run.done), 'scan')} done")
     if run.unlike:
         console.line(
-            f"{counted(len(run.unlike), 'scan')} not like the training data of the model: see the "
-            "warnings above, and the reports before you use the images"
+            f"{counted(len(run.unlike), 'scan')} unlike the model's training data: see the "
+            "warnings above, and look at the reports before you use the images"
         )
     for subject in sorted({name.split("/")[0] for name in run.done}):
         page = run.settings.out_dir / f"{subject}.html"

@@ -85,8 +85,8 @@ def _refuse_fellows() -> None:
         own = os.environ.get(total, count) == count
         if count not in ("", "0", "1") and rank in os.environ and own:
             raise UsageError(
-                f"{launcher} started {count} of these, and each would do the same; start one, as "
-                "with `srun --ntasks=1 --cpus-per-task=N`, or divide the work with h2lo-slurm"
+                f"{launcher} started {count} processes, which would all do the same work; start "
+                "one, as with `srun --ntasks=1 --cpus-per-task=N`, or use h2lo-slurm"
             )
 
 

@@ -81,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return err.exit_code
     except PermissionError as err:  # most often another user's, who has umask 077
         text = (
-            f"{err.filename}: {err.strerror}; have its owner permit it, or choose another out_dir"
+            f"{err.filename}: {err.strerror}; ask its owner for access, or choose another out_dir"
         )
         print(f"h2lo-slurm: error: {printable(text)}", file=sys.stderr)
         return InputOutputError.exit_code
     except KeyboardInterrupt:
-        text = "interrupted; give the same command again"
+        text = "interrupted; repeat the command"
         print(f"h2lo-slurm: error: {text}", file=sys.stderr)
         return INTERRUPTED
 
@@ -167,7 +167,7 @@ def _write_run(cluster: argparse.Namespace) -> int:
     check_usage(settings)
     folder = run_folder(settings)
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
-        raise UsageError(f"{folder}: Slurm takes no such path; use a link with a plain name")
+        raise UsageError(f"{folder}: Slurm does not accept this path; use a link with a plain name")
     if line := other_source(settings.out_dir, settings.bids_dir):
         print(f"h2lo-slurm: warning: {printable(line)}", file=sys.stderr)
     stages = stages_of(settings, folder)
@@ -179,8 +179,8 @@ def _write_run(cluster: argparse.Namespace) -> int:
         sys.stdout.flush()
         if code := subprocess.run(["bash", str(script)], check=False).returncode:
             raise TemporaryError(
-                f"{script}: submitting ended with code {code}; correct what sbatch says, and give "
-                "the same command again"
+                f"{script}: failed with code {code}; fix the problem that sbatch reports, and "
+                "repeat the command"
             )
     else:
         print(f"to submit: bash {shlex.quote(str(script))}")
@@ -245,7 +245,7 @@ def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
     """Return the job of each stage's line that is waiting or running, which its name holds."""
     if shutil.which("squeue") is None:
         if (folder / "submit.sh").exists():
-            text = "no squeue here: tasks that are in the queue would be submitted again"
+            text = "squeue is not available: tasks in the queue would be submitted again"
             print(f"h2lo-slurm: warning: {text}", file=sys.stderr)
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
@@ -255,8 +255,8 @@ def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
     if done.returncode:
         said = " ".join(done.stderr.split())
         text = (
-            f"squeue ended with code {done.returncode} ({said}), so that tasks in the queue would "
-            "be submitted again; give the same command later"
+            f"squeue ended with code {done.returncode} ({said}): tasks in the queue would be "
+            "submitted again; repeat the command later"
         )
         if submits:
             raise TemporaryError(text)
@@ -302,8 +302,8 @@ def _binds(settings: Settings) -> list[str]:
     for path in (*readable, *writable):
         if re.search(r'[:,\\"]', str(path)):
             raise UsageError(
-                f"{path}: a container cannot be given a path with a colon, a comma, a backslash "
-                "or a quotation mark; use a link with a plain name"
+                f"{path}: a container's path cannot have a colon, a comma, a backslash or a "
+                "quotation mark; use a link with a plain name"
             )
     return [*(f"{path}:{path}:ro" for path in readable), *(f"{path}:{path}" for path in writable)]
 

@@ -35,10 +35,10 @@ from h2lo_bids.vocabulary import CONTRASTS
 
 SOURCES = {
     "ImagingFrequency": "from the imaging frequency",
-    "MagneticFieldStrength": "as its sidecar states",
-    "Manufacturer": "by the name of its manufacturer",
-    "label": "by a label in its name, the sidecar does not say",
-    "assumed": "the sidecar does not say",
+    "MagneticFieldStrength": "from the sidecar",
+    "Manufacturer": "from the manufacturer's name",
+    "label": "from a label in the file name",
+    "assumed": "not in the sidecar",
 }
 """How a field strength is known, in words."""
 

@@ -228,7 +228,7 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     done = h2lo(root / "bids", tmp_path / "out", "group", *FIT, *PEOPLE, "--dry-run")
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
-    assert "T1w: 4 pairs to prepare; these are the folds unless" in done.stdout
+    assert "T1w: 4 pairs to prepare; the folds change if" in done.stdout
     assert "T1w fold 1:" in done.stdout
     assert "None" not in done.stdout
     whole = h2lo(

@@ -178,7 +178,7 @@ def test_only_a_step_of_several_tasks_is_refused(monkeypatch, total, refused):
     """A batch job keeps SLURM_STEP_NUM_TASKS of the shell that submitted it."""
     for name, value in (("STEP_NUM_TASKS", "2"), ("PROCID", "0"), ("NTASKS", total)):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ("srun started 2 of these" in call("x")[2]) is refused
+    assert ("srun started 2 processes" in call("x")[2]) is refused
 
 
 def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids, monkeypatch):

@@ -225,5 +225,5 @@ def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(clust
     cluster("env", shell, "sbatch", "--wait", "--ntasks=2", f"--output={log}", script)
     text = log.read_text()
     assert "batch 66" in text  # as far as the input, which is not there
-    assert text.count("srun started 2 of these") == 2
+    assert text.count("srun started 2 processes") == 2
     assert "srun 64" in text

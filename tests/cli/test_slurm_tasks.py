@@ -232,7 +232,7 @@ def test_a_list_that_another_user_keeps_to_himself_is_one_line(dataset, tmp_path
     done = subprocess.run([*command, *words], capture_output=True, text=True)
     assert done.returncode == 74
     *warnings, last = done.stderr.splitlines()
-    assert last.startswith(f"h2lo-slurm: error: {tasks}: Permission denied; have its owner ")
+    assert last.startswith(f"h2lo-slurm: error: {tasks}: Permission denied; ask its owner ")
     assert all(line.startswith("h2lo-slurm: warning: squeue ") for line in warnings)
 
 
@@ -263,11 +263,11 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     assert 'array participant 0 0 "$@"' in text
     assert "jobs=:8:9 " in text
     squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error' >&2; exit 1\n")
-    assert "warning: squeue ended with code 1 (slurm_load_jobs error), so that" in dataset()[1]
+    assert "warning: squeue ended with code 1 (slurm_load_jobs error): tasks" in dataset()[1]
     code, said, _ = dataset("--submit")
     assert (code, said.count("error: squeue ended with code 1")) == (75, 1)
     monkeypatch.setenv("PATH", str(tmp_path))  # as in a container
-    assert "warning: no squeue here: tasks that are in the queue would be" in dataset()[1]
+    assert "warning: squeue is not available: tasks in the queue would be" in dataset()[1]
     shutil.rmtree(folder)
     assert "warning" not in dataset()[1]
 

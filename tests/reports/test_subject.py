@@ -154,7 +154,7 @@ def test_a_run_on_one_contrast_keeps_the_other_among_the_scans(report_folder):
     page = render_subject_report(replace(report, scans=(t1w, t2w), found=report.found[:1]), out)
     table = Page(page.split('aria-label="Scans found"')[1].split("</table>")[0]).text
     assert "2 of 2 found" in Page(page).text
-    assert re.search(f"{t2w.source}3 Tas its sidecar statessynthesizedno", table)
+    assert re.search(f"{t2w.source}3 Tfrom the sidecarsynthesizedno", table)
 
 
 @pytest.mark.parametrize(("suffix", "name"), [("T1w", "regions"), ("T2w", "regionsT2w")])
@@ -171,7 +171,7 @@ def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
         (
             (scan,),
             (),
-            ("1 of 1 found", "unknown, the sidecar does not say", "No errors to report."),
+            ("1 of 1 found", "unknown, not in the sidecar", "No errors to report."),
         ),
         ((), lost, ("nothing found", "1 step failed")),
     ):
