@@ -114,7 +114,7 @@ class Fitting:
         "paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels and a "
         "32^3 sub-volume per step, 500 epochs; default: one mask for both; crops with exact "
         "halos, for a CPU or a small GPU; the options below win; with --task enhance, paper only "
-        "sets the masks and turns augmentation off",
+        "sets the masks and turns the default augmentation off",
         choices=("default", "paper"),
         modes=(PAIRS, *ALL_FITS, EVALUATE),
     )
@@ -159,7 +159,7 @@ class Fitting:
     )
     devices: int = option(
         1,
-        "GPUs of this machine, or processes on its CPU, per fit",
+        "GPUs of this machine, or processes on its CPU, per fit; not with --protocol paper",
         COUNT,
     )
     max_time: float | None = option(
