@@ -73,7 +73,10 @@ def score_models(
     seed: int = 42,
     references: References | None = None,
 ) -> tuple[Score, ...]:
-    """Score models, by name, on pairs of their contrast; return the scores, identity first."""
+    """Score models, by name, on pairs of their contrast; return the scores, identity first.
+
+    There are none, and nothing is written, where no pair can be scored.
+    """
     # A model on another frame is asked for the pair's voxels, so that all make the same ones.
     contrast, task = pairs[0].contrast, models[0][1].task
     for _, bundle in models:
@@ -97,12 +100,11 @@ def score_models(
         try:
             identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
-            # If no pair can be scored, the last one's error is that of the run.
-            if number == len(pairs) and not scored:
-                raise
             lost(prepared, str(err))
         else:
             scored.append(prepared)
+    if not scored:
+        return ()
     for *first, last in same_people(scored):
         text = (
             f"{', '.join(f'sub-{label}' for label in first)} and sub-{last} have the same "
@@ -305,6 +307,8 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             send=send,
             lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
         )
+        if not scores:
+            continue  # the other contrast's pairs may be sound
         stem = settings.out_dir / f"evaluation_{contrast}"
         titles = {IDENTITY: IDENTITY_TITLES[tasks[contrast]]}
         block = tabulate(scores, titles, convention=settings.metrics_convention)

@@ -13,7 +13,7 @@ import torch
 from prepared_pairs import write_pair
 from problems import SMALL, ball_pair
 
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.metrics import evaluate, histogram
 from h2lo_bids.evaluation.realism import (
     appearance,
@@ -169,8 +169,28 @@ def test_a_damaged_pair_costs_its_own_scores_alone(
     (line,) = lost
     assert line.startswith(f"{bad.lf}: ")
     assert line.endswith("remove it and run again")
-    with pytest.raises(BadDataError, match="remove it and run again"):  # nothing to go on with
-        score(models, [bad], tmp_path / "out")
+    scores, _, lost = score(models, [bad], tmp_path / "none")  # nothing to go on with
+    assert (scores, lost) == ((), [line])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_pair(out, "03", 3, FRAME)
+    for path in [*out.rglob("sub-03*")]:
+        if path.is_file():
+            name = path.name.replace("T1w", "T2w").replace("desc-pair_mask", "desc-pairT2w_mask")
+            path.with_name(name).write_bytes(path.read_bytes())
+    pairs = {c: find_prepared(out, contrast=c)[0] for c in ("T1w", "T2w")}
+    pairs["T1w"].lf.write_bytes(b"")
+    models = tuple((c, bundle_of(tmp_path / c, contrast=c).path) for c in pairs)
+    settings = Settings(bids_dir=tmp_path, out_dir=out, level="evaluate", model=models)
+    found = {contrast: pair.sources for contrast, pair in pairs.items()}
+    done = scoring.score(settings, found, lambda event: None)
+    assert done.tables == (out / "evaluation_T2w_table.md",)
+    ((scan, why),) = done.lost
+    assert scan == "sub-03/anat/sub-03_T1w.nii.gz"
+    assert why.startswith(f"{pairs['T1w'].lf}: cannot be read")
 
 
 def test_a_pair_that_one_model_fails_on_is_scored_with_none(
