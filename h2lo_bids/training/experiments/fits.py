@@ -260,7 +260,7 @@ def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
         job_of_fold(settings, task.contrast, method, fold, pairs)
         for fold in (*plan.folds, Fold.of(0, everybody, plan.held, ()))
     )
-    carries = method != IDENTITY and not settings.fits_enhancer
+    carries = len(plan.folds) > 1 and method != IDENTITY and not settings.fits_enhancer
     return FinalJob(**vars(whole), folds=cast("tuple[FoldJob, ...]", tuple(folds)), carries=carries)
 
 

@@ -19,10 +19,11 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training import options as fitoptions
 from h2lo_bids.training.crops import Augmentation
-from h2lo_bids.training.experiments import FitTask
+from h2lo_bids.training.experiments import FitTask, Plan
 from h2lo_bids.training.experiments.fits import (
     check_ahead,
     divide_subjects,
+    final_job,
     plan_folds,
     run_fit,
     usable_pairs,
@@ -151,6 +152,16 @@ def test_whom_the_first_weights_have_seen_chooses_no_weights(tmp_path: Path) -> 
         bundle = save(tmp_path / f"m{unseen}", frame=frame, metadata=metadata)
         plan = plan_folds(replace(given, init=(("", bundle.path),)), sources, lambda event: None)
         assert plan["T1w"].held == (held,)
+
+
+def test_one_fold_alone_has_no_spread_to_carry(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 4)
+    given = replace(SETTINGS, out_dir=tmp_path)
+    people = ("01", "02"), ("03",), ("04",)
+    for count in (1, 2):
+        plan = Plan((), tuple(Fold(k, *people) for k in range(count)), (), frozenset())
+        job = final_job(FitTask(given, "T1w", "h2lo", plan, None, 1), pairs)
+        assert (len(job.folds), job.carries) == (count, count > 1)
 
 
 def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
