@@ -36,7 +36,7 @@ def run_level(settings: Settings, console: Console) -> int:
             console.line(f"report: {_write_report(run)}")
             return 0
         sources, done = prepared_sources(run, prepare_pairs(run)), 0
-        if sources and not run.gives_up:
+        if any(sources.values()) and not run.gives_up:
             work = _evaluate if settings.level == "evaluate" else _cross_validate
             done = work(run, sources)
         return _finish(run, done)

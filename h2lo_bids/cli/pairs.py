@@ -58,12 +58,15 @@ def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
 
 
 def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
-    """Return the BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
-    sources: dict[str, list[str]] = {}
-    for pair in found.pairs:
-        if pair.hf.relative_path in run.done:
-            sources.setdefault(pair.contrast, []).append(pair.hf.uri)
-    return {contrast: tuple(sources[contrast]) for contrast in sorted(sources)}
+    """Return the BIDS URIs of the high-field scans whose pairs are prepared, by contrast.
+
+    A contrast of which none could be prepared is there, too: a model for it is no misuse.
+    """
+    ready = [pair for pair in found.pairs if pair.hf.relative_path in run.done]
+    return {
+        contrast: tuple(pair.hf.uri for pair in ready if pair.contrast == contrast)
+        for contrast in subjects_of(found.pairs)
+    }
 
 
 def subjects_of(pairs: Iterable[PairSource]) -> dict[str, list[str]]:

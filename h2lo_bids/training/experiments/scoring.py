@@ -210,13 +210,12 @@ def _write(
     references: References,
 ) -> None:
     realism = run.scored.realism
-    for name, own in references.items() if realism else ():
+    for name, own in references.items():
         others = [other for other in references.values() if other is not own]
         values = {**own.values(), **nearest(own, others)}
         realism.append(Realism("reference", name, "", None, values))
-    scored = Scored([*identity, *run.scored.scores], realism, run.scored.pictures)
     titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
-    scored.write(folder, titles)
+    Scored([*identity, *run.scored.scores], realism, run.scored.pictures).write(folder, titles)
     record = {
         "contrast": pairs[0].contrast,
         "method": run.name,

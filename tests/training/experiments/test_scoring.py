@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from prepared_pairs import write_pair
 from problems import SMALL, ball_pair
 
+from h2lo_bids.cli.pairs import prepared_sources
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.metrics import evaluate, histogram
 from h2lo_bids.evaluation.realism import (
@@ -191,6 +193,16 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path)
     ((scan, why),) = done.lost
     assert scan == "sub-03/anat/sub-03_T1w.nii.gz"
     assert why.startswith(f"{pairs['T1w'].lf}: cannot be read")
+    # Nor does one whose pairs could not be prepared.
+    scans = [SimpleNamespace(relative_path=f"{c}.nii", uri=found[c][0]) for c in found]
+    sides = [
+        SimpleNamespace(contrast=c, subject="03", hf=s) for c, s in zip(found, scans, strict=True)
+    ]
+    run = SimpleNamespace(done={"T2w.nii"})
+    found = prepared_sources(run, SimpleNamespace(pairs=sides))
+    assert found == {"T1w": (), "T2w": pairs["T2w"].sources}
+    done = scoring.score(settings, found, lambda event: None)
+    assert (done.tables, done.lost) == ((out / "evaluation_T2w_table.md",), ())
 
 
 def test_a_pair_that_one_model_fails_on_is_scored_with_none(
