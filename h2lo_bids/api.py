@@ -212,15 +212,14 @@ def synthesize(
 
 def _brain_of(image: Any, mask: Any, threads: int | None) -> tuple[BrainMask, list[str]]:
     """Find an image's brain, or use a given mask; return it with what is to be warned of."""
-    from h2lo_bids.imaging.brain import extract_brain, judge_mask, use_given_mask
+    from h2lo_bids.imaging.brain import extract_brain, judge_mask
     from h2lo_bids.imaging.orientation import orientation_note
     from h2lo_bids.imaging.reading import name_of
 
     if mask is None:
         found = extract_brain(image, threads=threads)
     else:
-        given = use_given_mask(mask, image)
-        found = judge_mask(given, name_of(mask), image, threads=threads)
+        found = judge_mask(mask, image, threads=threads)
     turned = orientation_note(image, found.image, name_of(image))
     return found, [*found.notes, *([turned] if turned else [])]
 

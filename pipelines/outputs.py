@@ -19,6 +19,7 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.evaluation.realism import snr_of
 from h2lo_bids.imaging.alignment import MIN_COVERAGE
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, output_sidecars
 from h2lo_bids.reports import figures as drawing
@@ -101,8 +102,8 @@ def make_registration_figures(
     folder: Path, stem: str, space: str, template: InFile, moved: InFile, mask: InFile
 ) -> dict[str, Any]:
     """Draw the registration to a standard space (`reports.figures`) in the node's folder."""
-    files = {"template": template, "moved": moved, "mask": mask}
-    images = {name: load_image(file) for name, file in files.items()}
+    images = {"template": load_checked(template).image, "moved": load_image(moved)}
+    images["mask"] = load_image(mask)
     return _drawn(folder, drawing.make_registration_figures(folder, stem, space=space, **images))
 
 

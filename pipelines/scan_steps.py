@@ -19,7 +19,6 @@ from h2lo_bids.imaging.brain import (
     judge_mask,
     share_mask,
     synthstrip_weights,
-    use_given_mask,
 )
 from h2lo_bids.imaging.normalise import Scaled, scale_image, scaling_facts, to_frame
 from h2lo_bids.imaging.orientation import orientation_note
@@ -69,9 +68,8 @@ def _brain(
         mask = load_checked(given_mask)
     except BadDataError as err:
         raise BadDataError(f"{err}; without this brain mask, one is computed") from err
-    given = use_given_mask(mask.image, image)
-    given = replace(given, notes=(*mask.warnings, *given.notes))
-    return judge_mask(given, given_mask, image, threads=threads)
+    given = judge_mask(mask.image, image, threads=threads)
+    return replace(given, notes=(*mask.warnings, *given.notes))
 
 
 FOUND = ("checked", "mask_file", "method", "warnings", "error")

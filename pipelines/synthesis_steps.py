@@ -162,18 +162,17 @@ def register_to_template(
 ) -> dict[str, Any]:
     """Register a brain to the brain of a template, and bring it and its mask there, linearly."""
     # On one thread, as the seed counts on no more.
-    moving, mask, space = load_image(in_file), load_image(mask_file), load_image(template)
+    moving, mask = load_image(in_file), load_image(mask_file)
     moving.set_filename(name)
     fixed = _template_brain(template, template_mask, threads)
     found = registration.register(moving, fixed, folder, transform=transform, seed=seed)
-    share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    inside = np.asarray(registration.warp(share, space, found.forward).dataobj) > 0.5
-    moved = np.asarray(registration.warp(moving, space, found.forward).dataobj)
-    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), space.affine)
-    own = nib.Nifti1Image(inside.astype(np.uint8), space.affine)
+    inside = np.asarray(registration.warp(mask, fixed, found.forward).dataobj) > 0.5
+    moved = np.asarray(registration.warp(moving, fixed, found.forward).dataobj)
+    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), fixed.affine)
+    own = nib.Nifti1Image(inside.astype(np.uint8), fixed.affine)
     for image in (brain, own):
-        image.set_sform(space.affine, 4)  # a standard space other than Talairach's: MNI
-        image.set_qform(space.affine, 4)
+        image.set_sform(fixed.affine, 4)  # a standard space other than Talairach's: MNI
+        image.set_qform(fixed.affine, 4)
     return {
         "forward": found.forward,
         "inverse": found.inverse,

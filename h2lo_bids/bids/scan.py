@@ -137,7 +137,7 @@ class Grid:
 
 
 def header_warnings(scan: Scan) -> tuple[str, ...]:
-    """Report what a scan's sidecar or name has otherwise than its header, which is used."""
+    """Report a contrast agent, and what a scan's sidecar or name has otherwise than its header."""
     grid = read_grid(scan.path)
     if grid is None:
         return ()
@@ -145,6 +145,11 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
     if grid.partial:
         extent = " x ".join(f"{side:.0f}" for side in grid.extent)
         found.append(f"the field of view of {extent} mm shows a part of the head only")
+    if has_agent(scan.name) or "gado" in str(scan.metadata.get("ContrastBolusIngredient")).lower():
+        found.append(
+            "a contrast agent was given, by its name or sidecar, which no embedded model has seen: "
+            "look at the report before you use the image"
+        )
     label = scan.name.get("acq")
     way = from_label(label)
     if {way, grid.way} <= {*ORTHOGONAL} and way != grid.way:

@@ -234,8 +234,10 @@ def _figures(
     here = similarity(np.eye(4))
     best = max(similarity(motion) for motion in _neighbours(centre))
     shift, turn = motion_of(scan.matrix, centre)
+    moved = placed(high_mask.dataobj, scan.matrix @ high_mask.affine, high_mask)
+    there = np.asarray(resample_mask(moved, scan.mask.shape, scan.mask.affine).dataobj) > 0
     return {
-        "dice": _dice(scan, high_mask),
+        "dice": dice(there, np.asarray(scan.mask.dataobj) > 0),
         "nmi": here,
         "margin": (here - best) / max(here - 1, 1e-6),
         "translation_mm": shift,
@@ -308,13 +310,6 @@ def _binned(values: np.ndarray) -> np.ndarray:
 def _entropy(p: np.ndarray) -> float:
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())
-
-
-def _dice(scan: ScanAt, high_mask: Any) -> float:
-    """Return the overlap of both brain masks on the low-field grid."""
-    moved = placed(high_mask.dataobj, scan.matrix @ high_mask.affine, high_mask)
-    there = np.asarray(resample_mask(moved, scan.mask.shape, scan.mask.affine).dataobj) > 0
-    return dice(there, np.asarray(scan.mask.dataobj) > 0)
 
 
 def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fused:

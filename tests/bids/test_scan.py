@@ -106,6 +106,20 @@ def test_a_contrast_agent_in_any_entity_comes_last(pairs: str) -> None:
         assert preference(worst) < preference(given)
 
 
+@pytest.mark.parametrize(
+    ("stem", "sidecar"),
+    [("ce-GD_T1w", {}), ("T1w", {"ContrastBolusIngredient": "GADOLINIUM"}), ("ce-none_T1w", None)],
+)
+def test_the_only_scan_is_used_with_agent_but_never_silently(
+    tmp_path: Path, stem: str, sidecar: dict | None
+) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, stem): HIGH | (sidecar or {})})
+    save(root / anat("01", None, stem), (60, 60, 60), (3.0, 3.0, 3.0))
+    found = find(root)
+    assert len(found.scans) == 1
+    assert ["contrast agent" in text for text in found.warnings] == [True] * (sidecar is not None)
+
+
 def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> None:
     def image(stem: str, shape: tuple[int, ...], unit: float = 1.0) -> Scan:
         path = tmp_path / f"{stem}.nii.gz"

@@ -84,16 +84,17 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
 
     registration = "h2lo_bids.imaging.registration"
     monkeypatch.setattr(f"{registration}.register", register)
-    monkeypatch.setattr(f"{registration}.warp", lambda image, reference, transform: image)
+    monkeypatch.setattr(f"{registration}.warp", lambda image, reference, _: reference)
     scan = _save(data, tmp_path / "scan.nii")
-    template = _save(np.where(data > 0, data, 1), tmp_path / "template.nii")
+    template = _save(np.where(data > 0, data, 1)[..., None], tmp_path / "template.nii")
     finer = np.repeat(np.repeat(np.repeat(data > 0, 2, 0), 2, 1), 2, 2) * np.float32(0.8)
     affine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1]) + np.array([[0, 0, 0, -0.5]] * 3 + [[0] * 4])
     nib.save(nib.Nifti1Image(finer, affine), tmp_path / "mask.nii")
     mask = str(tmp_path / "mask.nii")
     own = _save((data > 0).astype(np.uint8), tmp_path / "own.nii")
     given = {"in_file": scan, "mask_file": own, "template": template, "template_mask": mask}
-    RegisterToTemplate(**given).run(cwd=tmp_path)
+    made = RegisterToTemplate(**given).run(cwd=tmp_path).outputs
+    assert nib.load(made.mask_file).shape == data.shape  # of a template with an axis of one volume
     differs = np.count_nonzero(taken[0] != (data > 0)) / np.count_nonzero(data)
     assert differs < 0.05  # of the voxels on the surface, some are half in
     (tmp_path / "mask.nii").unlink()
