@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
-from h2lo_bids.models.registry import task_of
+from h2lo_bids.models.registry import METHODS, task_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.options import ALL
 from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
@@ -56,12 +55,17 @@ def choose_bundles(
     methods: Sequence[str] = (),
     task: str | None = None,
 ) -> tuple[Found, ...]:
-    """Choose from a folder of bundles, by name; one whose metadata are damaged is skipped."""
+    """Choose from a folder of bundles; those whose metadata cannot be read count by their names."""
     found = []
-    for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = read_json(path)
-            found.append(Found(path.parent, str(content["method"]), str(content["contrast"])))
+    for place in sorted(folder.glob("[!.]*")):
+        try:
+            content = read_json(place / METADATA)
+            item = Found(place, str(content["method"]), str(content["contrast"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            item = Found(place, *place.name.rpartition("_")[::2])
+            if item.method not in METHODS:
+                continue
+        found.append(item)
     usable = [i for i in found if i.contrast in contrasts and task in (None, task_of(i.method))]
     lacking = [name for name in methods if name not in {item.method for item in usable}]
     if lacking or not usable:

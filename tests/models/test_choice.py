@@ -11,7 +11,7 @@ import pytest
 
 from h2lo_bids.cli.checks import check_values
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.choice import bundles_for, check_place, named_models
@@ -104,10 +104,15 @@ def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Pat
     (save(tmp_path, "T1w", "h2lo-mlp") / "metadata.json").write_text("{")
     weights = save(tmp_path, "T2w", "h2lo") / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    given = settings(model=(("", tmp_path),))
+    given = settings(model=(("", tmp_path),), method=("h2lo",))
     assert bundles_for(given, ("T1w",))["T1w"].method == "h2lo"
     with pytest.raises(BadDataError, match=r"weights\.safetensors"):
         bundles_for(given, ("T2w",))
+    (weights.parent / "metadata.json").unlink()  # in its place would be the embedded model
+    with pytest.raises(MissingInputError, match=r"h2lo_T2w/metadata\.json"):
+        bundles_for(given, ("T1w", "T2w"))
+    with pytest.raises(UsageError, match="choose one with --method: h2lo-mlp, h2lo"):
+        bundles_for(settings(model=(("", tmp_path),)), ("T1w",))
 
 
 def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> None:
