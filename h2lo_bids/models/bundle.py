@@ -12,7 +12,6 @@ from typing import Any
 from h2lo_bids.errors import (
     BadDataError,
     CannotCreateError,
-    H2loError,
     MissingInputError,
     UsageError,
     of_the_machine,
@@ -167,16 +166,11 @@ def weights_file(model: Model) -> bytes:
 def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
     """Return a model that comes with the package, trained on simulated pairs."""
     folder = _EMBEDDED / f"{method}_{contrast}"
-    if method not in EMBEDDED and not folder.is_dir():
+    if not folder.is_dir():
         aim = f"--task {ENHANCE}" if task_of(method) == ENHANCE else f"--method {method}"
         raise UsageError(
             f"no {contrast} model of {method} comes with this package; fit one with `group {aim}` "
             "and give its models folder with --model, or choose other scans with --contrast"
-        )
-    if not folder.is_dir():
-        raise H2loError(
-            f"{folder}: this installation has no default {contrast} model; "
-            f"reinstall it or pass --model {contrast}=PATH"
         )
     return load_bundle(folder, contrast=contrast)
 

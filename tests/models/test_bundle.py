@@ -127,7 +127,7 @@ def test_broken_metadata_is_one_line(saved, text, refused):
 
 def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model, refused):
     monkeypatch.setattr(bundle_module, "_EMBEDDED", tmp_path)
-    assert "--model T1w=PATH" in refused(H2loError, default_bundle, "T1w")
+    assert "no T1w model of h2lo comes with" in refused(UsageError, default_bundle, "T1w")
     folder = tmp_path / "h2lo_T1w"
     save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
     assert default_bundle("T1w").path == folder
