@@ -30,8 +30,8 @@ from h2lo_bids.synthesis.predict import predict, predict_on_grid
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    shape=st.tuples(*[st.integers(2, 19)] * 3),
-    tile=st.integers(2, 20),
+    shape=st.tuples(*[st.integers(2, 16)] * 3),
+    tile=st.integers(2, 17),
     fill=st.sampled_from([0.02, 0.5, 1.0]),
     seed=st.integers(0, 2**16),
 )
@@ -58,6 +58,7 @@ def test_the_first_layer_is_not_rounded_to_bfloat16(model, volume):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_bytes_depend_neither_on_the_run_nor_on_the_threads(model, volume, precision):
+    volume = volume[:7, :7, :6]  # four tiles
     mask = volume > 0.2
     before = torch.get_num_threads()
     runs = [
