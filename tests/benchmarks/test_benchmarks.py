@@ -94,7 +94,7 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
         card="x\n",
     )  # fmt: skip
     words = ["run", tmp_path / "site", "--out", tmp_path / "out", "--init", bundle.path]
-    words += ["--resolution", 2, "--steps", 1, "--seeds", 1, "--counts", 1, 2]
+    words += ["--resolution", 4, "--steps", 1, "--seeds", 1, "--counts", 1, 2]
     script.main([*map(str, words)])
     table = tmp_path / "out" / "few_pairs.tsv"
     rows = rows_of(table)
