@@ -27,6 +27,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """Count what the files before have imported as lasting, too: statsmodels collects by itself."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real images beside the checkout, or skip."""

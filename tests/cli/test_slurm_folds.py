@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from heads import make, record, write_pairs
@@ -30,14 +32,26 @@ COLLECT = {
 }
 
 
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("raw") / "bids")
+
+
 @pytest.fixture
-def stages(tmp_path, monkeypatch):
+def asking(raw, tmp_path):
+    """Return a function that reads a command line on pairs that a test may change."""
+    bids, out = shutil.copytree(raw, tmp_path / "bids"), tmp_path / "out"
+    quick = [str(bids), str(out), "--skip-bids-validation"]
+    return lambda *words: read_settings([*quick, *words])
+
+
+@pytest.fixture
+def stages(asking, tmp_path, monkeypatch):
     """Return a function that divides a command line, with pairs that are all prepared."""
-    write_pairs(tmp_path / "bids", subjects=5)
     monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda settings, pairs, send: ())
 
     def divide(*words: str, ended: str = "") -> dict[str, Stage]:
-        asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
+        asked = asking(*words)
         if ended:
             record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", COLLECTED)
         return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
@@ -47,7 +61,7 @@ def stages(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("level", ["group", "benchmark"])
 def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
-    stages, tmp_path, level
+    stages, asking, tmp_path, level
 ):
     words = (level, "--folds", "2", "--method", "h2lo", *EXTERNAL[level])
     out = tmp_path / "out"
@@ -55,7 +69,7 @@ def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_ne
     def collected(ended: str = "0") -> bool:
         return stages(*words, ended=ended)["collect"].tasks[0].done
 
-    asked = read_settings([str(tmp_path / "bids"), str(out), *words])
+    asked = asking(*words)
     made = [item.path for item in expected_outputs(asked, discover_pairs(asked))]
     own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
     for path in own:

@@ -168,7 +168,7 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]
     model = write_bundle(tmp_path / "model", "T1w")
-    words += ["--condition", "thin", f"model={model}"]
+    words += ["--condition", "thin", f"model={model}", "--skip-bids-validation"]
     asked, run = read_settings(words), tmp_path / "out/logs/slurm/trial-1"
 
     def done() -> list[list[bool]]:
