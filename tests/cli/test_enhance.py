@@ -102,7 +102,8 @@ def test_a_failed_enhancement_is_told_as_one_and_by_its_name(tmp_path):
 
 def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers, tmp_path):
     own = ("--model", str(enhancers / "pfsr_T1w"), "--skull-strip", "skip", "--dry-run")
-    begin = [bids, tmp_path / "out", "participant", *ENHANCE, *own, "--participant-label", "01"]
+    own += ("--participant-label", "01", "--skip-bids-validation")
+    begin = [bids, tmp_path / "out", "participant", *ENHANCE, *own]
     code, _, err = call(*begin)
     assert (code, "choose other scans with --contrast" in err) == (64, True)
     code, told, _ = call(*begin, "--contrast", "T1w")

@@ -181,12 +181,12 @@ def test_only_a_step_of_several_tasks_is_refused(monkeypatch, total, refused):
     assert ("srun started 2 processes" in call("x")[2]) is refused
 
 
-def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids, monkeypatch):
+def test_a_deleted_current_folder_and_closed_streams_are_no_obstacle(tmp_path, bids, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     words = ("participant", "--dry-run", "--skip-bids-validation")
     h2lo = shlex.join([sys.executable, "-m", "h2lo_bids.cli.run", str(bids), "/out", *words])
-    assert f"read  {bids}" in _outside(f"rmdir {gone}; {h2lo}", gone).stdout
+    assert _outside(f"rmdir {gone}; {h2lo} <&- >&- 2>&-", gone).returncode == 0
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
@@ -223,12 +223,6 @@ def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids, us
     done = _outside(f"chmod 000 closed; {user} {h2lo} {bids} {words}", tmp_path)
     assert done.returncode == 66
     assert done.stderr.startswith(f"h2lo: error: {model}: permission denied; check ")
-
-
-def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
-    h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
-    words = f"{bids} {tmp_path}/out participant --dry-run --skip-bids-validation"
-    assert _outside(f"{h2lo} {words} <&- >&- 2>&-", tmp_path).returncode == 0
 
 
 @pytest.mark.slow

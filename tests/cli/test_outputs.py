@@ -213,7 +213,7 @@ def test_registration_to_each_of_two_templates(tmp_path):
 def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.delenv("FREESURFER_HOME", raising=False)
     bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
-    words = ("--resolution", "8", "--skull-strip", "synthstrip")
+    words = ("--resolution", "8", "--skull-strip", "synthstrip", "--skip-bids-validation")
     done = run(bids, out, "group", *words, code=66)
     assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in done.stderr
     assert not list(out.rglob("*.nii.gz"))
@@ -227,7 +227,7 @@ def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path):
     high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
     write_pair(out, "01", 1, SourceScans=[high])
     models = [write_whole_bundle(tmp_path / "models", contrast) for contrast in ("T1w", "T2w")]
-    words = ["evaluate", *PAIRS, "--model", *models, "--dry-run"]
+    words = ["evaluate", *PAIRS, "--model", *models, "--dry-run", "--skip-bids-validation"]
     code, told, err = call(bids, out, *words)
     assert (code, err) == (0, ""), told
     assert "sub-02_ses-HF_res-model_desc-pairHF_T2w.nii.gz" in told
