@@ -108,14 +108,11 @@ def grids_of(
 
 def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
     """Name every image that enhancement makes: ``preproc``, ``mask`` and ``enhanced``."""
-    kinds = {
-        "preproc": ("preproc", scan.suffix),
-        "mask": ("brain", "mask"),
-        "enhanced": ("enhanced", scan.suffix),
-    }
+    name = partial(derivative_path, out_dir, scan, res="model")
     return {
-        key: derivative_path(out_dir, scan, suffix=suffix, desc=desc, res="model")
-        for key, (desc, suffix) in kinds.items()
+        "preproc": name(suffix=scan.suffix, desc="preproc"),
+        "mask": name(suffix="mask", desc="brain"),
+        "enhanced": name(suffix=scan.suffix, desc="enhanced"),
     }
 
 

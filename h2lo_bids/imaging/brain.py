@@ -19,6 +19,7 @@ from h2lo_bids.imaging.masks import (
     cut_bridges,
     cut_share,
     dice,
+    held,
     largest_component,
     volume_ml,
     within,
@@ -47,15 +48,16 @@ MAX_CUT_SHARE = 0.15
 """Share of the box's face that may be cut: the brain stem's, not the neck's (a third)."""
 _CLOSE_MM = 3.0
 SHARE_DICE = 0.90
-SHARE_OVERLAP = 0.965
+SHARE_HELD = 0.965
 """Of T1w and T2w masks 0.973 or more of the smaller lies in the larger in real and simulated
 heads that did not move, 0.961 or less where they moved by 4 mm or nodded by 3 degrees."""
 MASK_RANGE_ML = (50.0, 3000.0)
 """Volumes that a given mask may have: from a slab or an unborn child to a large hydrocephalus."""
 MIN_IN_HEAD = 0.75
 """Share of a given mask that must not lie in the background: 0.95 on real and simulated heads."""
-EXPECTED_DICE = 0.8
-"""Overlap with the brain that extraction finds, below which a given mask is doubtful."""
+EXPECTED_DICE, EXPECTED_HELD = 0.8, 0.93
+"""Overlap with the brain that extraction finds, and share of the smaller of both in the larger,
+below which a given mask is doubtful: one that is looser or tighter, and one that lies 7 mm off."""
 MIN_DICE = 0.5
 """Below it the mask is refused, if what extraction finds has a brain's shape."""
 _GRID_TOLERANCE_MM = 0.1
@@ -360,7 +362,7 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
     """
     mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
     overlap = dice(mine, other)
-    if overlap >= EXPECTED_DICE:
+    if overlap >= EXPECTED_DICE and held(mine, other) >= EXPECTED_HELD:
         return given
     text = (
         f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
@@ -382,8 +384,8 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
     """
     moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0
-    overlap, smaller = dice(moved, mine), min(moved.sum(), mine.sum())
-    if overlap < SHARE_DICE or np.count_nonzero(moved & mine) < SHARE_OVERLAP * smaller:
+    overlap = dice(moved, mine)
+    if overlap < SHARE_DICE or held(moved, mine) < SHARE_HELD:
         return own
     name, text = name_of(image), "uses the brain mask of the session's other contrast"
     return make_result(moved, image, "shared", name, (f"{name}: {text} (Dice {overlap:.3f})",))

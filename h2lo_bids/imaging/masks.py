@@ -67,6 +67,11 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * np.count_nonzero(a & b) / max(1, a.sum() + b.sum()))
 
 
+def held(a: np.ndarray, b: np.ndarray) -> float:
+    """Return how much of the smaller mask lies in the larger, whatever their sizes; 0 if empty."""
+    return float(np.count_nonzero(a & b) / max(1, min(a.sum(), b.sum())))
+
+
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """Keep the largest set of face-connected voxels."""
     from scipy.ndimage import label

@@ -160,7 +160,7 @@ def test_given_masks_of_no_brain_are_refused_by_their_file() -> None:
 def test_a_given_mask_of_another_place_is_noted() -> None:
     image, brain = nifti(head()[0]), head()[1]
     found = BrainMask(nifti(brain.astype(np.uint8)), "deepbet")
-    for shift, notes in ((0, 0), (2, 0), (9, 1)):
+    for shift, notes in ((0, 0), (1, 0), (2, 1), (9, 1)):  # voxels of 4 mm
         mask = nifti(np.roll(brain, shift, 1).astype(np.uint8))
         given = use_given_mask(mask, image)
         compared = compare_masks(given, found, "mask.nii.gz", image)
