@@ -51,8 +51,9 @@ class Output(NamedTuple):
 def dry_run(settings: Settings, console: Console) -> int:
     """Print what a run would do; return its exit code: what cannot be used counts as failed."""
     check_usage(settings)
-    if settings.reports_only:
-        raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
+    if settings.reports_only or (settings.collect and not settings.fits):
+        text = "--reports-only and a trial's --collect read out_dir alone; leave --dry-run out"
+        raise UsageError(text)
     found, lines = _find(settings)
     kept = _kept(settings, found) if settings.on_pairs else frozenset()
     divided = [*_divided(settings, found, kept)] if settings.fits else []
@@ -295,16 +296,11 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
         if settings.labels:
             figures = figure_paths(settings.out_dir, scan.stem, "lesions").values()
             yield from (Output(path, scan.relative_path) for path in figures)
-    if rated and not settings.participant_label:
-        yield from _of_study(settings)
-
-
-def _of_study(settings: Settings) -> Iterator[Output]:
-    """Yield what is collected from a trial."""
-    for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
-        yield from _result(settings, key)
-    for number in range(1, (settings.reader_set or 0) + 1):
-        yield from _result(settings, "reader_image", number=f"{number:03d}")
+    if rated and not settings.participant_label:  # the study, which is collected
+        for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
+            yield from _result(settings, key)
+        for number in range(1, (settings.reader_set or 0) + 1):
+            yield from _result(settings, "reader_image", number=f"{number:03d}")
 
 
 def _of_pairs(settings: Settings, found: PairDiscovery, kept: Container[str]) -> Iterator[Output]:
@@ -335,7 +331,8 @@ def _of_fits(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator
     lone = {*dict(settings.external), f"{ENHANCER}-{CURVE}"}
     for contrast, divided in folds.items():
         for name, fold in product(settings.arms, divided):
-            if settings.fold and fold.index not in settings.fold:
+            left = settings.fold and fold.index not in settings.fold
+            if left or (settings.collect and name not in dict(settings.external)):
                 continue
             fields: dict[str, Any] = {"contrast": contrast, "method": name, "fold": fold.index}
             yield from _result(settings, "external_fold" if name in lone else "fold", **fields)

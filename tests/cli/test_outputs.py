@@ -26,7 +26,10 @@ from heads import (
 from prepared_pairs import write_pair
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
-from h2lo_bids.cli.outputs import RUN
+from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.cli.outputs import RUN, expected_outputs
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.settings import Settings
 
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
@@ -287,6 +290,21 @@ def test_a_run_that_cannot_begin_is_one_line_and_its_code(tmp_path, models, monk
         assert (found, text in line) == (code, True), err
     assert not list(out.glob("sub-*"))
     assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["dataset_description.json"]
+
+
+def test_collecting_lists_no_fold_that_it_would_not_fit(tmp_path):
+    (bids := tmp_path / "bids").mkdir()
+    words = [bids, tmp_path / "out", "trial", "--labels", f"lesion={bids}"]
+    words += ["--condition", "thick", "lf-grid=4x4x8", "--collect", "--dry-run"]
+    code, _, err = call(*words)
+    assert (code, "leave --dry-run out" in err) == (64, True)
+    tools = (("tool", "x {input} {output}"),)
+    how = Settings(tmp_path, tmp_path, "benchmark", collect=True, method=("h2lo",), external=tools)
+    listed = {
+        o.path for o in expected_outputs(how, PairDiscovery(), {"T1w": (Fold(0, (), (), ()),)})
+    }
+    folds = {path.relative_to(tmp_path).parts[2] for path in listed if "folds" in path.parts}
+    assert folds == {"tool"}
 
 
 def test_results_cannot_leave_the_output_folder(tmp_path):
