@@ -152,6 +152,7 @@ class PreparedPair:
     task: str = SYNTHESIZE  # to enhance, it is read with input and target swapped
     noise: tuple[tuple[float, tuple[float, ...]], ...] = ()
     """Of each low-field scan, see `h2lo_bids.evaluation.realism.scan_noise`."""
+    registered: bool = False  # before, by other software, which may have fused several scans
     brain: str = field(default="", compare=False, repr=False)
     """Fingerprint of the high-field brain, as text; empty where the record has none."""
 
@@ -258,8 +259,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
     try:
         values = read_json(record)
         labels = dict(scan_entities(record))
-        # An image that was registered before was interpolated, and tells no scan's noise.
-        raw = not str(values.get("RegistrationMethod")).startswith("none")
+        registered = str(values.get("RegistrationMethod")).startswith("none")
         if not values["SourceScans"]:
             raise ValueError("no source is named")
         paths = paths_of_record(record, contrast)
@@ -276,10 +276,12 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
             fusion=_text(values["Fusion"]),
             sources=tuple(_text(uri) for uri in values["SourceScans"]),
             fingerprint=_text(values["Fingerprint"]),
+            # An image that was registered before was interpolated, and tells no scan's noise.
             noise=tuple(
                 (float(scan["Deviation"]), tuple(map(float, scan["Voxel"])))
-                for scan in (values.get("ScanNoise", ()) if raw else ())
+                for scan in (() if registered else values.get("ScanNoise", ()))
             ),
+            registered=registered,
             doubts=tuple(_text(r) for r in values["RegistrationCheck"]["Reasons"]),
             name=labels["sub"],
             brain=str(values.get("BrainFingerprint", "")),

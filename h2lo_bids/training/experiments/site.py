@@ -238,9 +238,9 @@ def _description(pairs: Sequence[PreparedPair], strengths: str) -> str:
     mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(pairs) else ""
     word = "" if mixed else f"{word} "
     fused = Counter(pair.fusion for pair in pairs)["mrr"]
-    fusion = "three thick-slice scans fused" if fused == len(pairs) else (
-        f"three scans fused in {fused} of them" if fused else "one scan each"
-    )  # fmt: skip
+    single = "images registered before" if pairs[0].registered else "one scan each"
+    fusion = f"three scans fused in {fused} of them" if fused else single
+    fusion = "three thick-slice scans fused" if fused == len(pairs) else fusion
     return (
         f"{counted(len(pairs), f'{word}{pairs[0].contrast} pair')}{mixed} of "
         f"{counted(len({p.subject for p in pairs}), 'subject')} at {strengths} "

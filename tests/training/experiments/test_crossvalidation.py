@@ -331,6 +331,7 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path: Path) -> None:
         write_pair(
             tmp_path / "out", subject, int(subject),
             MagneticFieldStrength=None, InputMagneticFieldStrength=None, Fusion="none",
+            RegistrationMethod="none, registered already",
         )  # fmt: skip
     pairs = find_prepared(tmp_path / "out", contrast="T1w")
     bundle = fit_final(final_of(pairs, tmp_path, small_options(steps=1)))
@@ -341,4 +342,6 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path: Path) -> None:
     )
     metadata = fit_final(final_of(pairs[:2], tmp_path, small_options(steps=1))).metadata
     assert metadata["source_field_strength"] is None
-    assert "unknown field strength" in metadata["training_data"]["description"]
+    assert metadata["training_data"]["description"].endswith(
+        "unknown field strength (low field: images registered before)"
+    )
