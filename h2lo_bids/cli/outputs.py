@@ -18,12 +18,12 @@ from h2lo_bids.bids.derivatives import (
     sidecar_path,
 )
 from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
+from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
-from h2lo_bids.cli.pairs import check_further, subjects_of, unprepared
+from h2lo_bids.cli.pairs import check_further, find_pairs, subjects_of, unprepared
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import MissingInputError, UsageError, exit_code
@@ -80,7 +80,7 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     if not settings.on_pairs:
         scans = discover(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
-    pairs = discover_pairs(settings)
+    pairs = find_pairs(settings)
     check_further(settings, subjects_of(pairs.pairs))
     lines = [*_pair_lines(settings, pairs)]
     if settings.level == "evaluate":

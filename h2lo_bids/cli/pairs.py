@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from h2lo_bids.errors import exit_code
 from h2lo_bids.io import read_json
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import Send
+from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import all_counted, counted
 
 
@@ -77,10 +78,20 @@ def subjects_of(pairs: Iterable[PairSource]) -> dict[str, list[str]]:
     return {contrast: sorted(subjects[contrast]) for contrast in sorted(subjects)}
 
 
+def find_pairs(settings: Settings) -> PairDiscovery:
+    """Find the pairs that are asked for; to evaluate given models, of their contrasts alone."""
+    from h2lo_bids.models.choice import given_bundles
+
+    if settings.level == "evaluate" and not settings.contrast:
+        kinds = {bundle.contrast for bundle in given_bundles(settings, CONTRASTS)}
+        settings = replace(settings, contrast=tuple(sorted(kinds)))
+    return discover_pairs(settings)
+
+
 def prepare_pairs(run: Run) -> PairDiscovery:
     """Find pairs, prepare those that are not prepared yet, and return all that were found."""
     run.pool()  # its imports take as long as the search
-    found = discover_pairs(run.settings)
+    found = find_pairs(run.settings)
     report_discovery(run, found)
     write_dataset(run)
     names: set[str] = set()

@@ -176,9 +176,9 @@ def coverage(
         for (method, what), whose in undefined.items():
             if method == name:
                 lines.append(f"{title} {MARK}: no finite {what} of {listed(whose)}.")
-    unlike = {method for method, _ in undefined}
-    unlike |= {name for name in covered if covered[name] != everyone}
-    return tuple(name for name in covered if name in unlike), tuple(lines)
+    lack = {method for method, _ in undefined}
+    partial = (name for name in covered if name in lack or covered[name] != everyone)
+    return tuple(partial), tuple(lines)
 
 
 def _of_fold(fold: int | None) -> str:

@@ -48,7 +48,7 @@ class Pairs:
     contrast: tuple[str, ...] = option(
         (),
         "only these contrasts; at the participant level, a T2w scan without its T1w scan gets its "
-        "own brain mask (default: all that have pairs, or scans)",
+        "own brain mask (default: all that have pairs, or scans; evaluate: those of the models)",
         choices=CONTRASTS,
         modes=MODES,
     )

@@ -229,11 +229,19 @@ def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path):
         shutil.copy(path, path.with_name(path.name.replace("T1w", "T2w")))
     high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
     write_pair(out, "01", 1, SourceScans=[high])
-    models = [write_whole_bundle(tmp_path / "models", contrast) for contrast in ("T1w", "T2w")]
-    words = ["evaluate", *PAIRS, "--model", *models, "--dry-run", "--skip-bids-validation"]
-    code, told, err = call(bids, out, *words)
+    models = [write_whole_bundle(tmp_path / c, c) for c in ("T1w", "T2w")]
+    asked = ["evaluate", *PAIRS, "--dry-run", "--skip-bids-validation", "--model"]
+    code, told, err = call(bids, out, *asked, *models)
     assert (code, err) == (0, ""), told
     assert "sub-02_ses-HF_res-model_desc-pairHF_T2w.nii.gz" in told
+    # What could be meant in two ways is no matter where no model is for it.
+    for path in bids.glob("sub-02/ses-LF/anat/*_T2w.*"):
+        shutil.copy(path, path.with_name(path.name.replace("_T2w", "_acq-other_T2w")))
+    assert call(bids, out, *asked, *models)[0] == 64
+    code, told, err = call(bids, out, *asked, models[0])
+    assert (code, err) == (0, ""), told
+    assert "pair  " in told
+    assert "T2w" not in told
 
 
 @pytest.mark.slow

@@ -141,20 +141,17 @@ def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, floa
     }
 
 
-KINDS = ("hf", "lf", "predicted")
-
-
 def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Cut the slices through the middle of the brain and count the histograms, in float16."""
     # The axial, coronal and sagittal slice are padded to the longest side of the grid, (3, n, n).
-    volumes = (pair.hf, pair.lf, np.clip(predicted, 0, 1))
+    volumes = {"hf": pair.hf, "lf": pair.lf, "predicted": np.clip(predicted, 0, 1)}
     x, y, z = (int(at.min() + at.max()) // 2 for at in np.nonzero(pair.mask))
     where = foreground(pair.high_field)
     pictures = {
         f"{pair.name}/{kind}": _slices(volume, x, y, z).astype(np.float16)
-        for kind, volume in zip(KINDS, volumes, strict=True)
+        for kind, volume in volumes.items()
     }
-    counts = np.stack([histogram(volume, where) for volume in volumes])
+    counts = np.stack([histogram(volume, where) for volume in volumes.values()])
     return {**pictures, f"{pair.name}/histograms": counts.astype(np.float16)}
 
 

@@ -292,8 +292,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     tables = []
     lost: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
-    wanted = {contrast: sources for contrast, sources in found.items() if contrast in models}
-    for contrast, used in usable_pairs(settings, wanted, send).items():
+    for contrast, used in usable_pairs(settings, {c: found[c] for c in models}, send).items():
         scores = score_models(
             models[contrast],
             used,
