@@ -67,44 +67,51 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
     assert not find(root).warnings
 
 
-@pytest.mark.parametrize(
-    ("name", "remedy"),
-    [
-        ("sub-02/anat/sub-02_T1w.NII.GZ", "rename it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_acq-a_t2W.nii", "rename it to sub-02_acq-a_T2w.nii"),
-        ("sub-02/anat/sub-02_T1w.mgz", "convert it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_T1w.nii.gz.part", "not a whole NIfTI file"),
-        ("sub-02/anat/sub-02_T1w.nii.bz2", "unpack sub-02_T1w.nii.gz"),
-        ("sub-02/sub-02_T1w.nii.gz", "lies outside anat"),
-        ("sub-02/Anat/sub-02_T1w.nii.gz", "did you mean anat?"),
-        ("sub-02/ses_A/anat/sub-02_T1w.nii.gz", "did you mean ses-A?"),
-        ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
-        ("sub-02/anat/sub-02_T1W.nii.gz", "rename it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_run-1_acq-x_T1w.nii.gz", "rename it to sub-02_acq-x_run-1_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_T1wRMS.nii.gz", "rename it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_T1w1.nii.gz", "rename it to sub-02_T1w.nii.gz, with run-<index>"),
-        (
-            "sub-02/anat/sub-02_acq-x_T2wa.nii",
-            "rename it to sub-02_acq-x_T2w.nii, with run-<index>",
-        ),
-        ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
-        ("sub-02/anat/sub-02-T1w.nii.gz", "sub-<label>"),
-        ("sub-02/anat/T1.nii.gz", "sub-<label>"),
-        ("sub-02/anat/sub-02_acq-0.8mm_T1w.nii.gz", "sub-<label>"),
-        ("sub-02/anat/sub-02_T1w_brain.nii.gz", ".bidsignore if it is no input"),
-        ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
-        ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
-        ("sub-02/anat/sub-02_ses-1_T1w.nii.gz", "not that of its folder"),
-    ],
-)
+NEAR = [
+    ("sub-02/anat/sub-02_T1w.NII.GZ", "rename it to sub-02_T1w.nii.gz"),
+    ("sub-02/anat/sub-02_acq-a_t2W.nii", "rename it to sub-02_acq-a_T2w.nii"),
+    ("sub-02/anat/sub-02_T1w.mgz", "convert it to sub-02_T1w.nii.gz"),
+    ("sub-02/anat/sub-02_T1w.nii.gz.part", "not a whole NIfTI file"),
+    ("sub-02/anat/sub-02_T1w.nii.bz2", "unpack sub-02_T1w.nii.gz"),
+    ("sub-02/sub-02_T1w.nii.gz", "lies outside anat"),
+    ("sub-02/Anat/sub-02_T1w.nii.gz", "did you mean anat?"),
+    ("sub-02/ses_A/anat/sub-02_T1w.nii.gz", "did you mean ses-A?"),
+    ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
+    ("sub-02/anat/sub-02_T1W.nii.gz", "rename it to sub-02_T1w.nii.gz"),
+    ("sub-02/anat/sub-02_run-1_acq-x_T1w.nii.gz", "rename it to sub-02_acq-x_run-1_T1w.nii.gz"),
+    ("sub-02/anat/sub-02_T1wRMS.nii.gz", "rename it to sub-02_T1w.nii.gz"),
+    ("sub-02/anat/sub-02_T1w1.nii.gz", "rename it to sub-02_T1w.nii.gz, with run-<index>"),
+    (
+        "sub-02/anat/sub-02_acq-x_T2wa.nii",
+        "rename it to sub-02_acq-x_T2w.nii, with run-<index>",
+    ),
+    ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
+    ("sub-02/anat/sub-02-T1w.nii.gz", "sub-<label>"),
+    ("sub-02/anat/T1.nii.gz", "sub-<label>"),
+    ("sub-02/anat/sub-02_acq-0.8mm_T1w.nii.gz", "sub-<label>"),
+    ("sub-02/anat/sub-02_T1w_brain.nii.gz", ".bidsignore if it is no input"),
+    ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
+    ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
+    ("sub-02/anat/sub-02_ses-1_T1w.nii.gz", "not that of its folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "remedy"), NEAR)
 def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: str) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, name: None})
-    found = find(root)
+    found = find(write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, name: None}))
     assert [scan.subject for scan in found.scans] == ["01"]
     ((message, code),) = problems(found)
     assert code == 16
     assert remedy in message
-    assert message.count(str(root)) == 1
+    assert message.count(str(tmp_path / "ds")) == 1
+
+
+def test_near_misses_concern_their_participants_and_validated_datasets_alone(
+    tmp_path: Path,
+) -> None:
+    names = [anat("01", None, "T1w"), *(name for name, _ in NEAR)]
+    root = write(tmp_path / "ds", dict.fromkeys(names))
+    assert len(find(root).problems) > 1
     assert not find(root, participant_label=("01",)).problems
     assert not find(root, skip_bids_validation=True).problems
 

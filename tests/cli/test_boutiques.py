@@ -6,16 +6,13 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from heads import call, importable
+from heads import call
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path, result_files
@@ -25,18 +22,10 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import OPTIONS
 from h2lo_bids.vocabulary import ENHANCER, LEVELS, METHODS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 DESCRIPTOR = bids_app_spec.load("boutiques.json")
 INPUTS = {item["id"]: item for item in DESCRIPTOR["inputs"]}
 ACTIONS = {action.dest: action for action in build_parser()._actions}
 WORDS = ("1", "label1", "acq=MPRAGE", "T1w=/m/one.pth", "own=cp {input} {output}", "2x2x2", "cpu")
-
-
-def test_the_page_and_the_descriptor_are_up_to_date():
-    command = [sys.executable, str(DOCS / "make_usage.py"), "--check"]
-    env = {**os.environ, **importable()}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_tool_of_boutiques_finds_the_descriptor_valid(tmp_path):
