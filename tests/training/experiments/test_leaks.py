@@ -74,6 +74,7 @@ def altered(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
 def test_one_person_is_found_and_others_are_not(shared_data: Path, contrast: str) -> None:
     maps = sorted((shared_data / "labels").glob("*.nii.gz"))[::8]
