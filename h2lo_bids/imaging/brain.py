@@ -48,6 +48,7 @@ MAX_CUT_SHARE = 0.15
 """Share of the box's face that may be cut: the brain stem's, not the neck's (a third)."""
 _CLOSE_MM = 3.0
 SHARE_DICE = 0.90
+SHARE_DISTANCE_MM = 4.0
 SHARE_HELD = 0.965
 """Of T1w and T2w masks 0.973 or more of the smaller lies in the larger in real and simulated
 heads that did not move, 0.961 or less where they moved by 4 mm or nodded by 3 degrees."""
@@ -75,11 +76,6 @@ class BrainMask:
     # "deepbet", "synthstrip", "stripped" (the scan had no skull), "skip", "given" or "shared"
     method: str
     notes: tuple[str, ...] = ()  # one line each: what a user should look at
-
-    @property
-    def volume_ml(self) -> float:
-        """Return the mask's volume in ml."""
-        return volume_ml(np.asarray(self.image.dataobj), self.image.affine)
 
 
 def extract_brain(
@@ -378,14 +374,18 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
 
     The extraction networks know T1w best, and both contrasts then keep the same
     tissue. The donor's mask is taken when, on the scan's grid, both masks have
-    a Dice overlap of at least 0.90 and the larger holds 0.965 of the smaller: then
-    their differences are those of contrast, not of position. Otherwise the scan
-    keeps its own mask.
+    a Dice overlap of at least 0.90, the larger holds 0.965 of the smaller, and their
+    centres lie within 4 mm: then their differences are those of contrast, not of
+    position. Otherwise, and where the T1w's image cuts the brain, the scan keeps its own.
     """
     moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0
     overlap = dice(moved, mine)
     if overlap < SHARE_DICE or held(moved, mine) < SHARE_HELD:
+        return own
+    offset = (np.argwhere(moved).mean(0) - np.argwhere(mine).mean(0)) * spacing_of(image.affine)
+    cut = cut_share(np.asarray(donor.image.dataobj) > 0) > MAX_CUT_SHARE
+    if cut or np.linalg.norm(offset) > SHARE_DISTANCE_MM:
         return own
     name, text = name_of(image), "uses the brain mask of the session's other contrast"
     return make_result(moved, image, "shared", name, (f"{name}: {text} (Dice {overlap:.3f})",))

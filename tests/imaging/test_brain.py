@@ -24,7 +24,7 @@ from h2lo_bids.imaging.brain import (
     stripped_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.masks import dice
+from h2lo_bids.imaging.masks import dice, volume_ml
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 
@@ -54,7 +54,7 @@ def test_stripped_scan_is_noticed_and_kept() -> None:
     assert result.method == "stripped"
     np.testing.assert_array_equal(np.asarray(result.image.dataobj), brain)
     assert len(result.notes) == 1
-    assert result.volume_ml == pytest.approx(4 / 3 * np.pi * 65 * 80 * 62 / 1000, rel=0.02)
+    assert volume_ml(brain, AFFINE) == pytest.approx(4 / 3 * np.pi * 65 * 80 * 62 / 1000, rel=0.02)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
@@ -198,6 +198,15 @@ def test_masks_are_shared_only_where_the_head_stayed(shift: float, method: str) 
     assert result.image.shape == image.shape
 
 
+def test_a_mask_that_its_own_image_cuts_is_not_shared() -> None:
+    image, brain = nifti(head()[0]), head()[1]
+    own = BrainMask(nifti(brain.astype(np.uint8)), "deepbet")
+    top = int(np.flatnonzero(brain.any((0, 1)))[-1]) + 1
+    for missing, method in ((3, "deepbet"), (0, "shared")):  # slices of 4 mm
+        donor = BrainMask(nifti(brain[..., : top - missing].astype(np.uint8)), "deepbet")
+        assert share_mask(own, donor, image).method == method
+
+
 def test_missing_weights_are_one_line(monkeypatch, tmp_path: Path, refused) -> None:
     monkeypatch.delenv("FREESURFER_HOME", raising=False)
     image = nifti(head()[0])
@@ -274,8 +283,8 @@ def test_real_scans(shared_data: Path, name: str, low: float, high: float) -> No
     result = extract_brain(image, method="auto", threads=2)
     assert result.method == "deepbet"
     assert result.notes == ()
-    assert low < result.volume_ml < high
     mask = np.asarray(result.image.dataobj)
+    assert low < volume_ml(mask, image.affine) < high
     stripped = extract_brain(nib.Nifti1Image(image.get_fdata() * mask, image.affine))
     assert stripped.method == "stripped"
     assert dice(np.asarray(stripped.image.dataobj) > 0, mask > 0) > 0.995
