@@ -26,7 +26,6 @@ _LIBRARIES = (
     "matplotlib.style", "contourpy", "safetensors.torch", "h2lo_bids.cli.checks",
     "h2lo_bids.reports.subject", "h2lo_bids.synthesis.predict",
 )  # fmt: skip
-_UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 
 def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]:
@@ -80,8 +79,7 @@ def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> flo
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit = _numbers(folder / limit_name)
-            if limit and limit[0] < _UNLIMITED:
+            if limit := _numbers(folder / limit_name):  # huge in version 1 where there is none
                 dropped = re.search(
                     rf"^{cache} (\d+)", text_of(folder / "memory.stat"), re.MULTILINE
                 )
