@@ -5,6 +5,7 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _LONGEST = 2000
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 _OF_THE_MACHINE = {73, 74, 75}
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 class H2loError(Exception):
@@ -107,10 +109,10 @@ def recorded(error: Exception, place: str = "a file") -> H2loError:
     text, kind = " ".join(str(error).split()), getattr(error, "kind", type(error).__name__)
     if isinstance(error, H2loError) and not isinstance(error, UnexpectedError):
         return type(error)(text)
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and error.errno in _REFUSED:
         return MissingInputError(
-            f"{error.filename or place}: permission denied; check its permissions and those of "
-            "the folders above it"
+            f"{error.filename or place}: {error.strerror}; check the path, and the "
+            "permissions of it and the folders above it"
         )
     return UnexpectedError(text or kind, kind)
 

@@ -43,7 +43,7 @@ FULL = _failed(OSError("[Errno 28] No space left on device"))
         ([KILLED, BAD], 3, 1),
         ([FULL], 5, 74),
         ([_failed(MemoryError())], 1, 75),
-        ([_failed(PermissionError("x"))], 0, 66),
+        ([_failed(PermissionError(13, "x"))], 0, 66),
         ([_failed(KeyError("x"))], 0, 1),
     ],
 )

@@ -222,7 +222,7 @@ def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids, us
     words = f"{tmp_path}/out participant --skip-bids-validation --model {model}"
     done = _outside(f"chmod 000 closed; {user} {h2lo} {bids} {words}", tmp_path)
     assert done.returncode == 66
-    assert done.stderr.startswith(f"h2lo: error: {model}: permission denied; check ")
+    assert done.stderr.startswith(f"h2lo: error: {model}: Permission denied; check ")
 
 
 @pytest.mark.slow

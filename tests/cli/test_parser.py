@@ -205,6 +205,8 @@ REFUSED = [
     ("group --lf-dir bids", 64, "is bids_dir itself"),
     ("evaluate --realism-reference scan.nii", 64, "write T1w=IMAGE or T2w=IMAGE"),
     ("evaluate --realism-reference T1w=scan.nii", 66, "scan.nii: no such file"),
+    (f"participant --participant-label {','.join('01' * 99)}", 64, "is not a label"),
+    (f"participant --model {'x' * 300}", 66, "File name too long"),
 ]  # fmt: skip
 
 
