@@ -89,9 +89,12 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, message: str) -> str:
         """Return the option or value that is closest to the one that is not known."""
         if message.startswith("unrecognized arguments: "):
-            if message.split()[2] in LEVELS:
+            words = message.split()[2:]
+            if not words:
+                return "an empty word, as of a variable that is not set; leave it out"
+            if words[0] in LEVELS:
                 return "; run one analysis level per call: each has its own options and exit code"
-            unknown = [word.partition("=")[0] for word in message.split() if word[0] == "-"]
+            unknown = [word.partition("=")[0] for word in words if word[0] == "-"]
             if unknown and unknown[0] in self.replaced:
                 return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""

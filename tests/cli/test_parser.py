@@ -169,6 +169,7 @@ REFUSED = [
     ("participant --xyzzy", 64, "--xyzzy; see h2lo --help"),
     ("xyzzy", 17, "'xyzzy' is unknown; use participant, "),
     ("participant group --nprocs 2", 64, "run one analysis level per call"),
+    ("participant --sloppy ''", 64, "unrecognized arguments: an empty word, "),
     # Options of earlier versions.
     ("group --trunk mlp", 64, "no longer an option; use --method h2lo-mlp"),
     ("group --epochs=3", 64, "no longer an option; use --steps"),
