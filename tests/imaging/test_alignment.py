@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
-from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
-from small_brains import affine_of
+from scipy.ndimage import binary_dilation
+from small_brains import SHAPE, make_brain, seen
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.alignment import (
@@ -20,31 +20,24 @@ from h2lo_bids.imaging.alignment import (
 )
 
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
-SHAPE, SPACING = (44, 52, 44), 3.0
 
 
 @pytest.fixture(scope="module")
 def head():
     """A textured brain of 3 mm and its mask."""
-    affine = affine_of(SHAPE, SPACING)
-    texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
-    at = apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
-    inside = ((at / (52, 64, 52)) ** 2).sum(-1) < 1
-    values = np.where(inside, 1 + texture / texture.std() / 4, 0).clip(0).astype(np.float32)
-    return nib.Nifti1Image(values, affine), nib.Nifti1Image(inside.astype(np.uint8), affine)
+    brain = make_brain()
+    return brain, nib.Nifti1Image((brain.get_fdata() > 0).astype(np.uint8), brain.affine)
 
 
 def _scan(head, shape, spacing, noise=0.05):
     """Sample the moved head with another contrast; linear, as an independent way."""
-    affine = affine_of(shape, spacing)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    there = np.linalg.inv(head[0].affine) @ np.linalg.inv(MOVE) @ affine
-    at = np.moveaxis(apply_affine(there, grid), -1, 0)
-    values = map_coordinates(head[0].get_fdata(), at, order=1)
-    values = np.sqrt(values) + np.random.default_rng(1).normal(0, noise, values.shape)
-    mask = map_coordinates(head[1].get_fdata(), at, order=1) > 0.5
-    image = nib.Nifti1Image(values.astype(np.float32), affine)
-    return image, nib.Nifti1Image(mask.astype(np.uint8), affine)
+    image, mask = (seen(part, MOVE, shape, spacing) for part in head)
+    values = image.get_fdata() + np.random.default_rng(1).normal(0, 400 * noise, shape)
+    inside = mask.get_fdata() > 20 * np.sqrt(0.5)
+    return (
+        nib.Nifti1Image(values.astype(np.float32), image.affine),
+        nib.Nifti1Image(inside.astype(np.uint8), image.affine),
+    )
 
 
 def _wrong(shift=(0, 0, 0), degrees=0.0, axis=(1, 0, 0)) -> np.ndarray:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -60,6 +61,12 @@ def write_scan(
     nib.Nifti1Image(pair.mask.astype(np.uint8), affine).to_filename(
         f"{stem}_desc-brain_mask.nii.gz"
     )
+
+
+def asking(folder: Path, **how: Any) -> Settings:
+    """The settings of an enhancer of a group, but for some."""
+    usual = {"bids_dir": folder, "out_dir": folder / "out", "level": "group", "task": "enhance"}
+    return Settings(**{**usual, "device": "cpu", **how})
 
 
 @pytest.fixture
@@ -160,11 +167,9 @@ def test_the_split_is_by_subject_and_seed() -> None:
     assert split_cohort(["a"], 1) == (("a",), ())
 
 
-def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line(root: Path, refused) -> None:
     def line(kind: type[H2loError]) -> str:
-        with pytest.raises(kind) as caught:
-            find_cohort([root], "T1w")
-        return str(caught.value)
+        return refused(kind, find_cohort, [root], "T1w")
 
     with pytest.raises(UsageError, match="no desc-preproc image of T2w; run the participant"):
         find_cohort([root], "T2w")
@@ -185,10 +190,7 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
 def test_a_cohort_of_another_scale_than_the_pairs_is_told(root: Path, tmp_path: Path) -> None:
     """The same heads are 15 to 20 dB apart between both scales."""
     pairs = write_pairs(tmp_path / "out", 3)
-    settings = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path / "out", level="group", task="enhance", folds="0",
-        device="cpu",
-    )  # fmt: skip
+    settings = asking(tmp_path, folds="0")
 
     def warnings(*roots: Path) -> list[str]:
         sources, said = tuple(pair.sources[0] for pair in pairs), []
@@ -268,10 +270,8 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     root: Path, tmp_path: Path
 ) -> None:
     pairs = write_pairs(tmp_path / "out", 3)
-    settings = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path / "out", level="group", task="enhance", folds="0",
-        pretrain_derivatives=(root,), schedule_factor=1e-3, features=2, device="cpu",
-    )  # fmt: skip
+    how = {"pretrain_derivatives": (root,), "schedule_factor": 1e-3, "features": 2}
+    settings = asking(tmp_path, folds="0", **how)
     sources = tuple(pair.sources[0] for pair in pairs)
     plan = plan_folds(settings, {"T1w": sources}, lambda event: None)["T1w"]
     assert (plan.folds, len(plan.held)) == ((), 1)
@@ -294,10 +294,8 @@ def test_the_simulator_of_a_cohort_is_found_in_a_folder_of_models(tmp_path: Path
     maker = load_bundle(tmp_path / "models" / "mine_T1w")
     write_scan(tmp_path / "made", "u1", 11, sha256=maker.sha256)
     for given in (maker.path, tmp_path / "models"):
-        settings = Settings(
-            bids_dir=tmp_path, out_dir=tmp_path / "other", level="group", task="enhance",
-            pretrain_derivatives=(tmp_path / "made",), model=(("T1w", given),), device="cpu",
-        )  # fmt: skip
+        how = {"pretrain_derivatives": (tmp_path / "made",), "model": (("T1w", given),)}
+        settings = asking(tmp_path, out_dir=tmp_path / "other", **how)
         job_of_fold(settings, "T1w", "pfsr", job.fold, job.pairs)  # 04 is tested
         seen = Fold(0, ("03", "04"), ("02",), ("01",))
         with pytest.raises(UsageError, match="was trained on sub-01, a test subject"):
@@ -343,9 +341,7 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
         path.write_bytes(b"of other scans or options")
         images.append(scan_at(path))
     folder = result_path(tmp_path / "out", "fold", contrast="T1w", method="arnold", fold=0)
-    settings = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path / "out", level="benchmark", task="enhance", arm=(arm,)
-    )  # fmt: skip
+    settings = asking(tmp_path, level="benchmark", arm=(arm,))
     sources = (PairSource(images[0], (images[1],)),)
     assert unprepared(settings, sources) == (images[0].stem,)
     write_json(folder / "record.json", {"pairs": {pair.record.stem: pair.fingerprint}})
@@ -359,10 +355,7 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
 
 def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "out", 4)
-    common = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path / "out", task="enhance", schedule_factor=1e-3,
-        features=2, device="cpu",
-    )  # fmt: skip
+    common = asking(tmp_path, schedule_factor=1e-3, features=2)
     fold = fold_of(pairs, tmp_path).fold
     group = {"level": "group", "folds": "0", "pretrain_derivatives": (root,)}
     for more, method, differs in (
