@@ -47,16 +47,15 @@ def test_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_full_disk_is_one_line_that_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused, code: int
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputOutputError, match=r"image\.nii\.gz") as caught:
-        save_nifti(image(), tmp_path / "image.nii.gz")
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 74
+    path = tmp_path / "image.nii.gz"
+    assert str(path) in refused(InputOutputError, save_nifti, image(), path)
+    assert InputOutputError.exit_code == 74
     assert names(tmp_path) == []
 
 

@@ -27,15 +27,22 @@ def problems(found: object) -> list[tuple[str, int]]:
 def test_folders_that_look_like_participants_are_one_problem(
     tmp_path: Path, name: str, meant: str
 ) -> None:
-    images = {anat("01", None, "T1w"): HIGH, f"{name}/ses-1/anat/x_T1w.nii.gz": None}
-    images |= {f"{folder}/x/anat/x_T1w.nii.gz": None for folder in ("derivatives", "subcortical")}
-    root = write(tmp_path / "ds", images)
+    folders = (f"{name}/ses-1", "derivatives/x", "subcortical/x")
+    images = {f"{folder}/anat/x_T1w.nii.gz": None for folder in folders}
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, **images})
     found = find(root)
     assert [scan.subject for scan in found.scans] == ["01"]
     ((message, code),) = problems(found)
     assert code == 16
     assert f"{name} (did you mean {meant}?)" in message
     assert message.count(str(root)) == 1
+
+
+def test_links_and_paths_beside_participants_are_problems_of_a_validated_dataset(
+    tmp_path: Path,
+) -> None:
+    images = {anat("01", None, "T1w"): HIGH, "sub_02/anat/x_T1w.nii.gz": None}
+    root = write(tmp_path / "ds", images)
     (root / "sub-99").symlink_to("nowhere")
     ((message, _),) = problems(find(root))
     assert ": 2 entries are no folders sub-<label>" in message
@@ -46,10 +53,10 @@ def test_folders_that_look_like_participants_are_one_problem(
     (root / "sub-02\\anat\\sub-02_T1w.nii.gz").unlink()
     kept = find(root, skip_bids_validation=True)
     assert not kept.problems
-    assert f"{name} (did you mean {meant}?)" in reasons(kept)["ds"]
+    assert "sub_02 (did you mean sub-02?)" in reasons(kept)["ds"]
     assert not find(root, participant_label=("01",)).problems
     (root / "sub-01").rename(tmp_path / "gone")
-    with pytest.raises(NoMatchError, match=f"did you mean {meant}"):
+    with pytest.raises(NoMatchError, match="did you mean sub-02"):
         find(root)
 
 
