@@ -84,7 +84,7 @@ def load_bundle(
     UsageError
         If the model was trained for another contrast or task.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # notebooks change their folder
     if not path.exists():
         raise MissingInputError(f"{path}: no such model; give a bundle's folder or a .pth file")
     if path.is_file():

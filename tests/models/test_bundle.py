@@ -50,6 +50,14 @@ def test_a_bundle_comes_back_as_it_was(saved, model):
     assert names(saved.path.parent) == ["m"]
 
 
+def test_a_bundle_is_found_again_from_another_folder(saved, monkeypatch):
+    """As in a notebook whose synthesis reads the weights again."""
+    monkeypatch.chdir(saved.path.parent)
+    bundle = load_bundle(saved.path.name)
+    monkeypatch.chdir("/")
+    load_model(bundle)
+
+
 def test_the_same_model_gives_the_same_bytes(saved, model, tmp_path):
     extra = {"training_data": {"kind": "simulated"}, "name": "test"}
     save_bundle(tmp_path / "n", model, contrast="T2w", frame=FRAME, metadata=extra, card="# é\n")
