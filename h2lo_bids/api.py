@@ -180,7 +180,7 @@ def synthesize(
         mask = _image_of(mask, image.affine)
     if not all(hasattr(given, "dataobj") for given in (image, mask) if given is not None):
         raise UsageError("synthesize takes images and arrays; read a file with read_image")
-    image = check_image(image)
+    image, mask = (given if given is None else check_image(given) for given in (image, mask))
     found, noticed = _brain_of(image, mask, threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)

@@ -44,7 +44,7 @@ def test_the_image_is_the_one_that_participant_writes(tmp_path, h2lo, models) ->
 def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
     mask = volume > 0
-    whole = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    whole = nib.Nifti1Image(mask[..., None].astype(np.uint8), affine)  # one volume
     low, grid = synthesize(volume, model, affine=affine, mask=whole)
     image = synthesize(nib.Nifti1Image(volume, affine), model, mask=mask)
     assert image.header.get_xyzt_units()[0] == "mm"
