@@ -51,7 +51,7 @@ def read_image(path: str | PathLike[str]) -> Any:
     Returns
     -------
     nibabel.Nifti1Image
-        float32, with a rigid affine. What is odd about the file is a `UserWarning`.
+        float32, with a rigid affine. Oddities of the file are `UserWarning`s.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def load_model(source: str | PathLike[str] = "T1w", *, device: str = "cpu") -> L
     Returns
     -------
     LoadedModel
-        For `synthesize`.
+        To pass to `synthesize`.
 
     Raises
     ------

@@ -75,7 +75,7 @@ class Pfsr(nn.Module):
     """Low-field image plus what a residual network adds to it, on one grid.
 
     The H2LO paper takes PF-SR's network, removes its upsampler, and adds the
-    predicted residual to the input. The full text of PF-SR could not be had: the
+    predicted residual to the input. The full text of PF-SR was not available: the
     number of groups, blocks and channels and the kind of attention are our choice,
     and so we call it PF-SR-style.
 

@@ -147,7 +147,7 @@ CATALOGUE: dict[str, Entry] = {
             "plus a predicted residual; L1; the rates, warm-up and epochs of its fine-tuning and "
             "the epochs of its other arms.",
             ours="Groups, blocks, channels and attention of the network, patches of 48 voxels, "
-            "batches of 4 and Adam at 1e-4 along a cosine: PF-SR's full text could not be had.",
+            "batches of 4 and Adam at 1e-4 along a cosine: PF-SR's full text was not available.",
         ),
     )
 }  # fmt: skip

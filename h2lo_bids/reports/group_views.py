@@ -146,7 +146,7 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
 def _realism(
     contrast: Contrast, titles: Mapping[str, str], problems: list[str]
 ) -> dict[str, Any] | None:
-    """Lay out how real the images look, if measured: means over participants, a row per image."""
+    """Lay out how real the images look, if measured: means over images, a row per method."""
     import pandas as pd
 
     of, measures = ["kind", "image"], list(REALISM)
