@@ -51,7 +51,7 @@ def read_image(path: str | PathLike[str]) -> Any:
     Returns
     -------
     nibabel.Nifti1Image
-        float32, with a rigid affine. Oddities of the file are `UserWarning`s.
+        float32, with a rigid affine. Each oddity of the file is a `UserWarning`.
 
     Raises
     ------
