@@ -147,6 +147,15 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="," if table.suffix == ".csv" else "\t"))
 
 
+def results(out: Path) -> dict[str, bytes]:
+    """Return the bytes of what fits of two folds compute, besides times."""
+    names = ["splits.tsv", "splits.json", "models/h2lo_T1w/weights.safetensors"]
+    names += [p.name for p in out.glob("group_*")]
+    same = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
+    names += [f"folds/T1w/h2lo/fold-{k}/{name}" for k in (0, 1) for name in same]
+    return {name: (out / name).read_bytes() for name in names}
+
+
 def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:
     """Make an ellipsoid with a smooth pattern inside and zero outside."""
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from heads import (
     BAD,
     add_subject,
     assert_valid_bids,
+    results,
     rows_of,
     run,
     start,
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.slow
 FIT = ["--resolution", "8", "--steps", "8", "--crop", "12", "--validate-every", "4"]
 FIT += ["--folds", "2", "--nprocs", "1", "--mem", "8"]
 PEOPLE = ["--participant-label", "01", "02", "03", "04"]  # whose images are sound
-SAME = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
 
 
 BARE = ["--skull-strip", "skip"]
@@ -58,14 +58,6 @@ def first(root) -> Path:
     assert "to use it: h2lo" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in (root / "bids").rglob("*")} == before
     return root / "out"
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Return the bytes of what a run computes, besides times."""
-    names = ["splits.tsv", "splits.json", "models/h2lo_T1w/weights.safetensors"]
-    names += [p.name for p in out.glob("group_*")]
-    names += [f"folds/T1w/h2lo/fold-{k}/{name}" for k in (0, 1) for name in SAME]
-    return {name: (out / name).read_bytes() for name in names}
 
 
 def stamps(out: Path) -> dict[str, int]:

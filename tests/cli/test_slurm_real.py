@@ -14,6 +14,7 @@ import pytest
 from heads import (
     BAD,
     importable,
+    results,
     write_bundle,
     write_dataset,
     write_masks,
@@ -23,7 +24,6 @@ from heads import (
 )
 
 SLURM = Path(__file__).parents[2] / ".ci" / "slurm"
-FOLD = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
 
 pytestmark = [
     pytest.mark.slow,
@@ -139,14 +139,6 @@ def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest
     page = (out / "sub-99.html").read_text()
     assert all(f"sub-99_ses-{session}_T1w" in page for session in "AB")
     assert not list(out.rglob(".tmp-*"))
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Return the bytes of what is the same however it was computed."""
-    names = ["splits.tsv", "splits.json", "models/h2lo_T1w/weights.safetensors"]
-    names += [f"group_T1w_{end}" for end in ("scores.tsv", "summary.tsv", "table.md")]
-    names += [f"folds/T1w/h2lo/fold-{k}/{name}" for k in (0, 1) for name in FOLD]
-    return {name: (out / name).read_bytes() for name in names}
 
 
 def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(cluster, tmp_path):
