@@ -45,8 +45,8 @@ def test_the_help_tells_the_defaults_of_both_protocols(name: str) -> None:
     assert usual.startswith(f"{getattr(own, name)}".removesuffix(".0"))
     value = getattr(paper, name)
     if theirs:
-        passes = name in ("steps", "validate_every")
-        assert theirs.startswith(f"{value // 20} passes" if passes else f"{value}")
+        epochs = name in ("steps", "validate_every")
+        assert theirs.startswith(f"{value // 20} epochs" if epochs else f"{value}")
     else:
         assert value == getattr(own, name)
 
