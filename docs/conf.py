@@ -20,7 +20,7 @@ release = version = h2lo_bids.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_outputs.md"]
+exclude_patterns = ["_build", "_outputs.md", "jupyter_execute"]  # written by the builds
 nb_execution_mode = "off"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
