@@ -97,11 +97,11 @@ def imitate(
         files = [Path(folder) / f"{kind}.nii.gz" for kind in ("hf", "mask")]
         for file, volume in zip(files, (hf, mask), strict=True):
             nib.Nifti1Image(volume.astype(np.float32), np.eye(4)).to_filename(file)
-        made = run_command(
+        volume, _, _ = run_command(
             command, hf=files[0], mask=files[1], contrast=args.contrast,
             log=args.sites / "simulator.log",
         )  # fmt: skip
-    keep(path, args.contrast, hf, made.volume, mask)
+    keep(path, args.contrast, hf, volume, mask)
 
 
 def keep(path: Path, contrast: str, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
