@@ -29,7 +29,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> None:
-    """Count what the files before have imported as lasting, too: statsmodels collects by itself."""
+    """Count what the files before have imported as lasting, too."""
     gc.freeze()
 
 

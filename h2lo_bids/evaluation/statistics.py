@@ -124,12 +124,10 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
 
 def holm(p: Sequence[float]) -> tuple[float, ...]:
     """Correct p values for their number (Holm 1979); NaN, where there was no test, stays."""
-    from statsmodels.stats.multitest import multipletests
-
     corrected = np.array(p, np.float64)
-    known = np.isfinite(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    known = np.argsort(corrected)[: np.isfinite(corrected).sum()]  # NaN comes last
+    steps = corrected[known] * np.arange(len(known), 0, -1)
+    corrected[known] = np.maximum.accumulate(steps).clip(max=1)
     return tuple(corrected.tolist())
 
 
