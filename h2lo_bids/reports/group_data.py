@@ -124,7 +124,8 @@ def read_contrasts(
                 runs.append(run)
         tasks = {level, *(run.record.get("task") for run in runs)}
         identity = IDENTITY_TITLES[ENHANCE if ENHANCE in tasks else SYNTHESIZE]
-        titles = {IDENTITY: identity, **{run.method: run.title for run in runs}}
+        titles = {IDENTITY: identity, **{run.method: run.method for run in runs}}
+        titles |= {run.method: run.title for run in runs if run.record}  # others have none yet
         if blocks is None:
             block = _tabulate(name, runs, titles, stem, problems)
         else:

@@ -178,6 +178,9 @@ def test_unfinished_and_later_folds(folder):
     text = text_of(folder)
     assert "T1w, H2LO w/o L_grad: fold 0 not finished" in text
     assert "3 of 4" in text
+    make_fold(folder, "T1w", "h2lo-nograd", 1, TWO, done=False)
+    make_fold(folder, "T1w", "h2lo-nograd", 0, TWO)
+    assert "T1w, H2LO w/o L_grad: fold 1 not finished" in text_of(folder)
     assert "of the means of 2 folds (3 participants)" in text
 
 
