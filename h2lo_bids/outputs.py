@@ -222,7 +222,7 @@ def extra_sidecar(
         "Sources": list(dict.fromkeys([*lowfield["Sources"], uri])),
         "Realisation": int(kind.removeprefix("noise")),
         "NoiseModelSha256": sha256(json.dumps(model["noise"], sort_keys=True).encode()),
-        "NoiseModelSubjects": model["noise"]["subjects"],
+        **({"NoiseModelSubjects": n} if (n := model["noise"].get("subjects")) else {}),
         "NoiseScale": scale,
     }
 
