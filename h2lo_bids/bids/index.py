@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from h2lo_bids.bids.names import NIFTI, parse_name, right_stem
 from h2lo_bids.bids.query import nearest
+from h2lo_bids.errors import InvalidBidsError
 from h2lo_bids.io import TEMPORARY_PREFIX, read_text, table_rows
 from h2lo_bids.wording import counted, listed
 
@@ -82,7 +83,11 @@ def _layout(
         re.compile(r"/anat/(?!.*\.nii(?:\.gz)?$)"),
     ]
     indexer = layouts.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
-    return layouts.BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
+    try:
+        return layouts.BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
+    except RecursionError as error:  # PyBIDS reads the description, whatever is skipped
+        path = bids_dir / "dataset_description.json"
+        raise InvalidBidsError(f"{path}: is nested too deeply; repair or remove it") from error
 
 
 def _pybids() -> Any:

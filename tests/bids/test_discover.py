@@ -239,6 +239,10 @@ def test_broken_descriptions(tmp_path: Path, refused, description: dict | str, w
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH}, description=description)
     assert word in refused(InvalidBidsError, find, root)
     assert stems(find(root, skip_bids_validation=True)) == ["sub-01_T1w"]
+    (root / "dataset_description.json").write_text("[" * 100_000 + "]" * 100_000)
+    for database in (None, tmp_path / "db"):
+        more = {"skip_bids_validation": True, "bids_database_dir": database}
+        assert "remove it" in refused(InvalidBidsError, find, root, **more)
     (root / "dataset_description.json").unlink()
     with pytest.raises(InvalidBidsError, match="--skip-bids-validation"):
         find(root)
