@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = "h2lo-bids fit 3"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 HISTORY = "history.csv"
+_SILENCE = 10.0  # seconds after which a step is reported, on slow machines the very first
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class _Loop:
     end: int
     say: Say
     fabric: Fabric
+    told: float = 0.0  # when a step was last reported
 
     @property
     def stalled(self) -> bool:
@@ -241,9 +243,10 @@ class _Loop:
         return psnr
 
     def _report(self, row: Mapping[str, Any], *, last: bool) -> None:
-        if not (last or self._due()):
+        o, record, now = self.options, self.record, time.monotonic()
+        if not (last or self._due()) and now - self.told < _SILENCE:
             return
-        o, record = self.options, self.record
+        self.told = now
         losses = ", ".join(f"{k} {row[k]:.4f}" for k in self.trainer.losses if k in row)
         psnr = "" if row["psnr"] is None else f", validation PSNR {row['psnr']:.2f} dB"
         text = f"step {record.step} of {o.steps}: {losses}{psnr}, {record.seconds:.0f} s"
