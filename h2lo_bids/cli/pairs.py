@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -137,34 +138,31 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
 
 
 def unprepared(settings: Settings, pairs: tuple[PairSource, ...]) -> tuple[str, ...]:
-    """Name the pairs that a run would prepare; an arm's synthesis model may not know other ones."""
+    """Name the pairs that a run would prepare; none takes the place of one that was fitted to."""
     from pipelines.pairs import missing_pairs
 
     missing = missing_pairs(pairs, _how(settings))
-    if settings.fits_enhancer and settings.level == "benchmark":
-        _check_synthesis(settings, [pair for pair in pairs if pair.name in missing])
+    _check_fitted(settings, [pair for pair in pairs if pair.name in missing])
     return missing
 
 
-def _check_synthesis(settings: Settings, missing: Collection[PairSource]) -> None:
-    """Refuse to prepare anew what the synthesis models of Table 2's arms were fitted to."""
+def _check_fitted(settings: Settings, missing: Collection[PairSource]) -> None:
+    """Refuse to prepare anew what folds were fitted to: this run's own, or else any that exist."""
     from h2lo_bids.training.experiments.arms import find_arm
-    from h2lo_bids.training.experiments.crossvalidation import BUNDLE, read_record
+    from h2lo_bids.training.experiments.crossvalidation import read_record
     from h2lo_bids.training.experiments.fits import fitted_otherwise
     from h2lo_bids.training.pairs import find_prepared
 
-    out, methods = settings.out_dir, [arm.pretrain for arm in map(find_arm, settings.arms)]
-    for contrast in sorted({pair.contrast for pair in missing}):
+    out, methods = settings.out_dir, [*settings.arms] if settings.fits else ["*"]
+    if settings.fits_enhancer and settings.level == "benchmark":
+        methods += [arm.pretrain for arm in map(find_arm, settings.arms) if arm.pretrain]
+    for contrast, method in product(sorted({pair.contrast for pair in missing}), methods):
         sources = {pair.hf.uri for pair in missing if pair.contrast == contrast}
         there = find_prepared(out, contrast=contrast, sources=sources)
         now = {(pair.record.stem, pair.fingerprint) for pair in there}
-        for method in filter(None, methods):
-            for folder in sorted(
-                out.glob(result_pattern("fold", contrast=contrast, method=method))
-            ):
-                fitted = (read_record(folder) or {}).get("pairs") or {}
-                if now & fitted.items():
-                    raise fitted_otherwise(folder / BUNDLE)
+        for folder in sorted(out.glob(result_pattern("fold", contrast=contrast, method=method))):
+            if now & ((read_record(folder) or {}).get("pairs") or {}).items():
+                raise fitted_otherwise(folder)
 
 
 def check_further(settings: Settings, people: dict[str, list[str]]) -> None:

@@ -284,10 +284,11 @@ def _fit_job(settings: Settings, **values: Any) -> FoldJob:
 
 
 def fitted_otherwise(path: Path) -> UsageError:
-    """Return the error of a synthesis model that does not go with an enhancer's pairs."""
+    """Return the error of a fold or its model that does not go with the pairs that are wanted."""
     return UsageError(
-        f"{path}: was fitted to pairs that were prepared otherwise; give the options that it was "
-        "fitted with, such as --protocol paper, or fit it again"
+        f"{path}: was fitted to pairs that were prepared otherwise, or of other scans; give the "
+        "options that it was fitted with, such as --protocol paper or --resolution, another "
+        "out_dir, or remove it and fit it again"
     )
 
 

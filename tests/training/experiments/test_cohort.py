@@ -326,7 +326,7 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_pat
     with pytest.raises(UsageError, match=r"\(option --features.* remove .*/T1w/pfsr-arnold$"):
         plan_folds(replace(first, features=3), sources, lambda event: None)
     write_pair(tmp_path / "out", "01", 1, Fingerprint="of other masks")
-    with pytest.raises(UsageError, match=r"prepared otherwise; give the .* as --protocol"):
+    with pytest.raises(UsageError, match=r"prepared otherwise, .* as --protocol"):
         plan_folds(first, sources, lambda event: None)
 
 
@@ -345,12 +345,15 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
     sources = (PairSource(images[0], (images[1],)),)
     assert unprepared(settings, sources) == (images[0].stem,)
     write_json(folder / "record.json", {"pairs": {pair.record.stem: pair.fingerprint}})
-    assert unprepared(replace(settings, task="synthesize"), sources)
+    assert unprepared(replace(settings, task="synthesize", method=("inr",)), sources)
     if refused:
-        with pytest.raises(UsageError, match=r"fold-0/bundle: was fitted to .* otherwise"):
+        with pytest.raises(UsageError, match=r"fold-0: was fitted to .* otherwise"):
             unprepared(settings, sources)
     else:
         assert unprepared(settings, sources)
+    for level, more in (("benchmark", {"method": ("arnold",)}), ("evaluate", {})):
+        with pytest.raises(UsageError, match=r"fold-0: was fitted to .* --resolution, another"):
+            unprepared(replace(settings, level=level, task="synthesize", **more), sources)
 
 
 def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:
