@@ -134,6 +134,8 @@ class Run:
         kind, title = event["event"], f"{job.name}: " if job.name else ""
         if kind == "note":
             self.console.line(title + event["text"], level=event.get("level", ""))
+        elif kind == "lost":
+            self.fail(Failed(job.name, "fit", H2loError(title + event["text"])))
         elif kind == "table":
             for line in (event["contrast"], *event["text"].splitlines()):
                 self.console.line(line)

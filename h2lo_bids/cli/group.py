@@ -14,7 +14,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, report_failures, start_run
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import BadDataError, Failed, H2loError, TemporaryError, exit_code
+from h2lo_bids.errors import BadDataError, Failed, TemporaryError, exit_code
 from h2lo_bids.processes import Event, Job, Process
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
@@ -237,8 +237,6 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
     elif kind == "said":
         run.status(job.name, line)
         run.console.to_log(line)
-    elif kind == "lost":
-        run.fail(Failed(job.name, "fit", H2loError(f"{job.name}: {line}")))
     else:
         run.hear(job, event)
 

@@ -199,12 +199,11 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
 def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
     """Yield each contrast, its folds or None if all its pairs are flagged, and lines on these."""
     from h2lo_bids.training.experiments.fits import (
-        alike_line,
         divide_subjects,
         every_pair_flagged,
         skipped_pairs,
     )
-    from h2lo_bids.training.experiments.leaks import same_people
+    from h2lo_bids.training.experiments.leaks import alike_line, same_people
     from h2lo_bids.training.pairs import find_prepared
 
     usable = not found.pairs

@@ -23,10 +23,12 @@ SHAPE = (24, 24, 24)
 FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 
 
-def write_pair(out: Path, subject: str, seed: int, frame: Frame = FRAME, **changes: object) -> None:
-    """Write one T1w pair of a subject."""
+def write_pair(
+    out: Path, subject: str, seed: int, frame: Frame = FRAME, contrast="T1w", **changes: object
+) -> None:
+    """Write one pair of a subject."""
     pair = ball_pair(subject, seed, frame.shape)
-    paths = pair_paths(out, (("sub", subject),), "T1w")
+    paths = pair_paths(out, (("sub", subject),), contrast)
     paths["hf"].parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([*frame.spacing, 1.0])
     for name in ("hf", "lf", "mask"):

@@ -32,7 +32,7 @@ from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares, keep_freed_memory
-from h2lo_bids.training.experiments import FitTask, Plan, Sources
+from h2lo_bids.training.experiments import FitTask, Plan, Sources, leaks
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, CohortScan, find_cohort
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -47,7 +47,6 @@ from h2lo_bids.training.experiments.crossvalidation import (
 )
 from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
-from h2lo_bids.training.experiments.leaks import check_no_leak, same_people, seen_in_training
 from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import find_start, fit_options
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
@@ -60,11 +59,11 @@ Pairs = tuple[PreparedPair, ...]
 
 def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan]:
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
-    plans: dict[str, Plan] = {}
+    plans, refused = dict[str, Plan](), list[UsageError]()
     for contrast, used in usable_pairs(settings, found, send).items():
-        same = same_people(used)
+        same = leaks.same_people(used)
         for group in same:
-            send(note(alike_line(contrast, group), "warning"))
+            send(note(leaks.alike_line(contrast, group), "warning"))
         if any(scan.scaling == "robust" for scan in cohort_scans(settings, contrast)):
             text = (
                 f"{contrast}: the images to pretrain on are scaled by two tissues, and pairs are "
@@ -74,10 +73,14 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
             send(note(text, "warning"))
         subjects = sorted({pair.subject for pair in used})
         start, _ = find_start(settings, contrast, settings.methods[0])
-        seen = {pair.subject for pair in seen_in_training(start, used)} if start else ()
-        folds, held = divide_subjects(
-            settings, contrast, subjects, lambda line: send(note(line)), same, seen
-        )
+        seen = {pair.subject for pair in leaks.seen_in_training(start, used)} if start else ()
+        try:
+            folds, held = divide_subjects(
+                settings, contrast, subjects, lambda line: send(note(line)), same, seen
+            )
+        except UsageError as err:  # too few pairs were sound, which the other contrast may have
+            refused.append(err)
+            continue
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
@@ -91,6 +94,10 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
+    if refused and not plans:
+        raise refused[0]
+    for each in refused:
+        send({"event": "lost", "text": str(each)})
     splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
     if splits:  # those of contrasts that this run does not have are kept
         path = settings.out_dir / SPLITS
@@ -106,15 +113,6 @@ def _is_due(settings: Settings, contrast: str, method: str, fold: Fold) -> bool:
         done = result_path(out, "fold", contrast=contrast, method=method, fold=index)
         return read_record(done) is not None
     return not (settings.fits_enhancer and settings.fold) or fold.index in settings.fold
-
-
-def alike_line(contrast: str, group: Sequence[str]) -> str:
-    """Say of some subjects that they are one person."""
-    *first, last = [f"sub-{label}" for label in group]
-    return (
-        f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they count as "
-        "one person and stay in one part of every fold; remove one of them if it is a copy"
-    )
 
 
 def divide_subjects(
@@ -138,7 +136,8 @@ def divide_subjects(
             k = int(settings.folds)
             return make_folds(subjects, folds=k, test=settings.test_count, **how), ()
     except UsageError as err:
-        raise UsageError(f"{contrast}: {err}") from err
+        more = "" if settings.contrast else f", or leave {contrast} out with --contrast"
+        raise UsageError(f"{contrast}: {err}{more}") from err
     if settings.folds == AUTHORS:
         folds = ds006557_folds(subjects, contrast, note)
     else:
@@ -153,14 +152,13 @@ def divide_subjects(
     return folds, ()
 
 
-def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> None:
+def check_ahead(settings: Settings, people: Mapping[str, list[str]]) -> None:
     """Refuse what no fold can be made of, or no fit can follow."""
     device = resolve_device(settings.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
-    for contrast in sorted(people):
+    for contrast, subjects in people.items():
         cohort_scans(settings, contrast)  # only for the errors that it raises
-        subjects = sorted(people[contrast])
         folds, _ = divide_subjects(settings, contrast, subjects)
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
@@ -273,10 +271,10 @@ def _fit_job(settings: Settings, **values: Any) -> FoldJob:
     arm = _arm(settings, contrast, method, fold.index) if settings.fits_enhancer else None
     job = FoldJob(**values, options=options, devices=settings.devices, initial=start, arm=arm)
     if start is not None:
-        check_no_leak(job.pairs_in("test"), None, (start,))
+        leaks.check_no_leak(job.pairs_in("test"), None, (start,))
     if arm is not None and (cohort := arm.cohort) is not None:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
-        check_no_leak(job.pairs_in("test"), cohort, makers)
+        leaks.check_no_leak(job.pairs_in("test"), cohort, makers)
         fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
         if fitted and fitted.get("pairs") != job.fingerprints:
             raise fitted_otherwise(makers[0].path)
@@ -366,13 +364,13 @@ def usable_pairs(
         doubtful |= bool(flagged)
         if kept := tuple(pair for pair in found if pair not in flagged):
             used[contrast] = kept
-    if not used and not doubtful:
+    if not used:
+        if doubtful:
+            raise every_pair_flagged(settings)
         raise BadDataError(
             f"{settings.out_dir}: its prepared pairs are gone or damaged; run the same command "
             "again, which prepares them"
         )
-    if not used:
-        raise every_pair_flagged(settings)
     return used
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import write_pair, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.resources import fit_threads
@@ -30,7 +30,7 @@ from h2lo_bids.training.experiments.fits import (
 )
 from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.options import find_start, fit_options
-from h2lo_bids.training.pairs import training_frame
+from h2lo_bids.training.pairs import find_prepared, training_frame
 from pipelines.pairs import PairOptions
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
@@ -55,7 +55,7 @@ def test_folds_and_devices_share_the_processors():
     ],
 )
 def test_what_no_fit_can_follow_is_refused_before_pairs_are_prepared(words, text):
-    people = {"T1w": ("01", "02", "03", "04")}
+    people = {"T1w": ["01", "02", "03", "04"]}
     check_ahead(replace(SETTINGS, folds="2"), people)
     with pytest.raises(UsageError, match=text):
         check_ahead(replace(SETTINGS, **words), people)
@@ -162,6 +162,26 @@ def test_one_fold_alone_has_no_spread_to_carry(tmp_path: Path) -> None:
         plan = Plan((), tuple(Fold(k, *people) for k in range(count)), (), frozenset())
         job = final_job(FitTask(given, "T1w", "h2lo", plan, None, 1), pairs)
         assert (len(job.folds), job.carries) == (count, count > 1)
+
+
+@pytest.mark.parametrize("kept", [3, 1])
+def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path: Path, kept) -> None:
+    sound = write_pairs(tmp_path, 3)
+    for subject in ("01", "02"):
+        write_pair(tmp_path, subject, int(subject), contrast="T2w")
+    sources = {
+        "T1w": tuple(pair.sources[0] for pair in sound[:kept]),
+        "T2w": tuple(p.sources[0] for p in find_prepared(tmp_path, contrast="T2w")),
+    }
+    given, sent = replace(SETTINGS, out_dir=tmp_path, folds="3"), []
+    if kept == 1:
+        with pytest.raises(UsageError, match=r"^T1w: 1 subject with pairs cannot make 3 folds"):
+            plan_folds(given, sources, sent.append)
+    else:
+        assert [*plan_folds(given, sources, sent.append)] == ["T1w"]
+        (lost,) = (event["text"] for event in sent if event["event"] == "lost")
+        assert lost.startswith("T2w: 2 subjects with pairs cannot make 3 folds")
+        assert lost.endswith("or leave T2w out with --contrast")
 
 
 def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
