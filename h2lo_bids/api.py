@@ -157,15 +157,15 @@ def synthesize(
     Raises
     ------
     UsageError
-        If an array comes without affine, a path in place of an image, or the model does not
-        synthesize low field.
+        If an array comes without affine or an image with one, a path in place of an image, or
+        the model does not synthesize low field.
     BadDataError
         If the image or the mask cannot be used, or no brain is found.
     """
     from h2lo_bids.bids.scan import slice_warnings
     from h2lo_bids.imaging.normalise import scale_image, to_frame
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
-    from h2lo_bids.imaging.reading import check_image, name_of
+    from h2lo_bids.imaging.reading import name_of
     from h2lo_bids.imaging.resample import array_lines, lf_mask, placed, spacing_of
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions
@@ -174,13 +174,10 @@ def synthesize(
     bundle, arrays = model.bundle, isinstance(image, np.ndarray)
     if bundle.task != "synthesize":
         raise UsageError(f"the model {bundle.path} was trained to {bundle.task}, not to synthesize")
-    if arrays:
-        image = _image_of(image, affine)
-    if isinstance(mask, np.ndarray):
-        mask = _image_of(mask, image.affine)
-    if not all(hasattr(given, "dataobj") for given in (image, mask) if given is not None):
-        raise UsageError("synthesize takes images and arrays; read a file with read_image")
-    image, mask = (given if given is None else check_image(given) for given in (image, mask))
+    if affine is not None and not arrays:
+        raise UsageError("an image has its own affine; leave affine out, or give an array")
+    image = _checked(image, affine, "the image")
+    mask = None if mask is None else _checked(mask, image.affine, "the mask")
     found, noticed = _brain_of(image, mask, threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
@@ -224,10 +221,14 @@ def _brain_of(image: Any, mask: Any, threads: int | None) -> tuple[BrainMask, li
     return found, [*found.notes, *([turned] if turned else [])]
 
 
-def _image_of(volume: np.ndarray, affine: np.ndarray | None) -> Any:
-    """Return an array as an image."""
-    import nibabel as nib
+def _checked(given: Any, affine: Any, title: str) -> Any:
+    """Check an image, or an array with its affine; `title` is the name of what has no file."""
+    from h2lo_bids.imaging.reading import check_voxels
 
-    if affine is None:
-        raise UsageError("an array needs its affine: voxel indices to mm, 4 x 4")
-    return nib.Nifti1Image(np.asarray(volume, dtype=np.float32), np.asarray(affine, dtype=float))
+    if isinstance(given, np.ndarray):
+        if np.shape(affine) != (4, 4):
+            raise UsageError("an array needs its affine: voxel indices to mm, 4 x 4")
+        return check_voxels(given, np.asarray(affine, dtype=float), title)
+    if not hasattr(given, "dataobj"):
+        raise UsageError("synthesize takes images and arrays; read a file with read_image")
+    return check_voxels(np.asarray(given.dataobj), given.affine, given.get_filename() or title)

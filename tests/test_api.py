@@ -108,9 +108,11 @@ def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
 )
 def test_images_in_memory_are_checked_as_files_are(model, spoil, fault) -> None:
     mask = nib.Nifti1Image((head(1) > 0).astype(np.uint8), np.diag([SPACING] * 3 + [1.0]))
-    image = nib.Nifti1Image(*spoil(head(1), mask.affine))
+    volume, affine = spoil(head(1), mask.affine)
     with pytest.raises(BadDataError, match=fault):
-        synthesize(image, model, mask=mask)
+        synthesize(nib.Nifti1Image(volume, affine), model, mask=mask)
+    with pytest.raises(BadDataError, match=fault):
+        synthesize(volume, model, affine=affine, mask=mask)
 
 
 def test_what_cannot_be_used_is_refused(model) -> None:
@@ -118,8 +120,15 @@ def test_what_cannot_be_used_is_refused(model) -> None:
         synthesize(head(1), model)
     with pytest.raises(UsageError, match="read a file with read_image"):
         synthesize("head.nii.gz", model)
-    with pytest.raises(BadDataError):
-        synthesize(head(1), model, affine=np.eye(4), mask=np.zeros(head(1).shape))
+    affine = np.diag([SPACING] * 3 + [1.0])
+    with pytest.raises(UsageError, match="its own affine"):
+        synthesize(nib.Nifti1Image(head(1), affine), model, affine=np.eye(4))
+    with pytest.raises(BadDataError, match="affine is not finite"):
+        synthesize(head(1), model, affine=affine * np.nan)
+    with pytest.raises(BadDataError, match="affine is missing"):
+        synthesize(nib.Nifti1Image(head(1), None), model)
+    with pytest.raises(BadDataError, match="the mask: is all zero"):
+        synthesize(head(1), model, affine=affine, mask=np.zeros(head(1).shape))
 
 
 def test_a_model_computes_where_it_was_loaded(model, monkeypatch) -> None:
@@ -135,8 +144,9 @@ def test_a_model_computes_where_it_was_loaded(model, monkeypatch) -> None:
     synthesize(head(1), elsewhere, affine=np.diag([SPACING] * 3 + [1.0]), precision="fp32")
     assert asked == [("meta", "meta")]
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="device cuda:99"):
-        load_model("T1w", device="cuda:99")
+    for name in ("cuda:99", "gpu", "mps"):
+        with pytest.raises(UsageError, match=f"device {name}: this machine offers cpu"):
+            load_model("T1w", device=name)
 
 
 def test_a_model_that_draws_does_so_by_the_seed(tmp_path) -> None:

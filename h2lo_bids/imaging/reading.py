@@ -96,21 +96,20 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     return Checked(image, (*noticed, *warnings))
 
 
-def check_image(image: Any) -> nib.Nifti1Image:
+def check_voxels(data: np.ndarray, affine: Any, name: str) -> nib.Nifti1Image:
     """Check an image in memory as `load_checked` does a file, and return it in float32.
 
-    `BadDataError` if it is not 3-D, finite and varied, or its affine is singular or sheared.
+    `BadDataError` if it is not 3-D, finite and varied, or its affine is missing, singular or
+    sheared.
     """
-    name, data = name_of(image), np.asarray(image.dataobj)
     if data.dtype.kind not in "biuf":
         raise BadDataError(f"{name}: has {data.dtype} values; give real numbers")
     data = _three_dimensional(name, data.astype(np.float32))
-    if fault := _fault(image.affine):
+    if fault := "missing" if affine is None else _fault(affine):
         raise BadDataError(f"{name}: its affine is {fault}; read it with read_image, or reslice it")
     _check_values(name, data)
-    checked = nib.Nifti1Image(data, image.affine)
-    if image.get_filename():
-        checked.file_map["image"].filename = name  # of any format
+    checked = nib.Nifti1Image(data, affine)
+    checked.file_map["image"].filename = name  # of any format
     return checked
 
 

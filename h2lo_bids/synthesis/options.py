@@ -45,16 +45,16 @@ DEFAULTS = EngineOptions()
 
 def resolve_device(name: str) -> torch.device:
     """Return a device by its name, or raise `UsageError` where this machine has none such."""
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= available:
+        return torch.device("cuda" if count else "cpu")
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
+    if str(name) not in there:
         raise UsageError(
-            f"device {name}: this machine offers {available} CUDA devices to PyTorch; "
-            "use --device cpu or auto"
+            f"device {name}: this machine offers {', '.join(there)} to PyTorch; take one of these, "
+            "or auto"
         )
-    return device
+    return torch.device(name)
 
 
 def native_precision(device: str = "auto") -> str:
