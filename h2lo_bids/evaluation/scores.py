@@ -79,11 +79,6 @@ def score(
     image = np.clip(raw, 0, 1)
     real = np.asarray(target, np.float64)
     where = metrics.foreground(high_field)
-    if not image.shape == real.shape == where.shape:
-        raise BadDataError(
-            f"subject {subject}: the images to compare need one shape, not "
-            f"{image.shape}, {real.shape} and {where.shape}"
-        )
     if not np.isfinite(image).all():
         raise BadDataError(f"subject {subject}: {method} gave NaN voxels; fit the model again")
     if not where.any():

@@ -104,7 +104,6 @@ def test_what_cannot_be_scored_names_the_subject(refused) -> None:
     predicted, target, hf = volumes()
     for images, complaint in (
         ((predicted, target, 0 * hf), "subject 07: no voxel"),
-        ((predicted[1:], target, hf), "subject 07: the images to compare need one shape"),
         ((predicted * np.nan, target, hf), "subject 07: x gave NaN"),
     ):
         assert complaint in refused(BadDataError, score, *images, subject="07", method="x")
