@@ -20,6 +20,7 @@ from h2lo_bids.bids.derivatives import (
     pair_paths,
     sidecar,
 )
+from h2lo_bids.bids.names import identifier
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import Failed, H2loError, InputOutputError
@@ -70,10 +71,10 @@ def prepare_pairs(
     missing = tuple(pair for pair in pairs if pair.name in fingerprints)
     if not missing:
         return [], kept, failed
-    name = f"sub_{pairs[0].subject.replace('+', 'plus')}_pairs_wf"
+    name = f"{identifier(f'sub-{pairs[0].subject}')}_pairs_wf"
     workflow = init_pairs_wf(name, missing, fingerprints, how)
     workflow.base_dir = str(how.settings.work)
-    branches = {f"{pair_word(pair)}_wf": pair for pair in missing}
+    branches = {branch_name(pair): pair for pair in missing}
     made: list[PairSource] = []
 
     def follow(node: pe.Node, status: str) -> None:
@@ -166,24 +167,21 @@ def init_pairs_wf(
             source, field = branches[donor.stem], "find_brain.mask_file"
         else:
             if donor.stem not in alone:
-                alone[donor.stem] = how.find_brain(workflow, f"find_{_word(donor)}", donor)
+                node = f"find_{identifier(donor.stem)}"
+                alone[donor.stem] = how.find_brain(workflow, node, donor)
             source, field = alone[donor.stem], "mask_file"
         workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow
 
 
-def pair_word(pair: PairSource) -> str:
-    """Return a pair's name as a word that a workflow may be called."""
-    return f"pair_{_word(pair.hf)}"
-
-
-def _word(scan: Scan) -> str:
-    return scan.stem.replace("-", "_").replace("+", "plus")
+def branch_name(pair: PairSource) -> str:
+    """Name the branch of a pair."""
+    return f"pair_{identifier(pair.name)}_wf"
 
 
 def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Workflow:
     """Build all that is done with one pair, up to ``write``, where it leaves the workflow."""
-    workflow = pe.Workflow(name=f"{pair_word(pair)}_wf")
+    workflow = pe.Workflow(name=branch_name(pair))
     find = how.find_brain(workflow, "find_brain", pair.hf)
     high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
     finds = [

@@ -86,6 +86,11 @@ def parse_name(filename: str) -> Name | None:
     return Name(entities, suffix, dot + extension)
 
 
+def identifier(name: str) -> str:
+    """Return a name, or a part of one, as a word that a workflow may be called."""
+    return name.replace("-", "_").replace("+", "plus")
+
+
 def in_place(path: Path, name: Name) -> bool:
     """Check the order of entities, and that they agree with the folders."""
     folders = path.parts[-4:-1]

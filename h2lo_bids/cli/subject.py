@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import given_mask, mask_in
+from h2lo_bids.bids.names import identifier
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
@@ -87,7 +88,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
 
 
 def _workflow_name(task: SubjectTask) -> str:
-    return f"sub_{task.subject.replace('+', 'plus')}_wf"
+    return f"{identifier(f'sub-{task.subject}')}_wf"
 
 
 def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
@@ -106,7 +107,7 @@ def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
     }
     return [
         ImageSpec(
-            _name(source.scan),
+            f"scan_{identifier(source.scan.stem.partition('_')[2])}",
             source.scan,
             models[source.scan.suffix],
             source.parts,
@@ -115,12 +116,6 @@ def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
         )
         for source in sources
     ]
-
-
-def _name(scan: Scan) -> str:
-    """Return a scan's name as a word that a workflow may be called."""
-    words = [f"{key}_{value.replace('+', 'plus')}" for key, value in scan.entities if key != "sub"]
-    return "_".join(["scan", *words, scan.suffix])
 
 
 def device_of(settings: Settings) -> str:
