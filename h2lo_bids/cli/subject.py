@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipelines.participant import ImageSpec
 
 STEP = "trial"
-MOST_ROWS = 20
 
 
 def process(task: SubjectTask, send: Send) -> Outcome:
@@ -180,7 +179,7 @@ def examine(
             by_stem[scan.stem] = replace(
                 record,
                 figures=(*record.figures, *draw_lesions(settings.out_dir, scan, found)),
-                regions=region_rows(found.rows, MOST_ROWS),
+                regions=region_rows(found.rows),
             )
     return failed, list(by_stem.values())
 

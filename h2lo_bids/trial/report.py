@@ -33,6 +33,7 @@ from h2lo_bids.wording import summarise
 
 _CITED = ("arnold", "badano", "gallas", "delong", "bland", "shrout")
 _TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
+_MOST_ROWS = 20
 _HIDDEN = ("contrast", "label", "observer", "intercept", "slope")
 _HEADS = {
     name: {column: what for column, what in described.items() if column not in _HIDDEN}
@@ -165,14 +166,14 @@ def _cell(value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def region_rows(rows: Sequence[Sequence[Any]], most: int) -> tuple[tuple[str, ...], ...]:
+def region_rows(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:
     """Return the rows of whole regions and the largest lesions as the report lists them."""
     head = ("Image", "Label", "Lesion", "Volume, mm³", "Diameter, mm", "Contrast, high field",
             "CNR, high field", "Contrast", "CNR")  # fmt: skip
     picked = [0, 3, 4, 5, 6, 12, 13, 16, 17]
     table = [tuple("whole" if i == 4 and row[i] is None else _cell(row[i]) for i in picked)
              for row in rows]  # fmt: skip
-    return (head, *table[:most])
+    return (head, *table[:_MOST_ROWS])
 
 
 def draw_lesions(out_dir: Path, scan: Scan, examined: Examination) -> tuple[Figure, ...]:
