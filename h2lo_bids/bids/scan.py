@@ -218,14 +218,14 @@ def read_grid(path: Path) -> Grid | None:
 def _grid(path: Path, *_state: int) -> Grid | None:
     from nibabel.spatialimages import HeaderDataError
 
-    from h2lo_bids.imaging.reading import read_header
+    from h2lo_bids.imaging.reading import read_header, to_mm
 
     try:
         check_content(path)
         header = read_header(path)
+        to_mm(header)
         affine = header.get_best_affine()[:3, :3]
         sides = (affine**2).sum(axis=0) ** 0.5
-        sides = sides * {"meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0], 1.0)
         shape = (*map(int, header.get_data_shape()), 1, 1, 1)
     except (H2loError, HeaderDataError, KeyError, ValueError):
         return None

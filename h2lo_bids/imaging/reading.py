@@ -47,6 +47,7 @@ FARTHEST = 1e6
 """Distance in mm from the origin, a kilometre, that no scanner writes; far more is no float32."""
 LONGEST_QUATERNION = 1e-3
 """Excess over length 1 that rounding explains; beyond it there is a warning."""
+_IN_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # by NIfTI's code of the unit
 _ALIGNED = 2
 _ZOOM_TOLERANCE = 0.01
 _DISAGREEMENT_MM = 1.0
@@ -313,13 +314,34 @@ def _known(code: int) -> int:
 
 def _check_spacing(name: str, header: Any) -> list[str]:
     """Refuse voxel sizes that are none of a head's; take the sign off negative ones."""
+    unit = to_mm(header)
+    warnings = [f"{name}: its lengths are in {unit}, and were converted to mm"] if unit else []
     spacing = np.asarray(header["pixdim"][1:4], dtype=float)
     shown = " x ".join(f"{s:g}" for s in spacing)
-    low, high = SPACING_RANGE
-    if not np.all((np.abs(spacing) >= low) & (np.abs(spacing) <= high)):
-        raise BadDataError(f"{name}: voxel size {shown} mm is not a head's; restore its header")
+    if not _of_a_head(np.abs(spacing)):
+        raise BadDataError(
+            f"{name}: voxel size {shown} mm is not a head's; convert it again or correct its header"
+        )
     header["pixdim"][1:4] = np.abs(spacing)
-    return [] if np.all(spacing > 0) else [f"{name}: voxel size {shown} is read without its sign"]
+    if not np.all(spacing > 0):
+        warnings.append(f"{name}: voxel size {shown} is read without its sign")
+    return warnings
+
+
+def to_mm(header: Any) -> str:
+    """Convert a header's lengths to mm where they are a head's only then; return their unit."""
+    # The code alone decides nothing: many programs ignore it, and write a wrong one.
+    unit, factor = _IN_MM.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    if not (unit and _of_a_head(np.abs(header["pixdim"][1:4]) * factor)):
+        return ""
+    header["pixdim"][1:4] *= factor
+    for field in ("srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y", "qoffset_z"):
+        header[field] = header[field] * factor
+    return unit
+
+
+def _of_a_head(sizes: np.ndarray) -> bool:
+    return bool(np.all((sizes >= SPACING_RANGE[0]) & (sizes <= SPACING_RANGE[1])))
 
 
 def _coded(header: Any, which: str) -> np.ndarray | None:
@@ -353,8 +375,7 @@ def _fault(affine: Any) -> str:
     if np.abs(affine[:3, 3]).max() > FARTHEST:
         return "of an impossible position"
     zooms = np.linalg.norm(linear, axis=0)
-    low, high = SPACING_RANGE
-    if not np.all((zooms >= low) & (zooms <= high)):
+    if not _of_a_head(zooms):
         return "singular or of an impossible voxel size"
     cosines = (linear / zooms).T @ (linear / zooms)
     if np.abs(cosines - np.eye(3)).max() > SHEAR_LIMIT:

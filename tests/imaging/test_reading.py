@@ -370,6 +370,27 @@ def test_voxel_sizes_count_without_their_sign(tmp_path: Path) -> None:
         load_checked(path)
 
 
+@pytest.mark.parametrize(("unit", "sides"), [("meter", 1e-3), ("micron", 1e3)])
+def test_lengths_are_converted_only_where_they_are_a_heads_then(
+    tmp_path: Path, unit, sides
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    for affine in (OTHER, OTHER * [[sides], [sides], [sides], [1]]):
+        image = nib.Nifti1Image(SMALL, affine)
+        image.set_qform(affine, 1)
+        image.header.set_xyzt_units(unit)
+        nib.save(image, path)
+        checked = load_checked(path)
+        np.testing.assert_allclose(checked.image.affine, OTHER, rtol=1e-5, atol=1e-5)
+        assert ["converted to mm" in line for line in checked.warnings] == [True] * (
+            affine is not OTHER
+        )
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    with pytest.raises(BadDataError, match="is not a head's; convert it again"):
+        load_checked(path)
+
+
 def test_real_scans_pass(shared_data: Path) -> None:
     for path in sorted(shared_data.glob("[hl]f/*.nii.gz")):
         checked = load_checked(path)
