@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
-from h2lo_bids.io import atomic_path, digest, read_json, stamp
+from h2lo_bids.io import atomic_path, atomic_write_text, digest, read_json, stamp
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
@@ -91,15 +93,37 @@ def training_range(
     pairs: Iterable[Pair], contrast: str, spacing: Sequence[float], *, scaling: str = "robust"
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: what the inputs and targets of its training are like."""
-    # Of pairs as the files hold them; of a scaled pair ``field_ratio`` cannot be measured.
-    profiles, outputs = [], []
+    found = [_profile(pair, contrast, spacing, scaling) for pair in pairs]
+    return ranges_of([given for given, _ in found], [target for _, target in found])
+
+
+def prepared_range(pairs: Sequence[PreparedPair], cache: Path, scaling: str) -> dict[str, Any]:
+    """Return the `training_range` of prepared pairs, each measured once for the fits of a cache."""
+    found = []
     for pair in pairs:
-        made = Scaled(np.asarray(pair.hf, np.float32))
-        if scaling != "max":
-            made = scale_brain(made.volume, pair.mask, spacing, contrast=contrast, name=pair.name)
-        profiles.append(measure(made, pair.mask, spacing, contrast=contrast))
-        outputs.append(measure_output(pair.lf, made.volume, pair.mask, spacing))
-    return ranges_of(profiles, outputs)
+        kept = _kept(pair, cache, f"{scaling}, {pair.task}").with_suffix(".json")
+        try:
+            given, target = json.loads(kept.read_text())
+        except (OSError, ValueError):  # absent or damaged
+            read = read_prepared(pair)
+            given, target = _profile(read, pair.contrast, pair.frame.spacing, scaling)
+            atomic_write_text(kept, json.dumps([given, target]))
+        found.append((given, target))
+    return ranges_of([given for given, _ in found], [target for _, target in found])
+
+
+def _profile(
+    pair: Pair, contrast: str, spacing: Sequence[float], scaling: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure the input and the target of a pair as the files hold it."""
+    # Of a scaled pair ``field_ratio`` cannot be measured.
+    made = Scaled(np.asarray(pair.hf, np.float32))
+    if scaling != "max":
+        made = scale_brain(made.volume, pair.mask, spacing, contrast=contrast, name=pair.name)
+    return (
+        measure(made, pair.mask, spacing, contrast=contrast),
+        measure_output(pair.lf, made.volume, pair.mask, spacing),
+    )
 
 
 def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:
@@ -225,11 +249,7 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
     """Map pairs into memory from a cache that is made anew where their files have changed."""
     opened = []
     for pair in pairs:
-        try:
-            stamps = [stamp(path) for path in (pair.hf, pair.lf, pair.mask)]
-        except OSError as err:
-            raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
-        kept = cache / f"{pair.name}_{digest([scaling, pair.fingerprint, stamps])}.npy"
+        kept = _kept(pair, cache, scaling)
         if not kept.exists():
             # As divided by their maxima, both tasks share the file.
             read = read_prepared(pair.for_task(SYNTHESIZE))
@@ -237,6 +257,15 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
             keep_pair(kept, hf, read.lf, read.mask, *[read.hf] * (scaling != "max"))
         opened.append(map_pair(kept, pair.name, pair.task))
     return opened
+
+
+def _kept(pair: PreparedPair, cache: Path, kind: str) -> Path:
+    """Return where a cache keeps something of a pair, until one of the pair's files changes."""
+    try:
+        stamps = [stamp(path) for path in (pair.hf, pair.lf, pair.mask)]
+    except OSError as err:
+        raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
+    return cache / f"{pair.name}_{digest([__version__, kind, pair.fingerprint, stamps])}.npy"
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,13 @@ from prepared_pairs import write_pairs
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.training.methods.operators import OperatorTrainer
-from h2lo_bids.training.pairs import map_pair, open_prepared
+from h2lo_bids.training.pairs import (
+    map_pair,
+    open_prepared,
+    prepared_range,
+    read_prepared,
+    training_range,
+)
 from h2lo_bids.training.trainer import Validation
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
@@ -83,6 +91,26 @@ def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path: Path) -> 
     assert scaled.baseline() == own.baseline()
     again = [map_pair(pair.kept, pair.name) for pair in held["robust"]]  # as other processes do
     assert Validation(again, small_options()).baseline() == own.baseline()
+
+
+@pytest.mark.parametrize("scaling", ["max", "robust"])
+def test_the_range_of_prepared_pairs_follows_their_files(scaling: str, tmp_path: Path) -> None:
+    """Whether it was kept by an earlier fit or not."""
+    prepared, cache = write_pairs(tmp_path, 2), tmp_path / "cache"
+
+    def expected() -> dict[str, Any]:
+        pairs, spacing = map(read_prepared, prepared), prepared[0].frame.spacing
+        return training_range(pairs, prepared[0].contrast, spacing, scaling=scaling)
+
+    first = expected()
+    assert prepared_range(prepared, cache, scaling) == first
+    assert prepared_range(prepared, cache, scaling) == first
+    for kept in cache.iterdir():
+        kept.write_text("[")
+    assert prepared_range(prepared, cache, scaling) == first
+    image = nib.load(prepared[0].lf)
+    nib.save(nib.Nifti1Image(image.get_fdata() / 2, image.affine), prepared[0].lf)
+    assert prepared_range(prepared, cache, scaling) == expected() != first
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -37,8 +37,7 @@ from h2lo_bids.training.pairs import (
     PreparedPair,
     common_frame,
     pairs_fingerprint,
-    read_prepared,
-    training_range,
+    prepared_range,
 )
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -155,12 +154,7 @@ def site_metadata(
         "held_out" if job.fold.test else "cross_validation": _figures(summary),
         "intended_use": _SITE_USE[job.task],
         "limits": _limits(pairs, kind, options.family),
-        "input_range": training_range(
-            map(read_prepared, job.pairs_in("train")),
-            job.contrast,
-            pairs[0].frame.spacing,
-            scaling=options.scaling,
-        ),
+        "input_range": prepared_range(job.pairs_in("train"), job.cache, options.scaling),
     }
 
 
