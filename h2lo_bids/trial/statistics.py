@@ -296,20 +296,17 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
     `differences` are of each subject, one condition less the other. None where they have no
     mean, fewer than two are given, or a million do not suffice.
     """
-    from statsmodels.stats.power import TTestPower
+    from scipy.stats import ncf
 
     mean = float(np.mean(differences)) if len(differences) > 1 else 0.0
     if abs(mean) < _LEAST_SPREAD:
         return None
-    spread = float(np.std(differences, ddof=1))
-    if spread < _LEAST_SPREAD or abs(mean) / spread > 10:
-        return 2
-    effect, test = abs(mean) / spread, TTestPower()
+    effect = mean / max(float(np.std(differences, ddof=1)), _LEAST_SPREAD)
 
     def enough(n: int) -> bool:
-        return not test.power(effect, n, ALPHA) < power  # NaN far beyond what is needed
+        # By F = t^2: the noncentral t of scipy, and so statsmodels, is NaN for some large effects.
+        return not ncf.sf(_quantile(n) ** 2, 1, n - 1, n * effect**2) < power
 
-    # Its own solver fails where two or three subjects are enough.
     needed = bisect.bisect_left(range(2, _MOST_SUBJECTS), True, key=enough) + 2
     return None if needed >= _MOST_SUBJECTS else needed
 

@@ -192,6 +192,18 @@ def test_subjects_needed_reach_the_power_by_statsmodels():
         assert TTestPower().power(effect, n - 1, 0.05) < wanted
     assert st.subjects_needed(np.zeros(5), 0.8) is None
     assert st.subjects_needed(np.ones(1), 0.8) is None
+    assert st.subjects_needed(np.ones(5), 0.8) == 2
+
+
+@pytest.mark.parametrize(
+    ("effect", "needed80", "needed90"), [(5.414, 3, 3), (11.4, 3, 3), (12, 2, 3), (16, 2, 2)]
+)
+def test_a_large_effect_needs_no_fewer_subjects_than_its_power_says(effect, needed80, needed90):
+    # By numeric integration of the noncentral t, two subjects reach .452, .794, .817 and .924.
+    spread = np.linspace(-1, 1, 12)
+    differences = effect + spread / spread.std(ddof=1)
+    assert st.subjects_needed(differences, 0.8) == needed80
+    assert st.subjects_needed(differences, 0.9) == needed90
 
 
 def test_dose_response_finds_the_odds_it_was_drawn_with():
