@@ -163,7 +163,7 @@ def _cell(value: Any) -> str:
         return str(value)
     if math.isinf(value):
         return "no limit"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def region_rows(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:

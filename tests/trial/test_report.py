@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.trial.report import draw_lesions
+from h2lo_bids.trial.report import _cell, draw_lesions
 
 
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (2, 2, 5)])
@@ -32,3 +32,9 @@ def test_slices_go_through_the_lesion_and_none_is_empty(tmp_path, spacing):
             assert len(cuts) >= 5
             assert min(abs(cut - centre) for cut in cuts) <= 3
             assert all(abs(cut - 100) < 60 for cut in cuts)
+
+
+def test_a_bound_that_a_fit_does_not_know_stays_short_in_a_table():
+    assert [_cell(value) for value in (1.9424e130, 123456.7, 99.94)] == [
+        "1.94e+130", "123457", "99.9"
+    ]  # fmt: skip
