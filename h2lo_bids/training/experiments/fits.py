@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from h2lo_bids.models.bundle import METADATA, Bundle, load_bundle
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
+from h2lo_bids.settings.options_pairs import Enhancement
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares, keep_freed_memory
 from h2lo_bids.training.experiments import FitTask, Plan, Sources, leaks
@@ -318,20 +320,22 @@ def cohort_scans(settings: Settings, contrast: str) -> tuple[CohortScan, ...]:
 
 def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> None:
     """Refuse arms whose synthesis models are not there."""
-    for arm in map(find_arm, settings.arms):
-        if arm.pretrain is not None:
-            for fold in folds:
-                _synthesis_folder(settings, contrast, arm.pretrain, fold)
+    methods = [arm.pretrain for arm in map(find_arm, settings.arms) if arm.pretrain]
+    for method, fold in itertools.product(methods, folds):
+        _synthesis_folder(settings, contrast, method, fold)
 
 
 def _synthesis_folder(settings: Settings, contrast: str, method: str, fold: int) -> Path:
     """Name the bundle of the synthesis benchmark's model of a fold, or raise `UsageError`."""
     folder = result_path(settings.out_dir, "fold", contrast=contrast, method=method, fold=fold)
     if read_record(folder) is None or not (folder / BUNDLE).is_dir():
+        # With the other options of this run: without its --resolution, pairs are prepared anew.
+        how: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Enhancement)}
+        how |= {"task": SYNTHESIZE, "method": (method,), "dry_run": False}
+        words = ["h2lo", *dataclasses.replace(settings, **how).words()]
         raise UsageError(
             f"{folder / BUNDLE}: is missing, and the arm {method} is pretrained on its images; "
-            f"make it first: h2lo {settings.bids_dir} {settings.out_dir} benchmark --method "
-            f"{method} --folds {settings.folds}"
+            f"make it first: {shlex.join(words)}"
         )
     return folder / BUNDLE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from skeletons import scan_at
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.pairs import unprepared
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import write_json
@@ -313,8 +315,11 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_pat
     run_fit(FitTask(settings, "T1w", "arnold", plan, plan.folds[0], 1), lambda event: None)
     how = {"schedule_factor": 1e-3, "features": 2, "steps": None, "pretrain_derivatives": (root,)}
     arms = replace(settings, task="enhance", method=(), arm=("arnold",), **how)
-    with pytest.raises(UsageError, match="fold-1/bundle: is missing, and the arm arnold"):
-        plan_folds(arms, sources, lambda event: None)
+    with pytest.raises(UsageError, match="fold-1/bundle: is missing, and the arm arnold") as told:
+        plan_folds(replace(arms, resolution=2.0), sources, lambda event: None)
+    # Without the run's other options, the command would prepare the pairs on another grid.
+    words = shlex.split(str(told.value).partition("make it first: h2lo ")[2])
+    assert read_settings(words) == replace(settings, steps=None, resolution=2.0)
     first = replace(arms, fold=(0,))
     plan = plan_folds(first, sources, lambda event: None)["T1w"]  # the other fold may come later
     run_fit(FitTask(first, "T1w", "pfsr-arnold", plan, plan.folds[0], 1), lambda event: None)
