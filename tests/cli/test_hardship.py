@@ -106,25 +106,23 @@ def test_a_killed_worker_costs_one_participant_and_the_run_says_75(tmp_path, h2l
     assert "SIGKILL" not in (out / "sub-01.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
-)
-def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo, number, code):
+def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo):
     bids = write_dataset(tmp_path / "bids", subjects=1)
-    out = tmp_path / "out"
-    process = h2lo(bids, out, popen=True)
-    worker = _worker(process, out, "01")
-    process.send_signal(number)
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert time.monotonic() - began < 15
-    assert len(errors.splitlines()) == 1
-    assert not worker.is_running()
-    assert _left(out) == []
-    for image in out.rglob("*.nii.gz"):
-        if ".h2lo-work" not in image.parts:
-            nib.load(image).get_fdata()
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 75), (signal.SIGINT, 130)):
+        out = tmp_path / str(code)
+        process = h2lo(bids, out, popen=True)
+        worker = _worker(process, out, "01")
+        process.send_signal(number)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert time.monotonic() - began < 15
+        assert len(errors.splitlines()) == 1
+        assert not worker.is_running()
+        assert _left(out) == []
+        for image in out.rglob("*.nii.gz"):
+            if ".h2lo-work" not in image.parts:
+                nib.load(image).get_fdata()
     h2lo(bids, out)
 
 
