@@ -292,8 +292,6 @@ def _agrees(rehearsed: str, out: Path) -> None:
     [
         (4, ["--folds", "9"], 64, "cannot make 9 folds"),
         (4, ["--lf", "ses-XX"], 18, "ses=XX"),
-        (1, [], 64, "1 subject"),
-        (1, ["--folds", "0"], 64, "1 subject"),
         (1, ["--dry-run"], 64, "1 subject"),
     ],
 )
