@@ -20,6 +20,10 @@ CARD = """# A model
 | 13 | 30.1 |
 """
 
+EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></title>"
+"""Text that a page has to show as it is."""
+LOADS = {"src", "href", "data", "poster", "srcset", "action", "formaction", "background"}
+
 
 @dataclass(frozen=True)
 class Ball:
@@ -140,3 +144,14 @@ class Page(HTMLParser):
     def handlers(self) -> list[str]:
         """Attributes that run or style, which the policy of the page refuses."""
         return [n for _, n, _ in self.attributes if n == "style" or n.startswith("on")]
+
+
+def assert_sealed(page: Page) -> None:
+    """Let a page load nothing but its own pictures, and run nothing but its own script."""
+    (policy,) = (v for v in page.values("content") if "default-src" in v)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    assert page.handlers == []
+    loaded = [(tag, value) for tag, name, value in page.attributes if name in LOADS and tag != "a"]
+    assert [item for item in loaded if not item[1].startswith(("data:", "#"))] == []
+    assert all(value.startswith("data:image/") for value in page.values("src"))
