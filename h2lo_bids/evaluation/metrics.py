@@ -201,8 +201,15 @@ def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) 
     -------
     dict
         Keys as in `METRICS`.
+
+    Raises
+    ------
+    BadDataError
+        If the images differ in shape, or one of those to compare has NaN voxels.
     """
     image = np.clip(np.asarray(predicted, np.float64), 0, 1)
+    if np.isnan(image).any() or np.isnan(target).any():
+        raise BadDataError("an image to compare has NaN voxels; set what is outside the brain to 0")
     of_image = image_metrics(image, target, None, ssim_map(image, target))
     return of_image | histogram_metrics(image, target, foreground(high_field))
 

@@ -148,6 +148,13 @@ def test_what_is_undefined_or_cannot_be_compared(refused) -> None:
     assert "foreground voxel" in refused(BadDataError, metrics.histogram, a, nowhere)
 
 
+def test_evaluate_refuses_voxels_that_some_metrics_would_leave_out(refused) -> None:
+    a, b = images()
+    gap = np.where(np.indices(a.shape)[1] > 10, np.nan, a)
+    for pair in ((gap, b), (b, gap)):
+        assert "has NaN voxels" in refused(BadDataError, metrics.evaluate, *pair, a)
+
+
 def test_evaluate_gives_all_seven_and_clips() -> None:
     a, b = images(2)
     figures = metrics.evaluate(a * 3 - 1, b, a)
