@@ -193,7 +193,7 @@ class Examination:
             path, scan = find_label(name, root, self._scan), load_checked(self._scan.path).image
             labels.append(load_label(name, path, scan, self._brain))
         trial = self._images.settings.level == "trial"
-        rated = [label for label in labels if trial and label.kind != "dseg"]
+        rated = [label for label in labels if label.kind != "dseg"]
         ill = np.any([label.data >= 0.5 for label in rated], axis=0) if rated else None
         sources = [sha256(label.path.read_bytes()) for label in rated]
         for label in labels:

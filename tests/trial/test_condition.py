@@ -27,6 +27,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.scan import RECIPE, Examination
+from h2lo_bids.trial.study import REGIONS
 
 
 def settings(tmp_path, *condition, level="trial", **more):
@@ -121,14 +122,15 @@ def test_a_condition_of_its_own_grid_is_taken(tmp_path, words, more):
     check_values(settings(tmp_path, *words.split(), **more))
 
 
-def images_of(root, models, *words, level="trial"):
+def images_of(root, models, *words, level="trial", side=6.0, labels=("x",)):
     """Give the trial's images of a scan that is there, of a model."""
-    options = Settings(root, root / "out", level, labels=(("x", root),), condition=words)
+    given = tuple((name, root / name if len(labels) > 1 else root) for name in labels)
+    options = Settings(root, root / "out", level, labels=given, condition=words)
     scan, shape = (
         Scan(root / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),)),
         (16, 18, 20),
     )
-    affine, brain = np.diag([6.0, 6, 6, 1]), np.zeros(shape, np.uint8)
+    affine, brain = np.diag([side, side, side, 1]), np.zeros(shape, np.uint8)
     brain[3:-3, 3:-3, 3:-3] = 1
     data = (50 + 50 * np.random.default_rng(0).random(shape)) * brain
     data[8, 8, 8] = 1000
@@ -222,6 +224,25 @@ def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_p
         told.append(examined(tmp_path, lesion, "c"))
         assert (table.read_text() == earlier) == (recipe == RECIPE)
     assert told[0] == told[1] == told[2]
+
+
+@pytest.mark.parametrize("level", ["participant", "trial"])
+def test_the_ring_of_a_region_holds_no_lesion_of_another_label(tmp_path, level):
+    region, lesion = (np.zeros((16, 18, 20), np.uint8) for _ in range(2))
+    region[6:8, 8:10, 8:12] = 1
+    lesion[9:11, 7:11, 7:13] = 1  # beside it
+    for name, kind, data in (("a", "dseg", region), ("b", "mask", lesion)):
+        path = tmp_path / name / "sub-01" / "anat" / f"sub-01_{kind}.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(data, np.diag([2.0, 2, 2, 1])), path)
+    images = images_of(tmp_path, {None: noisy(0.02)}, level=level, side=2.0, labels=("a", "b"))
+    high, *_ = images.write()
+    bright = np.where(lesion, 1e3, high.data)  # and unlike any tissue
+    paths = images.paths["preproc"], images.paths["lowfield_native"]
+    for path in paths:
+        nib.save(nib.Nifti1Image(bright.astype(np.float32), high.affine), path)
+    row = next(row for row in Examination(images).run().rows if row[2] == "a")
+    assert row[list(REGIONS).index("hf_contrast")] > -0.4
 
 
 def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
