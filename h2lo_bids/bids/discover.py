@@ -12,8 +12,8 @@ from h2lo_bids.bids.index import sessions_of, some
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.query import (
     ENHANCED,
+    HIGH,
     LOW,
-    SCANS,
     Conditions,
     Filter,
     describe,
@@ -71,7 +71,7 @@ class Discovery(Result):
 
 def discover(settings: Settings) -> Discovery:
     """Find the T1w and T2w scans that are asked for: of high field, or of low field to enhance."""
-    sides, choose = (ENHANCED, _low_field) if settings.task == ENHANCE else (SCANS, _high_field)
+    sides, choose = (ENHANCED, _low_field) if settings.task == ENHANCE else (HIGH, _high_field)
     search = Search(settings, Conditions(settings))
     search.begin()
     every = find_images(search)

@@ -22,9 +22,8 @@ from h2lo_bids.vocabulary import CONTRASTS
 Accepted = tuple[str | None, ...]
 Filter = dict[str, Accepted]
 
-SCANS, ENHANCED = ("",), ("", "lf")
-HIGH, LOW = ("", "hf"), ("lf",)
-"""Whose conditions count: those of the level's scans, or of one side of a pair."""
+HIGH, LOW, ENHANCED = ("", "hf"), ("lf",), ("", "lf")
+"""Whose conditions count: of high-field scans, of their low-field partners, of scans to enhance."""
 
 _SIDES = ("hf", "lf")
 _QUERIES = tuple(contrast.lower() for contrast in CONTRASTS)

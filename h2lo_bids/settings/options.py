@@ -113,7 +113,7 @@ class Selection:
     )
     bids_filter_file: Path | None = option(
         None,
-        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, for one side of pairs "hf_t1w", '
+        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, for one field strength "hf_t1w", '
         '"lf_t1w" and so on; null means absent, "*" means any',
         FILE,
     )

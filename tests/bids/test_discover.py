@@ -91,8 +91,9 @@ def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None
     ]
     second = find(root, filter=("run=2",), contrast=("T1w",))
     assert stems(second) == ["sub-ON01802_ses-01_acq-MPRAGE_rec-SCIC_run-02_T1w"]
-    filtered = find(root, filters={"t1w": {"acquisition": "FSPGR"}}, contrast=("T1w",))
-    assert stems(filtered) == ["sub-ON01802_ses-01_acq-FSPGR_rec-SCIC_run-01_T1w"]
+    for key in ("t1w", "hf_t1w"):
+        filtered = find(root, filters={key: {"acquisition": "FSPGR"}}, contrast=("T1w",))
+        assert stems(filtered) == ["sub-ON01802_ses-01_acq-FSPGR_rec-SCIC_run-01_T1w"]
 
 
 def test_the_preferred_scan_is_not_replaced_silently(tmp_path: Path) -> None:

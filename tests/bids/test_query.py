@@ -11,7 +11,6 @@ from h2lo_bids.bids.query import (
     ENHANCED,
     HIGH,
     LOW,
-    SCANS,
     Conditions,
     compile_filters,
     compile_words,
@@ -59,7 +58,6 @@ def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None
     words = {"filter": ("run=1",), "hf": ("rec-x",), "lf": ("acq-y",)}
     query = Conditions(asking(tmp_path / "ds", content, **words))
     run = {"run": ("1",)}
-    assert query.asked("T1w", *SCANS) == {"acq": ("A",), **run}
     assert query.asked("T1w", *HIGH) == {"acq": ("B",), **run, "rec": ("x",)}
     assert query.asked("T2w", *LOW) == {"ses": ("C", None), "acq": ("y",)}
     assert query.asked("T2w", *ENHANCED) == {**run, "ses": ("C", None), "acq": ("y",)}
