@@ -191,9 +191,9 @@ def folds(text: str) -> str:
 
 
 def memory(text: str) -> float:
-    """Read an amount of memory in GB, with or without a unit."""
+    """Read an amount of memory in GB; thousands without a unit are the MB of other programs."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    if not match or float(match.group(1)) == 0:
+    if not match or float(match.group(1)) == 0 or re.fullmatch(r"\d{4,}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 8 or 8000M")
     power = {"k": -2, "m": -1, "g": 0, "": 0, "t": 1}[match.group(2)]
     return float(match.group(1)) * 1000.0**power

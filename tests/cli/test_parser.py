@@ -129,6 +129,7 @@ REFUSED = [
     # Values of the wrong form.
     ("participant --mem lots", 64, "'lots' is not an amount of memory"),
     ("participant --mem 0", 64, "'0' is not an amount of memory"),
+    ("participant --mem 8000", 64, "'8000' is not an amount of memory such as 8 or 8000M"),
     ("participant --lf-grid 1.6x5", 64, "'1.6x5' is not XxYxZ in mm"),
     ("participant --lf-grid 0x1x1", 64, "voxel sides go from 0.1 to 20 mm"),
     ("participant --lf-grid 2x2x2 --slice-profile round", 64, "'round'"),
