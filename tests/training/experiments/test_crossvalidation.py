@@ -282,7 +282,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
         torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
     card = " ".join(made.card.split())
     assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
-    assert "ended at step 8, as the validation had risen by no more than 0.02 dB in 7" in card
+    assert "ended at step 8, as the validation PSNR had risen by no more than 0.02 dB in 7" in card
     # The final model takes the best step's part of the whole schedule, not of the steps done.
     final = final_model((job,), tmp_path, initial=start)
     assert final_steps(final) == record["best_step"]

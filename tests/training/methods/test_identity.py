@@ -75,8 +75,8 @@ def test_the_record_says_that_nothing_was_done(folds: list[FoldJob]) -> None:
     # Of four people two are tested on, one chooses the weights and one is trained on.
     assert bundle.metadata["training_data"]["description"].startswith("2 simulated T1w pairs of 2 ")
     assert "Learned from 2 simulated pairs of 2 subjects" in " ".join(bundle.card.split())
-    assert "Nothing was fitted; 0.0 minutes." in bundle.card
-    for word in ("Adam", "SIREN", "neural operator", "conditional median", "Varied"):
+    assert "Nothing was fitted.\n" in bundle.card
+    for word in ("Adam", "SIREN", "neural operator", "conditional median", "Augmentation"):
         assert word not in bundle.card
 
 
@@ -99,13 +99,13 @@ def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: lis
         card = " ".join(site_card(job, result, site_metadata("x", job, result)).split())
         assert ("gradient term" in card) == name.startswith("h2lo")
         assert ("Adam" in card) == (name not in ("identity", "arnold"))
-        assert ("8 steps of" in card) == ("Adam" in card)
-        assert ("seed 7; 0.0 minutes." in card) == (name != "identity")
+        assert ("8 steps, each on" in card) == ("Adam" in card)
+        assert ("seed 7. This took 0.0 minutes." in card) == (name != "identity")
         operator = name.startswith(("h2lo", "inr"))
         crops = name in ("pix2pix", "pfsr") or (operator and sampling == "patch")
-        assert ("Varied in training" in card) == (crops or name == "diffi2i")
-        assert ("exponent" in card) == (bool(gamma) and "Varied in training" in card)
-        assert ("shifts in the frame up to 1 voxels, and" in card) == crops
+        assert ("Augmentation in training" in card) == (crops or name == "diffi2i")
+        assert ("exponent" in card) == (bool(gamma) and "Augmentation in training" in card)
+        assert ("shifts of up to 1 voxels; for the" in card) == crops
         assert ("budget of 60 s ended the fit at step 5." in card) == (name != "identity")
         smooth = name.startswith(("h2lo", "inr", "diffi2i"))
         assert ("conditional median" in card) == smooth
