@@ -20,17 +20,17 @@ Records = Sequence[Mapping[str, Any]]
 _FEW = 10_000
 
 _VALUES = columns(
-    folds="Folds that were scored",
-    folds_planned="Folds of the cross-validation",
-    participants="Participants that were scored",
-    parameters="Parameters of the model that makes the images",
-    parameters_trained="Parameters of all networks that its training needs",
-    training_seconds=("Time of training, mean over folds", "s"),
-    seconds_per_volume=("Time of synthesizing one volume, mean over test subjects", "s"),
-    peak_memory_gb=("Largest resident memory of the process of a fold", "GB"),
-    steps="Optimiser steps done, in the fold that did the least of its schedule",
-    steps_planned="Optimiser steps of that fold's schedule",
-    stopped_early="Folds that the time budget ended before the schedule did",
+    folds="Number of folds that were scored",
+    folds_planned="Number of folds of the cross-validation",
+    participants="Number of participants that were scored",
+    parameters="Number of parameters of the model that makes the images",
+    parameters_trained="Number of parameters of all networks used in training",
+    training_seconds=("Training time, mean over folds", "s"),
+    seconds_per_volume=("Time to synthesize one volume, mean over test subjects", "s"),
+    peak_memory_gb=("Peak resident memory of a fold, maximum over folds", "GB"),
+    steps="Optimiser steps in the fold with the least of its schedule done",
+    steps_planned="Optimiser steps in the schedule of that fold",
+    stopped_early="Number of folds that the time budget stopped before the end of the schedule",
     time_budget_minutes=("Time budget of a fit", "min"),
 )
 DETAIL = {"detail_3mm": (4, 3), "detail_2mm": (3, 2)}
@@ -41,11 +41,11 @@ _ARM_VALUES = columns(
         f"{coarse} to {fine} mm half-pitch, mean over test subjects"
         for key, (coarse, fine) in DETAIL.items()
     },
-    subjects_real="Subjects whose pairs were trained on, the most of all folds",
-    subjects_cohort="Subjects of the cohort that were pretrained on",
-    epochs_pretrain="Epochs of pretraining that were done",
-    epochs_real="Epochs with the real pairs that were done",
-    flip_rotate="Whether patches were mirrored and turned",
+    subjects_real="Number of subjects with training pairs, maximum over folds",
+    subjects_cohort="Number of subjects of the cohort used for pretraining",
+    epochs_pretrain="Completed epochs of pretraining",
+    epochs_real="Completed epochs with the real pairs",
+    flip_rotate="Whether patches were flipped and rotated",
 )
 
 
@@ -247,12 +247,12 @@ def _seconds(key: str) -> Any:
 
 
 _SHOWN = (
-    Column("Param.", "Parameters of the model that makes the images", parameters),
+    Column("Param.", "Number of parameters of the model that makes the images", parameters),
     Column("Training (s)", "Mean over folds", _seconds("training_seconds")),
     Column("s / volume", "Mean over test subjects", _seconds("seconds_per_volume")),
-    Column("Memory (GB)", "Largest resident memory of a fold", _seconds("peak_memory_gb")),
-    Column("Steps", "Optimiser steps, of the fold that did the least of its schedule", _steps),
-    Column("Folds", "Scored, of those planned", _folds),
+    Column("Memory (GB)", "Peak resident memory, maximum over folds", _seconds("peak_memory_gb")),
+    Column("Steps", "Optimiser steps in the fold with the least of its schedule done", _steps),
+    Column("Folds", "Scored folds, of those planned", _folds),
 )
 _COSTS = tuple(column for column in _SHOWN if column.heading in ("Training (s)", "Steps", "Folds"))
 _ARMS = (
@@ -261,6 +261,6 @@ _ARMS = (
         "Correlation with the true high-field image, half-pitch 4 to 3 and 3 to 2 mm",
         lambda values: " / ".join(f"{v:.2f}" for k in DETAIL if (v := values.get(k)) is not None),
     ),
-    Column("Subjects", "Real pairs, and the cohort's subjects to pretrain on", subjects),
-    Column("Epochs", "Done: pretraining, and those with real pairs", epochs),
+    Column("Subjects", "With real pairs, and in the cohort for pretraining", subjects),
+    Column("Epochs", "Completed epochs of pretraining, and with real pairs", epochs),
 )

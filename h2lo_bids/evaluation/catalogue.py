@@ -67,28 +67,28 @@ CATALOGUE = {
     for m in (
         Metric("psnr", "PSNR", "dB", True, 2, "Peak signal-to-noise ratio, data range 1"),
         Metric("ssim", "SSIM", "%", True, 2,
-               "Structural similarity, 7 x 7 windows within the slices of the first axis"),
-        Metric("ncc", "NCC", "1", True, 4, "Pearson's correlation of the voxels"),
+               "Structural similarity, 7 x 7 windows within slices along the first axis"),
+        Metric("ncc", "NCC", "1", True, 4, "Pearson correlation of the voxels"),
         Metric("wass", "WASS", "1", False, 4,
-               "Wasserstein-1 distance of the intensity histograms, in intensity (0 to 1)"),
-        Metric("hncc", "HNCC", "1", True, 4, "Pearson's correlation of the intensity histograms"),
+               "Wasserstein-1 distance between the intensity histograms, in intensity (0 to 1)"),
+        Metric("hncc", "HNCC", "1", True, 4, "Pearson correlation of the intensity histograms"),
         Metric("bhat", "BHAT", "1", False, 4,
-               "Bhattacharyya distance of the intensity histograms"),
+               "Bhattacharyya distance between the intensity histograms"),
         Metric("js", "JS", "nat", False, 4,
-               "Jensen-Shannon divergence of the intensity histograms, without a square root"),
+               "Jensen-Shannon divergence between the intensity histograms, not its square root"),
         Metric("nmi", "NMI", "1", True, 4,
-               "Mutual information over the geometric mean of the entropies, 64 bins"),
+               "Mutual information divided by the geometric mean of the entropies, 64 bins"),
     )
 }  # fmt: skip
 """All metrics by key, in the order of the tables."""
 
 CLIPPED, RELEASE = "clipped", "release"
 CONVENTIONS = {
-    CLIPPED: "Predictions are clipped to [0, 1] before they are scored; the authors' release does "
-    "not clip, so that its figures are not to be compared with these (--metrics-convention "
-    "release scores as it does).",
-    RELEASE: "PSNR, SSIM and NCC are of predictions as they come, not clipped to [0, 1], as in the "
-    "authors' release; figures of clipped predictions are not to be compared with these.",
+    CLIPPED: "Predictions are clipped to [0, 1] before scoring. The authors' release does not "
+    "clip, so its figures cannot be compared with these (use --metrics-convention release to "
+    "score as it does).",
+    RELEASE: "PSNR, SSIM and NCC are computed without clipping predictions to [0, 1], as in the "
+    "authors' release; they cannot be compared with figures of clipped predictions.",
 }
 """What is done with predicted values outside [0, 1], as the footnote of every table says it.
 
@@ -100,21 +100,21 @@ Columns = dict[str, dict[str, Any]]
 MISSING = "n/a"
 
 _REGIONS = {
-    "foreground": f"high-field image above {FOREGROUND}; SSIM: pixels there, whose windows "
-    "may reach beyond",
+    "foreground": f"voxels where the high-field image exceeds {FOREGROUND}; the windows of SSIM "
+    "are centred on them and may extend beyond",
     "whole": "the whole volume",
 }
 _PAPER = {
     "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
     "Table 1 of the paper",
 }
-_REGION = {"Description": "Voxels that count", "Levels": {**_REGIONS, **_PAPER}}
+_REGION = {"Description": "Voxels that the metric covers", "Levels": {**_REGIONS, **_PAPER}}
 _BOOTSTRAP = (
-    "bound of the 95 % confidence interval by the bias-corrected and accelerated bootstrap over "
-    "participants, 9999 resamples; too narrow with few participants"
+    "bound of the 95 % confidence interval (bias-corrected and accelerated bootstrap over "
+    "participants, 9999 resamples; too narrow with few participants)"
 )
-_BINS = f"bins of {', '.join(f'{f:g}' for f in FREQUENCIES)} cycles per mm that both grids carry"
-_SPECTRA = f"in-plane power spectra of the middle of the brain, root mean square over the {_BINS}"
+_BINS = f"bins at {', '.join(f'{f:g}' for f in FREQUENCIES)} cycles per mm that both grids resolve"
+_SPECTRA = f"in-plane power spectrum of the middle of the brain, root mean square over the {_BINS}"
 
 
 def _bands(who: str, whose: str) -> dict[str, tuple[str, str]]:
@@ -132,18 +132,18 @@ OWN, STRANGER = _bands("own", "the subject's own"), _bands("stranger", "another 
 REALISM = {
     **OWN,
     **STRANGER,
-    "level_low": ("Mean of the darkest of three classes of brain voxels over the brightest's", "1"),
-    "level_mid": ("The same of the middle class", "1"),
-    "noise": ("In-plane noise, standard deviation over the brain's median", "1"),
-    **{f"snr_{level}": (f"Mean of the {level} class over the noise", "1")
+    "level_low": ("Mean of the darkest of three classes of brain voxels over the brightest", "1"),
+    "level_mid": ("The same for the middle class", "1"),
+    "noise": ("In-plane noise: standard deviation divided by the median of the brain", "1"),
+    **{f"snr_{level}": (f"Mean of the {level} class divided by the noise", "1")
        for level in ("low", "mid", "high")},
-    "cnr_low_mid": ("Difference of the low and the middle class over the noise", "1"),
-    "cnr_mid_high": ("Difference of the middle and the high class over the noise", "1"),
-    "spectrum_db": (f"Distance from the target: {_SPECTRA}", "dB"),
-    "reference_spectrum_db": ("The same from the nearest other reference", "dB"),
+    "cnr_low_mid": ("Mean of the middle class minus the low one, divided by the noise", "1"),
+    "cnr_mid_high": ("Mean of the high class minus the middle one, divided by the noise", "1"),
+    "spectrum_db": (f"Distance from the target in the {_SPECTRA}", "dB"),
+    "reference_spectrum_db": ("The same distance from the nearest other reference", "dB"),
     "reference_histogram": (
-        "Wasserstein-1 distance of the brain's values over their 99.5th percentile from the "
-        "nearest other reference", "1"),
+        "Wasserstein-1 distance from the nearest other reference, of the brain's values divided by "
+        "their 99.5th percentile", "1"),
 }  # fmt: skip
 """Description and unit of each measure of a `Realism`, in the order of the table."""
 
@@ -179,9 +179,9 @@ def _text(value: Any) -> str:
     return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
 
 
-_FOLD = "Fold of the cross-validation in which this is a test subject"
-_SESSION = "Session, where a participant has several"
-_FIRST = "What was compared with the real low-field image, or to enhance with the high-field one"
+_FOLD = "Cross-validation fold in which the participant is a test subject"
+_SESSION = "Label of the session, if the participant has several"
+_FIRST = "Method compared with the real low-field image (for enhancement, the high-field one)"
 
 
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
@@ -189,7 +189,7 @@ def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Colum
     described: dict[str, Any] = {
         key: {
             "LongName": m.title,
-            "Description": f"{m.description}; {m.sense}; n/a where it is undefined or infinite",
+            "Description": f"{m.description}; {m.sense}; n/a if it is undefined or infinite",
             "Units": m.unit,
         }
         for key, m in CATALOGUE.items()
@@ -215,13 +215,13 @@ def of_realism(titles: Mapping[str, str]) -> Columns:
     kinds = {
         "synthesized": "made by a method",
         "target": "the pair's real low-field image",
-        "reference": "a real low-field scan without partner, named with --realism-reference",
+        "reference": "a real low-field scan given with --realism-reference, without a partner",
     }
     return columns(
         participant_id="Label of the participant; n/a for a reference",
         session_id=_SESSION,
         kind={"Description": "What the image is", "Levels": kinds},
-        image=_method("The method, or the reference's file", titles),
+        image=_method("Method, or file of the reference", titles),
         fold=_FOLD,
         **REALISM,
     )
@@ -230,17 +230,17 @@ def of_realism(titles: Mapping[str, str]) -> Columns:
 def of_summary(titles: Mapping[str, str], folds: Sequence[int], convention: str) -> Columns:
     """Describe the columns of the summary, with one per fold."""
     over = {
-        "folds": "the fold means, as the paper prints them",
-        "participants": "the participants' values, where there are not two folds",
+        "folds": "the fold means, as in the paper",
+        "participants": "the participants' values, if there are fewer than two folds",
     }
     return columns(
         method=_method(_FIRST, titles),
         metric=_metric(convention),
         region=_REGION,
-        n="Participants with a finite value; their sessions are averaged",
-        mean="Mean of the fold means, or over participants: see std_over",
+        n="Number of participants with a finite value; their sessions are averaged",
+        mean="Mean over the folds or participants, see std_over",
         std="Population standard deviation of the same values",
-        std_over={"Description": "Whose mean and standard deviation these are", "Levels": over},
+        std_over={"Description": "What mean and std are computed over", "Levels": over},
         ci_low=f"Mean over participants: lower {_BOOTSTRAP}",
         ci_high=f"Mean over participants: upper {_BOOTSTRAP}",
         **{f"fold_{fold}": f"Mean over the test subjects of fold {fold}" for fold in folds},
@@ -250,20 +250,20 @@ def of_summary(titles: Mapping[str, str], folds: Sequence[int], convention: str)
 def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
     """Describe the columns of the comparisons."""
     return columns(
-        method=_method("The first of the two methods", titles),
-        versus=_method("The second", titles),
+        method=_method("First method", titles),
+        versus=_method("Second method", titles),
         metric=_metric(convention),
         region=_REGION,
-        n="Participants with finite values of both; the sessions, and the folds whose test sets "
-        "overlap, that both have are averaged",
-        difference="Mean of method less mean of versus, in the metric's unit",
+        n="Number of participants with finite values for both methods, averaged over the sessions "
+        "and folds that both have",
+        difference="Mean of method minus mean of versus, in the unit of the metric",
         ci_low=f"Difference: lower {_BOOTSTRAP}",
         ci_high=f"Difference: upper {_BOOTSTRAP}",
-        better="The method with the better mean; n/a if they are equal",
-        statistic="Wilcoxon's signed-rank test over participants: the smaller rank sum",
-        p="Two-sided and exact up to 200 participants, or 13 with tied differences; with n of them "
-        "never below 2 to the power 1 - n",
-        p_holm="p after Holm's correction over the methods that are compared with the same one by "
+        better="Method with the better mean; n/a if they are equal",
+        statistic="Wilcoxon's signed-rank statistic over participants: the smaller rank sum",
+        p="Two-sided p value, exact for up to 200 participants, or 13 if differences are tied; for "
+        "n participants it cannot be below 2 to the power 1 - n",
+        p_holm="p value with Holm's correction over all methods compared with the same method by "
         "this metric",
     )
 
@@ -275,7 +275,7 @@ def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
 def _metric(convention: str) -> dict[str, Any]:
     levels = {k: f"{m.description} (unit: {m.unit}; {m.sense})" for k, m in CATALOGUE.items()}
     return {
-        "Description": f"What was measured. {CONVENTIONS[convention]}",
+        "Description": f"Name of the metric. {CONVENTIONS[convention]}",
         "Levels": levels,
         "MetricsConvention": convention,
     }

@@ -156,7 +156,7 @@ def coverage(
         lacking = [str(fold) for fold in planned if fold not in done]
         if not scored:
             lines.append(
-                f"{title}: not in the table: no fold of these pairs and options is finished."
+                f"{title}: not in the table, as no fold with these pairs and options is finished."
             )
             continue
         if lacking and name != IDENTITY:
@@ -167,10 +167,10 @@ def coverage(
             )
         missed = [(who, fold) for who, fold in everyone - scored if fold in done]
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
-            lines.append(f"{title} {MARK}: sub-{who}{_of_fold(fold)} not scored.")
+            lines.append(f"{title} {MARK}: sub-{who}{_of_fold(fold)} was not scored.")
         for (method, what), whose in undefined.items():
             if method == name:
-                lines.append(f"{title} {MARK}: no finite {what} of {listed(whose)}.")
+                lines.append(f"{title} {MARK}: no finite {what} for {listed(whose)}.")
     lack = {method for method, _ in undefined}
     partial = (name for name in covered if name in lack or covered[name] != everyone)
     return tuple(partial), tuple(lines)

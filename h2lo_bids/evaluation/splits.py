@@ -20,15 +20,15 @@ from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
 _SIDECAR = columns(
-    contrast="Contrast of the pairs that are divided",
-    fold="Fold of the cross-validation, counted from 0",
-    participant_id="Subject",
+    contrast="Contrast of the pairs",
+    fold="Cross-validation fold, counted from 0",
+    participant_id="Label of the participant",
     part={
-        "Description": "What the subject serves for in this fold",
+        "Description": "Role of the participant in this fold",
         "Levels": {
-            "train": "The model is fitted to its pairs",
-            "validation": "Its pairs decide which weights are kept",
-            "test": "Its pairs are scored",
+            "train": "Its pairs are used to fit the model",
+            "validation": "Its pairs are used to choose the weights that are kept",
+            "test": "Its pairs are used to score the model",
         },
     },
 )

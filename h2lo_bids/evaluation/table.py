@@ -37,10 +37,10 @@ _PAPER = "Subject-Specific Low-Field MRI Synthesis via a Neural Operator, arXiv 
 CITATION, CITATION_2 = (f"{_PAPER}, Table {number}" for number in (1, 2))
 Printed = dict[tuple[str, str, str], tuple[float, float]]
 CAPTION = (
-    "Mean ± population standard deviation over the means of the folds, or over participants "
-    "where there are not two folds. Best in bold, second underlined; rows with † lack folds, "
-    "participants or figures and take no place. PSNR, SSIM and NCC run over the whole volume, the "
-    "other metrics over the foreground, as in the paper."
+    "Mean ± population standard deviation over the fold means, or over participants if there are "
+    "fewer than two folds. The best is bold and the second best underlined; rows marked † lack "
+    "folds, participants or values and are not ranked. PSNR, SSIM and NCC are computed over the "
+    "whole volume, the other metrics over the foreground, as in the paper."
 )
 _EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
 _PLAIN = str.maketrans({NOTHING: "n/a", "\N{MINUS SIGN}": "-"})
@@ -201,7 +201,7 @@ class Table:
         names = {row.name for row in block.rows}
         known = {m for contrast, n, m in self.printed if contrast == block.contrast and n in names}
         paper = [m for m in self.metrics if m in known]
-        note = "As the paper prints it"
+        note = "As printed in the paper"
         heads += [Column(CATALOGUE[m].heading, note, group=GROUP) for m in paper]
         ranked = {metric: _places(block.rows, metric) for metric in self.metrics}
         rows = []
@@ -218,19 +218,19 @@ class Table:
         """Describe the columns of the TSV file, in their order."""
         target = "high" if self.task == ENHANCE else "low"
         columns: catalogue.Columns = {
-            "contrast": {"Description": "Contrast of both images"},
+            "contrast": {"Description": "Contrast of the pairs"},
             "method": {
-                "Description": f"What was compared with the {target}-field image",
+                "Description": f"Method compared with the real {target}-field image",
                 "Levels": {row.name: row.title for block in self.blocks for row in block.rows},
             },
         }
         for key in self.metrics:
             info = CATALOGUE[key]
             what = {
-                "mean": f"{info.description}; {info.sense}; mean over folds or, without two of "
-                "them, over participants",
+                "mean": f"{info.description}; {info.sense}; mean over folds, or over "
+                "participants if there are fewer than two folds",
                 "std": "Population standard deviation of the same values",
-                "place": "1 for the best method of this contrast, 2 for the second, else n/a",
+                "place": "1 for the best method of this contrast, 2 for the second best, else n/a",
             }
             for part, text in what.items():
                 columns[f"{key}_{part}"] = {
@@ -357,15 +357,15 @@ def _list(notes: tuple[str, ...]) -> list[str]:
 
 
 def _paired_md(block: Block, metrics: Sequence[str]) -> str:
-    """Lay out the mean differences, first less second, with the corrected p."""
-    heads, tested = block.paired(metrics, " less ")
+    """Lay out the mean differences, first minus second, with the corrected p."""
+    heads, tested = block.paired(metrics, " minus ")
     rows = (
         (_escaped(title), *(f"{test.signed} (p {catalogue.chance(test.p_holm)})" for test in tests))
         for title, tests in tested
     )
     return _grid(("Methods", *heads), rows) + (
-        "\n\nMean difference over participants; two-sided p of Wilcoxon's signed-rank test after "
-        "Holm's correction over the methods compared with the same one by one metric."
+        "\n\nMean difference over participants and two-sided p of Wilcoxon's signed-rank test with "
+        "Holm's correction over all methods compared with the same method, for each metric."
     )
 
 

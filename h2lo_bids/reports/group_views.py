@@ -124,9 +124,9 @@ def _caption(block: Block) -> str:
     spread = "Mean \N{PLUS-MINUS SIGN} population standard deviation"
     over = {summary.over for summary in figures}
     if "folds" in over:
-        rest = ", or over participants where there are not two folds" * (len(over) > 1)
+        rest = ", or over participants if there are fewer than two folds" * (len(over) > 1)
         return f"{spread} of the means of {folds} folds ({who}){rest}."
-    return f"{spread} over {who}." if people > 1 else f"Figures of {who}."
+    return f"{spread} over {who}." if people > 1 else f"Values of {who}."
 
 
 def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -129,8 +129,8 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
         "h2lo †: 3 of 4 folds; fold 3 is not finished.",
         "INR †: 1 of 4 folds; folds 1, 2, 3 are not finished.",
         "arnold †: 3 of 4 folds; fold 3 is not finished.",
-        "arnold †: sub-0-1 of fold 0 not scored.",
-        "pix2pix: not in the table: no fold of these pairs and options is finished.",
+        "arnold †: sub-0-1 of fold 0 was not scored.",
+        "pix2pix: not in the table, as no fold with these pairs and options is finished.",
     )
     block = tabulate(scores, folds=(0, 1, 2), wanted=wanted)
     write_tables(tmp_path / "group_T1w", scores, block)
@@ -150,7 +150,7 @@ def test_a_figure_that_is_undefined_for_some_costs_the_place_and_is_told():
             s.values.update(ncc=math.nan, bhat=math.inf)
     block = tabulate(scores)
     assert block.notes == (
-        "pix2pix †: no finite NCC, BHAT of sub-1-1 of fold 1, sub-1+1 of fold 1.",
+        "pix2pix †: no finite NCC, BHAT for sub-1-1 of fold 1, sub-1+1 of fold 1.",
     )
     rows = dict(Table((block,), metrics=("ncc",)).lay_out(block).rows)
     assert {name: row[0].place for name, row in rows.items()} == {
@@ -170,7 +170,7 @@ def test_a_p_value_is_never_written_as_0():
     # Exact p of 20 participants who all differ to one side, times two methods: 2 * 2 / 2**20.
     block = tabulate(cohort(folds=5, each=4), contrast="T1w")
     text = Table((block,), title="T").to_md()
-    assert re.search(r"\| h2lo less HF image \|( \S+ \(p < 0\.001\) \|){7}", text)
+    assert re.search(r"\| h2lo minus HF image \|( \S+ \(p < 0\.001\) \|){7}", text)
     assert "0.000)" not in text
 
 
