@@ -30,15 +30,16 @@ if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
 
 _SIMULATED = (
-    "The model was fitted to simulated pairs, not to scans of the same heads in both fields: "
-    "for a real scanner give weights that were fitted to its scans with --model"
+    "The model was trained on simulated pairs, not on scans of the same people at both field "
+    "strengths: to simulate a particular scanner, give a model trained on its scans with --model"
 )
 _PREDICTION = (
-    "A prediction, not an acquired image: it may show structure that is not there and hide what "
-    "is. Not for diagnosis"
+    "This image is a prediction, not an acquired image: it may show structures that do not exist "
+    "and hide ones that do. Not for diagnosis"
 )
 _TRAINED_ON_SIMULATED = (
-    "The model was trained on simulated data, not on scans of the same heads in both fields"
+    "The model was trained on simulated data, not on scans of the same people at both field "
+    "strengths"
 )
 
 

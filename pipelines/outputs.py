@@ -186,8 +186,8 @@ def _parts(
     # Not the reverse: "none" is on record also of pairs whose scans were fused by other software.
     if trained == ["mrr"] and len(used) == 1:
         warnings.append(
-            f"{Path(used[0]).name}: the input is one scan, and the model was trained on several "
-            "fused scans: give it such, or a model that was trained on single scans."
+            f"{Path(used[0]).name}: the input is a single scan, but the model was trained on fused "
+            "scans: give several scans, or a model that was trained on single ones."
         )
     if lost:
         names = " and ".join(Path(part).name for part, *_ in lost)

@@ -41,13 +41,15 @@ BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
 _README = """# H2LO-BIDS derivatives
 
-`desc-lowfield` images (synthesized from high field) and `desc-enhanced` images
-(the reverse) were computed, not acquired. `descriptions.tsv` explains every
-`desc-` label, the JSON sidecar of each image how it was made, and
-`logs/CITATION.md` (or else `.bib`) what to cite. Start with the page of your analysis
-level: `index.html` lists all scans, `group.html` and `enhancement.html` show a fit,
-`table1.html` and `table2.html` a benchmark, `evaluation.html` an evaluation, and
-`trial.html` a virtual trial.
+The images in this dataset were computed by H2LO-BIDS, not acquired: `desc-lowfield` images
+were synthesized from high-field scans, and `desc-enhanced` images were predicted from low-field
+scans. `descriptions.tsv` explains every `desc-` label, and the JSON sidecar of each image
+describes how it was made. Please cite the works listed in `logs/CITATION.md` or, if there is no
+such file, in `logs/CITATION.bib`.
+
+Start with the report of your analysis level: `index.html` (all scans), `group.html` or
+`enhancement.html` (training), `table1.html` or `table2.html` (benchmark), `evaluation.html`
+or `trial.html` (virtual trial).
 """
 
 
@@ -197,7 +199,7 @@ def write_dataset_files(
     columns = {
         "Description": "Meaning of the desc entity in this dataset's file names",
         "desc_id": {"Description": "Label of the desc entity"},
-        "description": {"Description": "What files with this label hold"},
+        "description": {"Description": "Content of the files with this label"},
     }
     content = description(raw, links=links)
     # Sidecars of earlier runs still name what this one does not read.
@@ -271,7 +273,7 @@ def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> d
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generated],
-        "HowToAcknowledge": "Please cite what logs/CITATION.md, or else logs/CITATION.bib, lists.",
+        "HowToAcknowledge": "Please cite the works in logs/CITATION.md or logs/CITATION.bib.",
         "SourceDatasets": [_source(bids_dir)],
         "DatasetLinks": {
             "raw": bids_dir.as_uri(),

@@ -259,7 +259,7 @@ def _reasons(figures: dict[str, float]) -> list[str]:
     reasons = []
     if figures["margin"] < MIN_MARGIN:
         reasons.append(
-            f"moved a little, it fits the high-field brain better or as well (margin "
+            f"after a small motion it fits the high-field brain as well or better (margin "
             f"{figures['margin']:.3f}, at least {MIN_MARGIN:g} expected)"
         )
     for key, least in (("dice", MIN_DICE), ("coverage", MIN_COVERAGE)):

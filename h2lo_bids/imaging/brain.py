@@ -227,8 +227,8 @@ def make_result(
     shown = mask[bounding_box(head)] if method in ("deepbet", "synthstrip", "shared") else mask
     if shown.any() and (share := cut_share(shown)) > MAX_CUT_SHARE:
         found.append(
-            f"{name}: a border of the image cuts the brain, in {share:.0%} of a face of its box; a "
-            "model knows whole brains alone, so look at the output before you use it"
+            f"{name}: the field of view cuts the brain ({share:.0%} of a face of its box); models "
+            "are trained on whole brains only, so check the output before you use it"
         )
     return BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, tuple(found))
 
@@ -362,7 +362,7 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
         return given
     text = (
         f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
-        f"overlap by a Dice of {overlap:.2f} only"
+        f"have a Dice overlap of only {overlap:.2f}"
     )
     if overlap < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
         raise BadDataError(f"{text}; {_REMEDY}")

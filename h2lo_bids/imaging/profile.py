@@ -69,8 +69,8 @@ LEAST_ORDER = -2.0
 slices of 5 mm the least; by -3 mm or less where the contrast is another."""
 _LISTED = 3
 _REMEDIES = {
-    "noise": "give a scan of less noise",
-    "smoothness": "give a scan of thinner slices",
+    "noise": "give a scan with less noise",
+    "smoothness": "give a scan with thinner slices",
     "volume_ml": "check its brain mask",
     "field_ratio": "correct its bias field first",
 }
@@ -328,10 +328,10 @@ def negative_lines(name: str, share: float, scaling: str) -> list[str]:
     """Warn of an image of which a share of the brain is negative, as it comes."""
     if share < NEGATIVE_SHARE:
         return []
-    what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
+    what = "was removed" if scaling == "robust" else "is cut to 0: give the image without it"
     return [
-        f"{name}: {share:.0%} of its brain is negative; the offset, as MP2RAGE UNI and z-scored "
-        f"images have it, {what}"
+        f"{name}: {share:.0%} of its brain is negative; the offset, as in MP2RAGE UNI and z-scored "
+        f"images, {what}"
     ]
 
 
@@ -341,7 +341,7 @@ def _input_line(name: str, given: Beyond, depth: float, contrast: str) -> str:
     remedies = [_REMEDIES.get(key, usual) for key in list(given)[:_LISTED]]
     differences = _listed(given, MEASURES)
     if depth < LEAST_ORDER:
-        shown = f"what is as bright as white matter lies {-depth:.0f} mm above the grey"
+        shown = f"what is as bright as white matter lies {-depth:.0f} mm farther out than the grey"
         differences.insert(0, shown)
         remedies.insert(0, usual)
     return (

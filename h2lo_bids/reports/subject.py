@@ -137,7 +137,7 @@ _TISSUES = {
     "grey_matter": "grey matter",
     "cerebrospinal_fluid": "cerebrospinal fluid",
 }
-_FIRST = "in the first image that was made of the scan and whose noise is known"
+_FIRST = "in the first image made from the scan for which the noise is known"
 MEASURES: Columns = {
     "mask_volume": {
         "LongName": "Brain mask", "Description": "Volume of the brain mask", "Units": "mL",
@@ -156,30 +156,30 @@ MEASURES: Columns = {
     **{
         f"snr_{key}": {
             "LongName": f"SNR of {name}", "Units": "1",
-            "Description": f"Level of {name} over the noise; smooth noise is underestimated",
+            "Description": f"Level of {name} divided by the noise; smooth noise is underestimated",
         }
         for key, name in _TISSUES.items()
     },
     "seconds": {
         "LongName": "Time", "Units": "s",
-        "Description": "Wall-clock time of all steps of the scan, also of those done before",
+        "Description": "Wall-clock time of all steps of the scan, including those of earlier runs",
     },
 }  # fmt: skip
 COLUMNS = columns(
     participant_id="Label of the participant",
-    session_id="Session, where the name of the scan has one",
+    session_id="Session, if the file name of the scan has one",
     scan="File name of the scan, without extension",
     contrast="Suffix of the scan: T1w or T2w",
     status={
         "Description": "How the latest run of the scan ended",
         "Levels": {
             "done": "All images were made",
-            "failed": "A step failed; its measures, if any, may be of an earlier run",
+            "failed": "A step failed; measures, if any, may be from an earlier run",
         },
     },
     input_check={
         "Description": "Whether the input and the output are like the model's training pairs",
-        "Levels": {"yes": "They are", "no": "One is not", "unknown": "The model has no ranges"},
+        "Levels": {"yes": "Both are", "no": "One is not", "unknown": "The model has no ranges"},
     },
     warnings="Number of warnings about the scan, see the subject's page",
     **MEASURES,

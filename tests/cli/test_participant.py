@@ -151,7 +151,7 @@ def test_reports_only_makes_the_page_again(first, h2lo, root):
 def test_log_and_table_are_plain(first):
     text = (first / "logs" / "CITATION.md").read_text()
     assert "H2LO-BIDS" in text
-    assert "No brain was extracted" in text  # --skull-strip skip
+    assert "No brain extraction was performed" in text  # --skull-strip skip
     assert (first / "logs" / "CITATION.bib").exists()
     log = sorted(first.glob("logs/*/h2lo.log"))[0].read_text()
     assert "all 2 scans done" in log

@@ -153,7 +153,7 @@ def test_what_is_told() -> None:
         with pytest.raises(BadDataError, match=r"input_range is damaged \(pairs\)"):
             told({}, ranges | {"pairs": damaged})
     assert told({"negative": 0.3}, ranges).verdict == "yes"
-    assert "lies 4 mm above the grey" in told({"order": -4.0}, None).warnings[0]
+    assert "lies 4 mm farther out than the grey" in told({"order": -4.0}, None).warnings[0]
 
 
 # Planted faults, against the range of simulated pairs.

@@ -251,7 +251,7 @@ def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
     [
         (["mrr"], ["", "", ""], ""),
         (["none"], ["", "", ""], ""),  # as of scans that were fused before
-        (["mrr"], ["", "BadDataError: x", "BadDataError: y"], "the input is one scan"),
+        (["mrr"], ["", "BadDataError: x", "BadDataError: y"], "the input is a single scan"),
         (["mrr", "none"], ["", "BadDataError: x", "BadDataError: y"], ""),
         ([], ["", "", ""], ""),
     ],

@@ -203,7 +203,7 @@ def test_who_was_not_scored_stands_below_the_table(folder):
     mine = [s for s in read_scores(path) if (s.method, s.subject) != ("h2lo-mlp", "C")]
     write_scores(path, mine)
     text = text_of(folder)
-    assert "H2LO w/o SIREN †: sub-C of fold 0 not scored." in text
+    assert "H2LO w/o SIREN †: sub-C of fold 0 was not scored." in text
     assert re.search(r"PSNR of H2LO [\d.]+ .*, H2LO w/o SIREN † [\d.]+ .*, HF image", text)
 
 
@@ -218,7 +218,7 @@ def test_folds_of_an_earlier_division_are_left_out(folder):
 
 def test_a_training_without_folds_and_an_empty_folder_have_a_page(tmp_path):
     text = text_of(make_group(tmp_path / "a", Sample(folds=0)))
-    for told in ("There is no cross-validation", "h2lo_T1w", "Registration of the pairs"):
+    for told in ("There was no cross-validation", "h2lo_T1w", "Registration of the pairs"):
         assert told in text
     assert "None" not in text
     path = write_group_report(tmp_path, level="train")

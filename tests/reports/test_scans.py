@@ -78,7 +78,7 @@ def test_links_lead_to_places_on_the_subjects_pages(out):
 
 
 def test_what_an_earlier_run_made_of_a_scan_that_failed_is_no_news(out):
-    told = "what is shown here may be of an earlier run"
+    told = "what is shown here may be from an earlier run"
     for subject, count in (("01", 0), ("02", 1)):
         page = render_subject_report(load_subject_report(out, subject), out)
         assert page.count(told) == count
@@ -91,7 +91,7 @@ def test_an_image_fused_without_a_broken_scan_is_of_this_run(out):
     assert rows_of(out / "scans.tsv")[0]["status"] == "done"
     page = render_subject_report(load_subject_report(out, "01"), out)
     assert "is truncated" in page
-    assert "may be of an earlier run" not in page
+    assert "may be from an earlier run" not in page
 
 
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):

@@ -77,7 +77,7 @@ def _with_costs(
     )
     notes = budget_notes({row.title: records[row.name] for row in rows if row.name in records})
     if any(record.get("simulated") for record in every):
-        text = "Simulated pairs: the figures show how the methods work, not a scanner."
+        text = "Simulated pairs: the figures show how the methods work, not how a scanner performs."
         block = replace(block, notes=(text, *block.notes))
     return replace(block, rows=rows, notes=(*block.notes, *notes))
 
@@ -194,7 +194,7 @@ def training_text(out_dir: Path) -> str:
         f"*H2LO-BIDS* {__version__} [@h2lo]{named}. "
         "Inputs and outputs follow the Brain Imaging Data Structure [@bids]. The low-field scans "
         f"were {_registered(out_dir, records)}; intensities were divided by their maximum inside "
-        f"the brain, outside of which voxels are zero.{_scaled(records)}"
+        f"the brain, and voxels outside it were set to zero.{_scaled(records)}"
     )
     kinds = {(str(r.get("contrast")), str(r.get("task", SYNTHESIZE))) for r in records}
     parts = [_of_kind(*kind, records) for kind in sorted(kinds, key=lambda k: (k[1] == ENHANCE, k))]
@@ -214,7 +214,7 @@ def _registered(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
         if path.stem in used:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # no reason to fail
                 given.add(str(read_json(path).get("RegistrationMethod")).startswith("none"))
-    taken = "taken as registered to the high-field ones before"
+    taken = "assumed to be already registered to the high-field ones"
     moved = "registered rigidly to the high-field ones with ANTs [@ants]"
     return taken if given == {True} else f"{moved}, or {taken}" if True in given else moved
 
@@ -224,8 +224,8 @@ def _scaled(records: Iterable[Mapping[str, Any]]) -> str:
     own = (r.get("title") for r in records if (r.get("options") or {}).get("scaling") == "robust")
     titles = ", ".join(dict.fromkeys(map(str, own)))
     return titles and (
-        f" The input of {titles} was brought to fixed levels of cerebrospinal fluid and white "
-        "matter instead, after N4 bias field correction [@n4] where the receive field was strong."
+        f" The input of {titles} was instead mapped to fixed levels of cerebrospinal fluid and "
+        "white matter, after N4 bias field correction [@n4] where the receive field was strong."
     )
 
 
@@ -247,8 +247,8 @@ def _of_kind(contrast: str, task: str, records: Iterable[Mapping[str, Any]]) -> 
         folds = {record["fold"]["index"] for record in fitted}
         parts.append(
             f"{contrast}: {each} in {counted(len(folds), 'fold')} of cross-validation; "
-            "weights were chosen on validation subjects and scored on test subjects that had no "
-            f"part in the fit (seed {fitted[0].get('seed')})."
+            "weights were selected on validation subjects and scored on test subjects that were "
+            f"not used in the fit (random seed {fitted[0].get('seed')})."
         )
     if others:
         parts.append(f"{contrast}: {', '.join(others)} made images of the same test subjects.")

@@ -161,8 +161,14 @@ def test_an_arm_is_not_told_as_the_method_that_it_is_pretrained_on(tmp_path: Pat
     ("ways", "said"),
     [
         (("ANTs, rigid",), "were registered rigidly to the high-field ones with ANTs [@ants];"),
-        (("none, registered already",), "were taken as registered to the high-field ones before;"),
-        (("ANTs, rigid", "none, registered already"), "ANTs [@ants], or taken as registered"),
+        (
+            ("none, registered already",),
+            "were assumed to be already registered to the high-field ones;",
+        ),
+        (
+            ("ANTs, rigid", "none, registered already"),
+            "ANTs [@ants], or assumed to be already registered",
+        ),
     ],
 )
 def test_the_methods_text_says_what_was_done_with_the_pairs(tmp_path, ways, said):
@@ -178,5 +184,5 @@ def test_the_methods_text_says_what_was_done_with_the_pairs(tmp_path, ways, said
         record(tmp_path, method, title, {"index": 0}, 600, **how)
     text = training_text(tmp_path)
     assert said in text
-    assert "The input of H2LO was brought to fixed levels" in text
+    assert "The input of H2LO was instead mapped to fixed levels" in text
     assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
