@@ -26,7 +26,7 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, find_pairs, subjects_of, unprepared
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import MissingInputError, UsageError, exit_code
+from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
@@ -35,7 +35,7 @@ from h2lo_bids.wording import counted, summarise
 if TYPE_CHECKING:
     from h2lo_bids.evaluation.splits import Fold
 
-    Divided = tuple[str, tuple[Fold, ...] | None, list[str]]
+    Divided = tuple[str, tuple[Fold, ...] | None, list[str], list[Failed]]
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
@@ -60,7 +60,7 @@ def dry_run(settings: Settings, console: Console) -> int:
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *lines, *_fold_lines(settings, divided)):
         console.line(line)
-    folds = {contrast: parts for contrast, parts, _ in divided if parts is not None}
+    folds = {contrast: parts for contrast, parts, *_ in divided if parts is not None}
     for output in expected_outputs(settings, found, folds, kept):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     other = other_source(settings.out_dir, settings.bids_dir)
@@ -70,7 +70,8 @@ def dry_run(settings: Settings, console: Console) -> int:
     for line in (*unusable, *skipped_lines(found.skipped)):
         console.line(line)
     done = found.scans if isinstance(found, Discovery) else found.pairs
-    if code := exit_code(found.problems, len(done)):
+    failed = [*found.problems, *(item for *_, lost in divided for item in lost)]
+    if code := exit_code(failed, len(done)):
         console.line(f"the run would exit with code {code}: some inputs cannot be used")
     return code
 
@@ -131,8 +132,8 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 
 
 def _fold_lines(settings: Settings, divided: Iterable[Divided]) -> Iterator[str]:
-    for contrast, folds, lines in divided:
-        yield from lines
+    for contrast, folds, lines, lost in divided:
+        yield from (*lines, *(item.line for item in lost))
         if folds is None:
             continue
         for fold in folds:
@@ -179,7 +180,7 @@ def expected_outputs(
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
     divided = _divided(settings, found, _kept(settings, found))
-    return {contrast: folds for contrast, folds, _ in divided if folds is not None}
+    return {contrast: folds for contrast, folds, *_ in divided if folds is not None}
 
 
 def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
@@ -197,7 +198,7 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
 
 
 def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
-    """Yield each contrast, its folds or None if all its pairs are flagged, and lines on these."""
+    """Yield each contrast, its folds or None if it has none, lines on these, and what is lost."""
     from h2lo_bids.training.experiments.fits import (
         divide_subjects,
         every_pair_flagged,
@@ -206,7 +207,7 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
     from h2lo_bids.training.experiments.leaks import alike_line, same_people
     from h2lo_bids.training.pairs import find_prepared
 
-    usable = not found.pairs
+    usable, refused = not found.pairs, list[Failed]()
     for contrast in subjects_of(found.pairs):
         people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
         whole = people.keys() & kept
@@ -221,13 +222,18 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
             )
         for pair in skipped:
             del people[pair.sources[0]]
-        folds: tuple[Fold, ...] | None = None
-        if people:
-            usable, subjects = True, sorted({*people.values()})
-            folds, _ = divide_subjects(settings, contrast, subjects, same=same)
-        yield contrast, folds, lines
+        folds, lost = None, list[Failed]()
+        try:
+            if people:
+                subjects = sorted({*people.values()})
+                folds, _ = divide_subjects(settings, contrast, subjects, same=same)
+                usable = True
+        except UsageError as err:  # the other contrast may have pairs enough, as in the run
+            lost = [Failed(contrast, "fit", err)]
+        refused += lost
+        yield contrast, folds, lines, lost
     if not usable:
-        raise every_pair_flagged(settings)
+        raise refused[0].error if refused else every_pair_flagged(settings)
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -242,6 +243,25 @@ def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path):
     assert (code, err) == (0, ""), told
     assert "pair  " in told
     assert "T2w" not in told
+
+
+def test_a_dry_run_goes_on_where_too_few_pairs_of_the_other_contrast_are_sound(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("h2lo_bids.cli.outputs.unprepared", lambda settings, pairs: ())
+    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
+    for path in [*bids.rglob("*_T1w.*")]:
+        shutil.copy(path, path.with_name(path.name.replace("T1w", "T2w")))
+    check = {"Flagged": True, "Reasons": ["the overlap is 0.31"], "Figures": {}}
+    for n, contrast in product(range(1, 5), ("T1w", "T2w")):
+        high = f"bids:raw:sub-0{n}/ses-HF/anat/sub-0{n}_ses-HF_{contrast}.nii.gz"
+        flag = {"RegistrationCheck": check} if (contrast, n < 4) == ("T2w", True) else {}
+        write_pair(out, f"0{n}", n, contrast=contrast, SourceScans=[high], **flag)
+    code, told, err = call(bids, out, "group", *FIT, *SOME, "--skip-bids-validation", "--dry-run")
+    assert (code, err) == (1, ""), told
+    assert "T1w fold 1: " in told
+    assert "T2w fold" not in told
+    assert "\nT2w: 1 subject with pairs cannot make 2 folds" in told
 
 
 @pytest.mark.slow
