@@ -88,7 +88,8 @@ def discover_pairs(settings: Settings) -> PairDiscovery:
             search.alone(label, search.empty(label))
     pairs = _pairs(search, sides)
     if not pairs and not search.problems:
-        reasons = list(dict.fromkeys(i.reason for i in (*search.lonely, *search.skipped)))
+        reasons = [text for path, text in search.doubts if path == settings.lf_dir]  # other labels
+        reasons += dict.fromkeys(i.reason for i in (*search.lonely, *search.skipped))
         reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(_nothing_pairs(search, sides, reasons))
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):

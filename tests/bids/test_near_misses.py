@@ -233,6 +233,9 @@ def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
     for text in ("1 participant not in the first dataset: sub-9", "did you mean sub-2?", "'3T'"):
         (line,) = [line for line in found.warnings if text in line]
         assert line.count(str(tmp_path)) == 1
+    other = write(tmp_path / "padded", {anat(n, None, "T1w"): LOW for n in ("01", "02")})
+    with pytest.raises(NoMatchError, match="2 participants not in the first dataset: sub-01"):
+        discover_pairs(asking(high, lf_dir=other))
 
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
