@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 import h2lo_bids
 from h2lo_bids.bids.dataset import find_validator
+from h2lo_bids.cli.outputs import RUN
 from h2lo_bids.cli.run import main
 from h2lo_bids.processes import Job, Pool
 
@@ -78,6 +79,24 @@ def call(*words: object) -> tuple[int, str, str]:
     ):
         code = main([*map(str, words)])
     return code, out.getvalue(), err.getvalue()
+
+
+def promised(bids: Path, out: Path, level: str, *words) -> tuple[int, set[str]]:
+    """Return exit code and files of a dry run."""
+    code, text, _ = call(bids, out, level, *words, "--dry-run")
+    lines = [line.removeprefix("write ") for line in text.splitlines() if line[:6] == "write "]
+    listed = [str(Path(line.removesuffix(" (exists)")).relative_to(out)) for line in lines]
+    assert len(set(listed)) == len(listed)
+    return code, set(listed)
+
+
+def written(out: Path) -> set[str]:
+    """Return the files of a run, but for what coordinates it: locks and the work folder."""
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    runs = [p.parent.name for p in out.glob("logs/*/config.toml")]
+    assert len(runs) == 1
+    named = {name.replace(runs[0], RUN) for name in files}
+    return {name for name in named if not name.startswith((".h2lo-work/", "logs/locks/"))}
 
 
 LIBRARIES = ("h2lo_bids.cli.subject", "pipelines.participant", "pipelines.pairs", "ants",

@@ -15,6 +15,7 @@ from heads import (
     BAD,
     add_subject,
     assert_valid_bids,
+    promised,
     results,
     rows_of,
     run,
@@ -22,6 +23,7 @@ from heads import (
     write_bundle,
     write_pairs,
     write_scan,
+    written,
 )
 
 from h2lo_bids.cli.group import clean_workdir
@@ -73,7 +75,13 @@ def prepared_elsewhere(first: Path, out: Path) -> Path:
     return out
 
 
-def test_a_run_makes_what_it_promises(first):
+def test_a_run_makes_what_it_promises(first, root):
+    code, expected = promised(root / "bids", root / "dry", "group", *BARE, *FIT)
+    assert code == 0  # the damaged image looks whole
+    assert "models/h2lo_T1w/members/1.safetensors" in expected
+    lost = {name for name in expected if f"sub-{BAD}_ses-HF_" in name}
+    made = {name for name in written(first) if "/crash-" not in name}
+    assert made == expected - lost | {"logs/<run>/failures.tsv"}
     rows = rows_of(first / "group_T1w_scores.tsv")
     tested = {(row["participant_id"], row["method"]) for row in rows}
     people = {f"sub-{n:02d}" for n in range(1, 5)}
