@@ -38,7 +38,8 @@ def write_derivative(
     out_name: str,
     sidecar: dict[str, Any],
     mask_method: str | None = None,
-    mask_source: str | None = None,  # URI of another mask, a source if it was given or shared
+    # URIs, of each scan, of another mask, a source if it was given or shared; empty without one.
+    mask_sources: list[str] | None = None,
     device: str | None = None,
     mask_file: InFile | None = None,  # the brain in a low-field image, to measure its noise in
     contrast: str = "",
@@ -54,8 +55,9 @@ def write_derivative(
         content["Device"] = device
     if mask_method is not None:
         content["BrainExtractionMethod"] = mask_method
-        if mask_method.startswith(("given", "shared")) and mask_source is not None:
-            content["Sources"] = [*content["Sources"], mask_source]
+        if mask_method.startswith(("given", "shared")) and mask_sources:
+            own = mask_sources[errors.index("") if errors else 0]
+            content["Sources"] = [*content["Sources"], own]
     if mask_file is not None:
         content |= snr_of(load_image(in_file), load_image(mask_file), contrast)
     # A run with other options and another work folder may write the same names.
@@ -255,10 +257,10 @@ def _add_sinks(
     """Write every output with its sidecar; return their names."""
     image, run, written = branch.image, branch.run, []
     paths, sidecars = run.paths(image), _sidecars(branch)
+    sources = [mask[1] if mask else "" for mask in image.masks]
     if branch.donor is not None:
-        source: str | None = derivative_uri(run.paths(branch.donor)["mask"], run.settings.out_dir)
-    else:
-        source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
+        uri = derivative_uri(run.paths(branch.donor)["mask"], run.settings.out_dir)
+        sources = [uri] * len(sources)
     for key, path in paths.items():
         kind, _, grid = key.partition("_")
         device = products.get(f"device_{key}")
@@ -275,7 +277,7 @@ def _add_sinks(
         step = WriteDerivative(
             out_dir=run.settings.out_dir, sidecar=sidecars[key],
             out_name=path.relative_to(run.settings.out_dir).as_posix(),
-            mask_source=source if key == "mask" else None,
+            mask_sources=sources if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
         sink = add(branch.workflow, step, f"ds_{key}", in_file=products[key], **ends)

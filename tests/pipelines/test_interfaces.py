@@ -225,7 +225,7 @@ def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
 def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, method, named):
     (tmp_path / "x.nii.gz").write_bytes(b"content")
     known = {"Sources": ["bids:raw:a"], "Device": "cuda"}
-    found = {"device": "cpu", "mask_method": method, "mask_source": "bids::other"}
+    found = {"device": "cpu", "mask_method": method, "mask_sources": ["bids::other"]}
     content = _write(tmp_path, tmp_path / "x.nii.gz", "b.nii.gz", sidecar=known, **found)
     assert content["Sources"] == ["bids:raw:a", *(["bids::other"] if named else [])]
     assert content["Device"] == "cpu"
@@ -244,6 +244,13 @@ def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
     assert content["SpatialReference"] == used[0]
     assert content["Fusion"] == ("mrr" if len(used) > 1 else "none")
     assert ("RegistrationMethod" in content) == (len(used) > 1)
+    # The mask is that of the first scan that was used.
+    masks = {"mask_method": "given as a derivative", "mask_sources": ["a", "b", "c"]}
+    known = {"Sources": scans}
+    content = _write(
+        tmp_path, tmp_path / "x.nii.gz", "c.nii.gz", sidecar=known, errors=errors, **masks
+    )
+    assert content["Sources"] == [*used, "b" if lost else "a"]
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,12 @@ def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path, method, 
     t1, t2 = _scan("T1w", "a"), _scan("T2w", "a")
     workflow = built(t1, t2)
     assert _donors(workflow) == {("scan_0_T1w_wf", "scan_1_T2w_wf")}
-    mask = workflow.get_node("scan_1_T2w_wf.ds_mask").inputs.mask_source
-    assert mask == f"bids::sub-01/ses-a/anat/sub-01_ses-a_{grid}desc-brain_mask.nii.gz"
+    masks = workflow.get_node("scan_1_T2w_wf.ds_mask").inputs.mask_sources
+    assert masks == [f"bids::sub-01/ses-a/anat/sub-01_ses-a_{grid}desc-brain_mask.nii.gz"]
     assert _donors(built(t1, _scan("T2w", "b"))) == set()
-    assert _donors(built(t1, t2, masks=(None, (Path(__file__), "bids:x:y")))) == set()
+    given = built(t1, t2, masks=(None, (Path(__file__), "bids:x:y")))
+    assert _donors(given) == set()
+    assert given.get_node("scan_1_T2w_wf.ds_mask").inputs.mask_sources == ["bids:x:y"]
 
 
 def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):
