@@ -76,7 +76,7 @@ def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
 def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(model) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
     turned = reoriented(nib.Nifti1Image(volume, affine), "PSR")
-    with pytest.warns(UserWarning, match="are sagittal; 6x12x6 has axial ones"):
+    with pytest.warns(UserWarning, match="are sagittal; for axial ones give 6x12x6"):
         synthesize(turned, model, voxel_size=(6, 6, 12))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -144,17 +144,17 @@ def header_warnings(scan: Scan) -> tuple[str, ...]:
     found = [*_odd_lengths(grid, scan.metadata)]
     if grid.partial:
         extent = " x ".join(f"{side:.0f}" for side in grid.extent)
-        found.append(f"the field of view of {extent} mm shows a part of the head only")
+        found.append(f"the field of view of {extent} mm covers only part of the head")
     if has_agent(scan.name) or "gado" in str(scan.metadata.get("ContrastBolusIngredient")).lower():
         found.append(
-            "a contrast agent was given, by its name or sidecar, which no embedded model has seen: "
-            "look at the report before you use the image"
+            "a contrast agent was given, according to its name or sidecar; no embedded model was "
+            "trained on such scans: look at the report before you use the image"
         )
     label = scan.name.get("acq")
     way = from_label(label)
     if {way, grid.way} <= {*ORTHOGONAL} and way != grid.way:
-        text = f"acq-{label} means {TITLES[way or '']} slices, but those of the header are"
-        found.append(f"{text} {TITLES[grid.way]}, as which they are used")
+        text = f"acq-{label} means {TITLES[way or '']} slices, but by the header they are"
+        found.append(f"{text} {TITLES[grid.way]}; the header is used")
     return tuple(found)
 
 
@@ -170,7 +170,7 @@ def slice_warnings(axes: Sequence[int], grids: Iterable[Sequence[float]]) -> Ite
         yield (
             f"slices of {given} mm voxels across the {('first', 'second', 'third')[longest]} axis "
             f"of its array are {TITLES[_ACROSS[axes[longest]]]}; "
-            f"{meant} has {TITLES[_ACROSS[longest]]} ones"
+            f"for {TITLES[_ACROSS[longest]]} ones give {meant}"
         )
 
 

@@ -127,7 +127,7 @@ def align(
         fixed, moving = _fixed(_masked(high, high_mask), high_mask), _masked(low, low_mask)
     else:
         fixed, moving = _fixed(high, None), low
-        notes = [f"{name_of(low)}: registered by the head, as its brain mask is doubtful"]
+        notes = [f"{name_of(low)}: registered by the whole head, as its brain mask is doubtful"]
     moving.set_filename(name_of(low))
     fixed.set_filename(name_of(high))
     found = register(moving, fixed, folder, transform="rigid", seed=seed)

@@ -114,10 +114,10 @@ def extract_brain(
     if method == "skip" or stripped:
         notes = []
         if method == "auto":
-            notes = [f"{name}: not skull-stripped, as it has no skull"]
+            notes = [f"{name}: no brain extraction, as the scan has no skull"]
         elif not stripped:
-            what = "does not look like a brain alone; was --skull-strip skip meant for it?"
-            notes = [f"{name}: not skull-stripped, as asked, but {what}"]
+            what = "the scan does not look skull-stripped; was --skull-strip skip meant for it?"
+            notes = [f"{name}: no brain extraction, as asked, but {what}"]
         kind = "skip" if method == "skip" else "stripped"
         return make_result(stripped_mask(image), image, kind, name, tuple(notes))
     file = None if method == "deepbet" else find_weights(weights, required=method == "synthstrip")
@@ -222,7 +222,7 @@ def make_result(
     found, volume = list(notes), volume_ml(mask, image.affine)
     low, high = VOLUME_RANGE_ML
     if not low <= volume <= high:
-        found.append(f"{name}: a brain mask of {volume:.0f} ml; look at it or give another one")
+        found.append(f"{name}: its brain mask has {volume:.0f} ml; look at it or give another one")
     head = np.asarray(image.dataobj) != 0  # a brain alone would end at its box
     shown = mask[bounding_box(head)] if method in ("deepbet", "synthstrip", "shared") else mask
     if shown.any() and (share := cut_share(shown)) > MAX_CUT_SHARE:

@@ -219,7 +219,7 @@ def test_skip_warns_of_what_is_no_brain_alone() -> None:
     assert extract_brain(nifti(brain, grid), method="skip").notes == ()
     noisy = extract_brain(nifti(brain + 1, grid), method="skip")
     assert np.all(np.asarray(noisy.image.dataobj) == 1)
-    assert any("does not look like a brain alone" in note for note in noisy.notes)
+    assert any("does not look skull-stripped" in note for note in noisy.notes)
 
 
 # deepbet on heads whose brain is known, and on the real scans.
