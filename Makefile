@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-# Long enough to see it win on any processor, too short and too coarse for a model to use.
-DEMO_FIT := --resolution 3 --folds 2 --n-folds-parallel 2 --steps 250 --crop 16
+# Minutes in which it wins on any processor; too short and too coarse for a model to use.
+DEMO_FIT := --resolution 3 --folds 2 --n-folds-parallel 2 --max-time 2 --crop 16 --omp-nthreads 1
 PYTEST_ARGS ?=
 # Two files of tests at a time, each on a core of its own, in the order of tests/conftest.py.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
