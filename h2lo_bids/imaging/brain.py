@@ -47,6 +47,7 @@ STRIPPED_RANGE_ML = (300.0, 2300.0)
 MAX_CUT_SHARE = 0.15
 """Share of the box's face that may be cut: the brain stem's, not the neck's (a third)."""
 _CLOSE_MM = 3.0
+_PART_SHARE = 0.05  # of a stripped scan's largest part: a cerebellum has 0.1, an eye 0.005
 SHARE_DICE = 0.90
 SHARE_DISTANCE_MM = 4.0
 SHARE_HELD = 0.965
@@ -253,7 +254,7 @@ def stripped_mask(image: Any) -> np.ndarray:
     """Return the brain of a stripped scan: what is not 0, closed by 3 mm and filled."""
     from scipy.ndimage import binary_fill_holes
 
-    mask = largest_component(np.asarray(image.dataobj) != 0)
+    mask = largest_component(np.asarray(image.dataobj) != 0, _PART_SHARE)
     box, spacing = bounding_box(mask), spacing_of(image.affine).tolist()
     margin = int(np.ceil(_CLOSE_MM / min(spacing))) + 1
     padded = np.pad(mask[box], margin)

@@ -72,8 +72,8 @@ def held(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.count_nonzero(a & b) / max(1, min(a.sum(), b.sum())))
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """Keep the largest set of face-connected voxels."""
+def largest_component(mask: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Keep the largest set of face-connected voxels, and those of at least a share of its size."""
     from scipy.ndimage import label
 
     labels, count = label(mask)
@@ -81,7 +81,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
         return np.zeros(mask.shape, dtype=bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return labels == sizes.argmax()
+    return (sizes >= share * sizes.max())[labels]
 
 
 def without_strays(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

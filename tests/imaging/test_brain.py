@@ -76,6 +76,15 @@ def test_stripped_brain_in_a_tight_box() -> None:
     np.testing.assert_array_equal(stripped_mask(nifti((brain * values)[box])), brain[box])
 
 
+def test_empty_slices_cost_a_stripped_brain_no_part_but_an_eye_is_left_out() -> None:
+    values, brain = head()
+    gapped, eye = brain.copy(), np.roll(ellipsoid((12, 12, 12)), 20, axis=2)
+    gapped[:, :, 20] = False
+    assert not (brain & eye).any()
+    mask = stripped_mask(nifti(np.where(gapped | eye, 1 + values, 0)))
+    np.testing.assert_array_equal(mask, gapped)
+
+
 def test_implausible_volume_is_noted_in_one_line() -> None:
     small = make_result(ellipsoid((20, 20, 20)), nifti(head()[0]), "given", "a.nii")
     assert len(small.notes) == 1
