@@ -364,19 +364,21 @@ def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
 
 def _dose(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
     """Fit what each quantity that differs between conditions does to seeing lesions."""
-    rated = lesions[(lesions["condition"] != HIGH) & lesions["seen"].notna()]
+    rated = lesions[lesions["seen"].notna()]
     for quantity, others in _DOSES.items():
-        doses = {name: of.get(quantity) for name, of in study.conditions.items()}
+        # Neither the high-field image nor a scan's own grid has a thickness.
+        known = {n: of for n, of in study.conditions.items() if of.get(quantity) is not None}
         alike = {
             name: str([study.models.get((key["contrast"], name)), *(of.get(o) for o in others)])
-            for name, of in study.conditions.items()
+            for name, of in known.items()
         }
-        dose = rated["condition"].map(doses)
-        if dose.isna().any() or dose.nunique() < 2:
+        part = rated[rated["condition"].isin(known)]
+        dose = part["condition"].map({name: of[quantity] for name, of in known.items()})
+        if dose.nunique() < 2:
             continue
         fit = st.dose_response(
-            rated["seen"].to_numpy(), dose.to_numpy(float), rated["diameter"].to_numpy(),
-            rated["subject"].to_numpy(str), rated["condition"].map(alike).to_numpy(str),
+            part["seen"].to_numpy(), dose.to_numpy(float), part["diameter"].to_numpy(),
+            part["subject"].to_numpy(str), part["condition"].map(alike).to_numpy(str),
         )  # fmt: skip
         if fit:
             study.rows["dose"].append(key | {"quantity": quantity} | fit)

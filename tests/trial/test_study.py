@@ -123,6 +123,21 @@ def test_noise_lowers_the_odds_and_few_participants_show_it(study):
     assert 2 <= gap["needed80"] <= gap["needed90"] < 20
 
 
+def test_a_condition_on_the_scans_own_grid_leaves_the_effect_of_thickness_to_the_others(tmp_path):
+    write_ratings(tmp_path, 8, conditions={"own": 1.0, "thin": 1.0, "thick": 3.0})
+    told = {"own": (None, None), "thin": (2.0, 8.0), "thick": (5.0, 20.0)}
+    for path in (tmp_path / "trial" / "ratings").glob("*.json"):
+        content = json.loads(path.read_text())
+        for name, (thickness, volume) in told.items():
+            content["Conditions"][name] |= {
+                "noise_scale": 1.0, "slice_thickness": thickness, "voxel_volume": volume
+            }  # fmt: skip
+        path.write_text(json.dumps(content))
+    rows = [row for row in collect(tmp_path).rows["dose"] if row["observer"] == "cnr"]
+    assert [row["quantity"] for row in rows] == ["slice_thickness", "voxel_volume"]
+    assert all(row["high"] < 1 for row in rows)
+
+
 def test_conditions_are_compared_by_the_lesions_that_both_show(tmp_path):
     write_ratings(tmp_path, 3, conditions={"all": 3.0, "some": 3.0})
     for path in (tmp_path / "trial" / "ratings").glob("*.tsv"):
