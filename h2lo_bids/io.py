@@ -43,7 +43,7 @@ _LONGEST_NAME = 255  # bytes, on the file systems of today
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _ELSEWHERE = "choose another output folder or --work-dir"
 _FAILED = {*DISK_FULL, errno.EIO, errno.ESTALE}
-_POINTER = b"/annex/objects/"
+_ANNEX, _LFS = b"/annex/objects/", b"version https://git-lfs"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -104,13 +104,13 @@ def table_rows(text: str, **form: Any) -> Iterator[dict[str, str]]:
 
 
 def check_content(path: Path) -> None:
-    """Make sure that a file can be read and is not a git-annex placeholder."""
+    """Make sure that a file can be read and is no placeholder of git-annex or Git LFS."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             # Opening a pipe would wait for a writer for ever.
             raise MissingInputError(f"{path}: is not a regular file; remove or rename it")
         with path.open("rb") as stream:
-            start = stream.read(len(_POINTER))
+            start = stream.read(len(_LFS))
     except FileNotFoundError as error:
         if path.is_symlink() and "annex" in os.fspath(path.readlink()):
             raise _not_present(path, _store(path)) from error
@@ -128,8 +128,10 @@ def check_content(path: Path) -> None:
         raise MissingInputError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
-    if start == _POINTER:
+    if start.startswith(_ANNEX):
         raise _not_present(path)
+    if start == _LFS:
+        raise MissingInputError(f"{path}: content not present, run: git lfs pull")
 
 
 def _not_present(path: Path, more: str = "") -> MissingInputError:

@@ -52,7 +52,6 @@ _ALIGNED = 2
 _ZOOM_TOLERANCE = 0.01
 _DISAGREEMENT_MM = 1.0
 _GZIP_MAGIC = b"\x1f\x8b"
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     file = Path(path)
     if not file.name.endswith((".nii", ".nii.gz")):
         raise BadDataError(f"{file}: is not .nii or .nii.gz; convert it to NIfTI")
-    _check_present(file)
+    check_content(file)
+    if not file.stat().st_size:
+        raise MissingInputError(f"{file}: is empty (0 bytes); copy or download it again")
     header, data, noticed = _read_nifti(file)
     data = _three_dimensional(file, data)
     affine, code, warnings = _choose_affine(str(file), header)
@@ -150,17 +151,6 @@ def farthest_apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> 
 def name_of(image: Any) -> str:
     """Return the file an image was read from, or a stand-in."""
     return str(image.get_filename() or "the image")
-
-
-def _check_present(path: Path) -> None:
-    """Make sure that a file exists, is readable and has its own content."""
-    check_content(path)
-    with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
-    if not start:
-        raise MissingInputError(f"{path}: is empty (0 bytes); copy or download it again")
-    if start == _LFS_POINTER:
-        raise MissingInputError(f"{path}: content not present, run: git lfs pull")
 
 
 def _read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:

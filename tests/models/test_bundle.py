@@ -125,6 +125,9 @@ def test_an_absent_file_is_named(saved, name, refused):
         assert name in refused(MissingInputError, load_bundle, path)
     (saved.path / name).symlink_to("../.git/annex/objects/key")  # as in a clone by DataLad
     assert f"datalad get {saved.path / name}" in refused(MissingInputError, load_bundle, saved.path)
+    (saved.path / name).unlink()
+    (saved.path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "run: git lfs pull" in refused(MissingInputError, load_bundle, saved.path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "h2lo-bids bundle 1"}', '{"format": 3}'])
