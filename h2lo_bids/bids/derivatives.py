@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import bids_app_spec
 import h2lo_bids
@@ -216,10 +218,19 @@ def write_sidecar(image: Path, content: Mapping[str, Any]) -> None:
 
 def template_reference(image: Path) -> str:
     """Give the URI of a template's image: in TemplateFlow's archive, or of a user's own file."""
-    for depth, part in enumerate(image.parts):
-        if part.startswith("tpl-") and image.name.startswith(f"{part}_"):
-            return "/".join([TEMPLATE_URI, *image.parts[depth:]])
-    return image.absolute().as_uri()
+    names = ("/".join(image.parts[depth:]) for depth in range(len(image.parts)))
+    found = next((name for name in names if name in _archive()), None)
+    return f"{TEMPLATE_URI}/{found}" if found else image.absolute().as_uri()
+
+
+@cache
+def _archive() -> frozenset[str]:
+    """List what is in TemplateFlow's archive, as far as its client knows, which is not imported."""
+    client = find_spec("templateflow")
+    for place in (client and client.submodule_search_locations) or ():
+        with suppress(OSError), ZipFile(Path(place) / "conf" / "templateflow-skel.zip") as skeleton:
+            return frozenset(skeleton.namelist())
+    return frozenset()
 
 
 @cache

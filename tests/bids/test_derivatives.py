@@ -131,7 +131,8 @@ def test_results_and_templates_are_named() -> None:
     )
     pattern = result_pattern("fold", "/record.json", contrast="T1w")
     assert pattern == "folds/T1w/*/fold-*/record.json"
-    file = "tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz"
+    file = "tpl-MNIPediatricAsym/cohort-1/tpl-MNIPediatricAsym_cohort-1_res-1_T1w.nii.gz"
     fetched = template_reference(Path("/cache") / file)
     assert fetched == f"https://templateflow.s3.amazonaws.com/{file}"
-    assert template_reference(Path("/mine/head.nii.gz")) == "file:///mine/head.nii.gz"
+    for own in ("/mine/head.nii.gz", "/cache/tpl-Ours/tpl-Ours_res-01_T1w.nii.gz"):
+        assert template_reference(Path(own)) == f"file://{own}"
