@@ -260,7 +260,9 @@ def _labels(settings: Settings) -> dict[str, str]:
     found = {name: f"Label image given with --labels {name}" for name, _ in settings.labels}
     for condition in conditions_of(settings):
         found[condition.name] = f"Low-field image of a condition: {condition.text}"
-        found[f"{condition.name}noise01"] = "Noisy images of this condition, 01 and on"
+        found[f"{condition.name}noise01"] = (
+            "Noisy images of this condition; noise02 and so on are further ones"
+        )
     return found
 
 
