@@ -120,8 +120,8 @@ def _keys(group: str) -> list[str]:
 
 
 def _template(space: str, uri: str) -> str:
-    origin = "TemplateFlow [@templateflow]" if "templateflow" in uri else "a file of the user's own"
-    return f"{space} from {origin}"
+    own = "a file of the user's own"
+    return f"{space} from {'TemplateFlow [@templateflow]' if uri.startswith('https:') else own}"
 
 
 def _html(text: str, keys: tuple[str, ...]) -> str:

@@ -21,7 +21,8 @@ from h2lo_bids.settings import Settings
 from pipelines.scan_steps import method_text
 
 VERSIONS = ("h2lo-bids", "nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx")
-MNI = ("MNI152NLin2009cAsym", "templateflow://x")
+MNI = ("MNI152NLin2009cAsym", "https://templateflow.s3.amazonaws.com/x")
+OURS = ("Ours", "file:///data/templateflow/tpl-Ours/x")
 
 
 def of_model(**model: str) -> str:
@@ -38,7 +39,7 @@ def everything() -> MethodsText:
         replace(make_scan(), mask_method=mask, model=ModelInfo(kind, training_kind=kind))
         for kind, mask in zip(kinds, masks[:4], strict=True)
     ]
-    scans[0] = replace(scans[0], templates=(MNI,), model=ModelInfo("x", scaling="robust"))
+    scans[0] = replace(scans[0], templates=(MNI, OURS), model=ModelInfo("x", scaling="robust"))
     scans += [replace(scan, mask_method=m) for scan, m in zip(scans, masks[4:])]  # noqa: B905
     scans.append(replace(make_scan(), suffix="T2w", task="enhance", parts=("a", "b", "c")))
     versions = tuple((name, "1.2.3") for name in VERSIONS)
@@ -64,6 +65,7 @@ def test_every_fact_is_in_the_text(everything):
         "had no skull", "No brain extraction was", "The three orthogonal thick-slice scans",
         "voxels of 2 x 2 x 4 mm", "divided by their maximum", " or mapped affinely to fixed levels",
         "MNI152NLin2009cAsym from TemplateFlow [@templateflow]", "(antspyx 1.2.3)",
+        "Ours from a file of the user's own",
         "on a grid of 1.6 x 1.6 x 5 mm", "performed in fp32 precision. The random seed was 7.",
         "PyTorch 1.2.3 [@pytorch], NiBabel 1.2.3 [@nibabel], NumPy 1.2.3 [@numpy].\n",
     ):  # fmt: skip
