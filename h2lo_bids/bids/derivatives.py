@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -226,9 +225,10 @@ def template_reference(image: Path) -> str:
 @cache
 def _archive() -> frozenset[str]:
     """List what is in TemplateFlow's archive, as far as its client knows, which is not imported."""
-    client = find_spec("templateflow")
-    for place in (client and client.submodule_search_locations) or ():
-        with suppress(OSError), ZipFile(Path(place) / "conf" / "templateflow-skel.zip") as skeleton:
+    with suppress(OSError, metadata.PackageNotFoundError):
+        client = metadata.distribution("templateflow")
+        file = client.locate_file("templateflow/conf/templateflow-skel.zip")
+        with ZipFile(str(file)) as skeleton:
             return frozenset(skeleton.namelist())
     return frozenset()
 

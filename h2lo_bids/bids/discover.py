@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
-from h2lo_bids.bids.index import sessions_of, some
+from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.query import (
     ENHANCED,
@@ -32,7 +32,7 @@ from h2lo_bids.bids.scan import (
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE
-from h2lo_bids.wording import counted
+from h2lo_bids.wording import counted, listed
 
 _FUSED = "mrr"
 _BEFORE_ACQ = ("sub", "ses", "task")
@@ -107,10 +107,10 @@ def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str])
     folders = [search.root / f"sub-{label}" for label in search.subjects]
     visits = sorted({name[4:] for folder in folders for name in sessions_of(folder)})
     text = (
-        f"{search.root}: no scan to work on; searched subjects {some(search.subjects)}, sessions "
-        f"{some(search.settings.session_label) or 'all'}, images {'/'.join(search.suffixes)}, "
+        f"{search.root}: no scan to work on; searched subjects {listed(search.subjects)}, sessions "
+        f"{listed(search.settings.session_label) or 'all'}, images {'/'.join(search.suffixes)}, "
         f"filters {filters}; found {counted(len(search.existing), 'subject')}, "
-        f"sessions {some(visits) or 'none'}"
+        f"sessions {listed(visits) or 'none'}"
     )
     return f"{text}, and images were skipped: {'; '.join(reasons[:3])}" if reasons else text
 

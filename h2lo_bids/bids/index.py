@@ -327,11 +327,6 @@ def empty_subject(folder: Path, sessions: Collection[str], suffixes: tuple[str, 
     return f"no {what} image in anat (found {listed(kinds) or 'no image'})"
 
 
-def some(labels: Collection[str]) -> str:
-    """List some labels, and how many more there are."""
-    return listed([*labels], 8)
-
-
 def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str:
     """Report that a subject does not exist, with the most similar labels."""
     close = [name for name in existing if name.lstrip("0").lower() == label.lstrip("0").lower()]
@@ -339,4 +334,4 @@ def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str
     where = "only in participants.tsv, without a folder" if in_table else "no such folder"
     if close:
         return f"{where}; did you mean {', '.join(dict.fromkeys(close))}?"
-    return f"{where}; there are {some(existing)}"
+    return f"{where}; there are {listed(existing)}"

@@ -101,11 +101,6 @@ class FieldStrength:
     note: str | None = None  # what was corrected or derived
     warning: str | None = None  # what contradicts it, or that it was assumed
 
-    @property
-    def low(self) -> bool:
-        """Whether the scan is low-field, i.e. below 1 T."""
-        return self.tesla is not None and self.tesla < LOW_FIELD_BELOW
-
 
 def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> FieldStrength:
     """Find the field strength of a scan by what is trusted most, and warn of what differs."""

@@ -113,13 +113,12 @@ def test_table(metadata: dict, tesla: float, source: str) -> None:
     found = field_strength({**GE, **metadata})
     assert found.tesla == pytest.approx(tesla, abs=1e-4)
     assert found.source == source
-    assert found.low == (tesla < 1)
 
 
 @pytest.mark.parametrize("value", [None, "", [], "n/a"])
 def test_nothing_means_high_field_with_a_warning(value: object) -> None:
     found = field_strength({**GE, "MagneticFieldStrength": value})
-    assert (found.tesla, found.source, found.low) == (None, "assumed", False)
+    assert (found.tesla, found.source) == (None, "assumed")
     assert "assumed to be high field" in (found.warning or "")
 
 
@@ -150,7 +149,7 @@ def test_what_cannot_be_read_is_quoted_and_never_called_absent(key: str, value: 
 )
 def test_a_swoop_is_low_field_whatever_is_missing(metadata: dict) -> None:
     found = field_strength(metadata)
-    assert found.low
+    assert found.tesla < 1
     assert found.source == "Manufacturer"
     assert found.note or found.warning
 
@@ -163,7 +162,7 @@ HIGH_LABELS = "HF GE MPRAGE 01 HFC flair wolf 3T HALF LFOV halfFOV WOLFpack self
 @pytest.mark.parametrize("label", LOW_LABELS.split())
 def test_labels_tell_when_nothing_else_does(label: str) -> None:
     found = field_strength({}, [label])
-    assert (found.low, found.source) == (True, "label")
+    assert (found.tesla < 1, found.source) == (True, "label")
     trusted = field_strength({"MagneticFieldStrength": 3}, [label])
     assert trusted.tesla == 3
     for quoted in (repr(label), "MagneticFieldStrength reads 3"):

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.bids.metadata import field_strength
+from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, field_strength
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
@@ -273,7 +273,7 @@ def _check_low_field(path: Path) -> None:
     except (OSError, ValueError) as err:
         raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
     strength = field_strength(content if isinstance(content, dict) else {})
-    if strength.tesla is not None and not strength.low:
+    if (strength.tesla or 0) >= LOW_FIELD_BELOW:
         raise BadDataError(
             f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "
             "its sidecar; give another one, or correct the sidecar"
