@@ -157,8 +157,8 @@ def synthesize(
     Raises
     ------
     UsageError
-        If an array comes without affine or an image with one, a path in place of an image, or
-        the model does not synthesize low field.
+        If an array comes without affine or an image with one, a slice profile without slices, a
+        path in place of an image, or the model does not synthesize low field.
     BadDataError
         If the image or the mask cannot be used, or no brain is found.
     """
@@ -176,6 +176,8 @@ def synthesize(
         raise UsageError(f"the model {bundle.path} was trained to {bundle.task}, not to synthesize")
     if affine is not None and not arrays:
         raise UsageError("an image has its own affine; leave affine out, or give an array")
+    if voxel_size is None and slice_profile != "box":
+        raise UsageError("slice_profile needs the slices of voxel_size; give both, or neither")
     image = _checked(image, affine, "the image")
     mask = None if mask is None else _checked(mask, image.affine, "the mask")
     found, noticed = _brain_of(image, mask, threads)

@@ -123,6 +123,8 @@ def test_what_cannot_be_used_is_refused(model) -> None:
     affine = np.diag([SPACING] * 3 + [1.0])
     with pytest.raises(UsageError, match="its own affine"):
         synthesize(nib.Nifti1Image(head(1), affine), model, affine=np.eye(4))
+    with pytest.raises(UsageError, match="give both"):
+        synthesize(head(1), model, affine=affine, slice_profile="gauss")
     with pytest.raises(BadDataError, match="affine is not finite"):
         synthesize(head(1), model, affine=affine * np.nan)
     with pytest.raises(BadDataError, match="affine is missing"):
