@@ -61,22 +61,16 @@ def place_lesions(
             f"{sides.max():.3g} mm; give more, or a finer --resolution"
         )
     depth = distance_transform_edt(white, sampling=sides)
-    inverse = np.linalg.inv(affine)
     lesions: list[Lesion] = []
     for number, at in enumerate(plan.places):
-        index = tuple(np.rint(inverse[:3, :3] @ at + inverse[:3, 3]).astype(int))
-        inside = all(0 <= i < n for i, n in zip(index, white.shape, strict=True))
-        if not inside or not white[index]:
-            where = " ".join(f"{v:g}" for v in at)
-            raise UsageError(f"--lesion-at {where}: is not white matter; give another place")
         lesion = Lesion(at, plan.diameters[number % len(plan.diameters)])
         # What is half lesion may be of other tissue, as at random places; see `with_lesions`.
         ball = lesion_share([lesion], white.shape, affine) > 0.5
         if not ball.any() or (ball & ~white).any() or _overlaps(lesion, lesions):
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(
-                f"--lesion-at {where}: one of {lesion.diameter:g} mm leaves white matter there, "
-                "overlaps another, or holds no voxel's centre; give another place or diameter"
+                f"--lesion-at {where}: one of {lesion.diameter:g} mm is not whole in white matter "
+                "there, overlaps another or holds no voxel's centre; give another place or diameter"
             )
         lesions.append(lesion)
     for number in range(len(lesions), len(lesions) + plan.count):

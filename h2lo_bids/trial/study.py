@@ -30,8 +30,6 @@ DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
 CONTRASTS = (0, 0.1, 0.2, 0.35, 0.6, math.inf)
 SPECIFICITY = 0.9
 """Share of the healthy places that a lesion which counts as seen is rated above."""
-SEVERAL = st.SEVERAL
-"""Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = {
     "noise_scale": ("slice_thickness", "voxel_volume"),
     "slice_thickness": ("noise_scale",),
@@ -250,7 +248,7 @@ def collect(settings: Settings) -> Study:
     ratings, study = read_ratings(settings)
     for (contrast, label), table in ratings.groupby(["contrast", "label"], sort=True):
         key = {"contrast": str(contrast), "label": str(label)}
-        if (count := table["subject"].nunique()) < SEVERAL:
+        if (count := table["subject"].nunique()) < st.SEVERAL:
             study.notes.append(
                 f"{contrast}: {count} participant{'s' * (count > 1)} only: the Hotelling observer "
                 "is trained on their other lesions, and areas have no interval by the bootstrap"
@@ -281,7 +279,7 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     if key["observer"] == "cnr":
         rating = part["cnr"].to_numpy()
     else:
-        few = part["subject"].nunique() < SEVERAL
+        few = part["subject"].nunique() < st.SEVERAL
         groups = part["subject"] + (" " + part["lesion"].astype(str) if few else "")
         lesion, sizes = (part["kind"] == LESION).to_numpy(), part["diameter"].to_numpy()
         channels = part[_CHANNELS].to_numpy()

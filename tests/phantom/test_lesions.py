@@ -78,6 +78,8 @@ def test_a_lesion_that_touches_other_tissue_replaces_none_of_it_and_can_be_given
         (2.0, [(0, 0, 0)]),  # between eight voxels, of which it would hold none
         (10.0, [(-19, 1, 1)]),  # at the border of white matter
         (10.0, [(1, 1, 1), (5, 1, 1)]),
+        (4.0, [(-31, 1, 1)]),  # of other tissue
+        (4.0, [(500, 1, 1)]),  # beyond the image
     ],
 )
 def test_a_given_place_that_shows_another_lesion_than_was_asked_for_is_refused(diameter, places):
@@ -86,7 +88,7 @@ def test_a_given_place_that_shows_another_lesion_than_was_asked_for_is_refused(d
     white[10:30, 10:30, 10:30] = True
     plan = LesionPlan(diameters=(diameter,), places=tuple(places))
     where = " ".join(map(str, places[-1]))
-    with pytest.raises(UsageError, match=f"--lesion-at {where}: one of {diameter:g} mm leaves"):
+    with pytest.raises(UsageError, match=f"--lesion-at {where}: one of {diameter:g} mm is not"):
         place_lesions(white, affine, plan, np.random.default_rng(0))
 
 

@@ -19,7 +19,8 @@ from h2lo_bids.reports.records import Failure, write_scan_failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.trial.condition import conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
-from h2lo_bids.trial.study import RATINGS, SEVERAL, Study
+from h2lo_bids.trial.statistics import SEVERAL
+from h2lo_bids.trial.study import RATINGS, Study
 from h2lo_bids.trial.study import collect as collect_with
 
 CONDITIONS = {"quiet": 1.0, "loud": 3.0}
