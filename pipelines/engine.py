@@ -254,11 +254,13 @@ def run_workflow(
 
 
 def _forget_broken(node: Node) -> None:
-    """Have a node run again whose result lacks files, which Nipype would take for done."""
+    """Have a node run again whose result lacks files or is an error; Nipype takes it for done."""
     file = Path(node.output_dir()) / f"result_{node.name}.pklz"
     try:
-        load_resultfile(file)
+        broken = bool(getattr(load_resultfile(file).outputs, "error", ""))  # of a disk, say
     except Exception:  # each way of being broken raises another
+        broken = True
+    if broken:
         file.unlink(missing_ok=True)
 
 

@@ -19,6 +19,7 @@ from pipelines.engine import (
     InFile,
     InputSpec,
     Interface,
+    Label,
     add,
     interface,
     results,
@@ -146,6 +147,31 @@ def test_a_step_whose_files_were_deleted_runs_again(tmp_path, damage):
     else:
         (result if damage == "result" else result.with_name("x.txt")).unlink()
     assert run() == ["7", "kept"]
+
+
+def attempt(folder: Path, log: Label) -> dict[str, Any]:
+    """Find no disk at the first attempt."""
+    with Path(log).open("a") as stream:
+        stream.write("x")
+    return {"error": "" if len(Path(log).read_text()) > 1 else "MissingInputError: x: is away"}
+
+
+Attempt = interface(attempt, error=str)
+
+
+def test_a_step_whose_result_is_an_error_is_tried_again(tmp_path):
+    log = tmp_path / "log"
+
+    def run() -> str:
+        workflow, branch = pe.Workflow(name="wf", base_dir=str(tmp_path)), pe.Workflow(name="a")
+        add(branch, Attempt(log=str(log)), "only")
+        workflow.add_nodes([branch])
+        settings = Settings(tmp_path, tmp_path)
+        assert run_workflow(workflow, {"a": ["1"]}, settings, tmp_path / "crash") == []
+        return next(r.outputs.error for _, r in results(workflow))
+
+    assert [run() for _ in range(3)] == ["MissingInputError: x: is away", "", ""]
+    assert log.read_text() == "xx"  # what succeeded is done
 
 
 def test_stop_on_first_crash_starts_nothing_else(tmp_path):
