@@ -103,7 +103,7 @@ def grids_of(
         res = None if asked.resolution is None else str(asked.resolution)
         meaning = f"resolution {res} of the template" if res else None
         image, mask = (templates or {}).get(space, (None, None))
-        grids.append(Grid("template", asked.name, res, None, image, mask, meaning))
+        grids.append(Grid("template", asked.label, res, None, image, mask, meaning))
     return tuple(grids)
 
 

@@ -37,6 +37,7 @@ from nipype.pipeline.engine.utils import (
 from nipype.pipeline.plugins.tools import report_crash
 
 from h2lo_bids.bids.derivatives import software_versions
+from h2lo_bids.bids.names import identifier
 from h2lo_bids.errors import Failed, H2loError, UnexpectedError, recorded
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import THREAD_VARIABLES
@@ -163,11 +164,11 @@ def add(
     **inputs: Source | list[Source] | None,
 ) -> Node:
     """Add a node; outputs of others are its inputs, several of them as a list."""
-    node = Node(interface, name=name, n_procs=threads)
+    node = Node(interface, name=identifier(name), n_procs=threads)
     workflow.add_nodes([node])
     for key, source in inputs.items():
         if isinstance(source, list):
-            merge = Node(Merge(len(source)), f"{name}_list_{key}", run_without_submitting=True)
+            merge = Node(Merge(len(source)), f"{node.name}_list_{key}", run_without_submitting=True)
             # What it keeps are paths as they were: a work folder may have been moved since.
             merge.interface._always_run = True
             for number, one in enumerate(source, start=1):

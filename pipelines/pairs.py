@@ -167,8 +167,7 @@ def init_pairs_wf(
             source, field = branches[donor.stem], "find_brain.mask_file"
         else:
             if donor.stem not in alone:
-                node = f"find_{identifier(donor.stem)}"
-                alone[donor.stem] = how.find_brain(workflow, node, donor)
+                alone[donor.stem] = how.find_brain(workflow, f"find_{donor.stem}", donor)
             source, field = alone[donor.stem], "mask_file"
         workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow

@@ -10,6 +10,7 @@ from typing import Any
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
+from h2lo_bids.imaging import templates
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.processes import note
 from h2lo_bids.settings import OPTIONS, Settings
@@ -190,7 +191,6 @@ def check_models_and_templates(
 
 def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, Path | None]:
     """Return a template's image and brain mask."""
-    from h2lo_bids.imaging import templates
     from h2lo_bids.imaging.reading import load_checked
 
     if settings.template_file is not None:
@@ -293,7 +293,7 @@ def _check_names(settings: Settings) -> None:
                 "T1w=PATH T2w=PATH for two models"
             )
     standard = settings.standard_spaces
-    if len({space.partition(":")[0] for space in standard}) < len(standard):
+    if len({templates.parse_space(space).label for space in standard}) < len(standard):
         raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
     # They become names of the output's DatasetLinks, where the input has some already.
     names, taken = [name for name, _ in settings.derivatives], ("raw", "lf")

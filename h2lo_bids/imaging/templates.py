@@ -35,6 +35,11 @@ class OutputSpace:
         return folder / f"{stem}_res-{self.resolution or 1:02d}_{ending}.nii.gz"
 
     @property
+    def label(self) -> str:
+        """What outputs are named after: ``MNIPediatricAsym+1``, as in fMRIPrep's transforms."""
+        return self.name if self.cohort is None else f"{self.name}+{self.cohort}"
+
+    @property
     def place(self) -> tuple[Path, str]:
         """The folder of the template's images, and what their names begin with."""
         folder, stem = Path(f"tpl-{self.name}"), f"tpl-{self.name}"

@@ -178,21 +178,23 @@ def test_a_misnamed_image_fails_alone(tmp_path):
 @pytest.mark.slow
 def test_registration_to_each_of_two_templates(tmp_path):
     home = tmp_path / "templateflow"
-    for seed, name in enumerate(("TplOne", "TplTwo")):
-        write_scan(home / f"tpl-{name}" / f"tpl-{name}_res-01_T1w.nii.gz", seed=seed)
+    write_scan(home / "tpl-TplOne" / "tpl-TplOne_res-01_T1w.nii.gz", seed=0)
+    for cohort in (1, 2):  # a scan may be compared with templates of both ages
+        folder = home / "tpl-Kids" / f"cohort-{cohort}"
+        write_scan(folder / f"tpl-Kids_cohort-{cohort}_res-01_T1w.nii.gz", seed=cohort)
     bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
     model = write_whole_bundle(tmp_path / "model", "T1w")
     words = ["--model", model, "--skull-strip", "skip", "--sloppy", "-w", tmp_path / "work"]
-    words += ["--output-spaces", "TplOne:res-1", "TplTwo:res-1"]
+    words += ["--output-spaces", "TplOne:res-1", "Kids:cohort-1", "Kids:cohort-2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPLATEFLOW_HOME", str(home))
         files = agree(bids, tmp_path / "out", "participant", *words)
     assert_whole_derivative(tmp_path / "out")
-    for name in ("TplOne", "TplTwo"):
+    for name in ("TplOne", "Kids+1", "Kids+2"):
         assert f"sub-01/figures/sub-01_space-{name}_desc-registered_T1w.svg" in files
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert "TplOne" in page
-    assert page.count('data-figure="template"') == 2
+    assert page.count('data-figure="template"') == 3
 
 
 def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
