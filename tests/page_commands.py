@@ -5,7 +5,8 @@
 The ``bash`` and ``python`` blocks of a page run in order, in a fresh folder, and then what stands
 between backticks in its text. PATH holds nothing but the programs below, so that a command that
 is not among them fails. `SMALL` says which words are added to make a run short, `HOW` what is
-done in place of a run, `ELSEWHERE` what needs a program or a network and is only listed.
+done in place of a run, `ELSEWHERE` what needs a program or a network and is only listed. Where a
+page names no model, one of few weights stands in for the embedded ones.
 """
 
 from __future__ import annotations
@@ -112,8 +113,10 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
 def make_data(folder: Path) -> None:
     """Write what the pages' examples name: two datasets, masks, a model, and an external tool."""
     import nibabel as nib
-    from heads import BAD, write_pairs
+    from heads import BAD, write_bundle, write_pairs
 
+    for contrast in ("T1w", "T2w"):
+        write_bundle(folder / "untrained" / contrast, contrast)
     write_pairs(folder / "BIDS", subjects=7)
     shutil.rmtree(folder / f"BIDS/sub-{BAD}")
     (folder / "COHORT").mkdir()
@@ -196,6 +199,8 @@ def program(name: str, words: list[str]) -> int:
     elif name == "h2lo" and words[2:3]:
         kind = words[2] + " pairs" * ("--pairs" in words)
         kind += " enhance" * ("enhance" in words)
+        if kind == "participant" and not {*words} & {"--model", "--method", "--noise"}:
+            words += ["--model", *(f"{c}=untrained/{c}" for c in ("T1w", "T2w"))]
         words += shlex.split(f"{SMALL[kind]} --nprocs 1 --omp-nthreads 1")
         if words[2] == "participant" and "--participant-label" not in words:
             words += ["--participant-label", min(Path(words[0]).glob("sub-*")).name]
