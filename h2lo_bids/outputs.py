@@ -99,11 +99,11 @@ def grids_of(
     response = VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
     grids += [voxel_grid(sides, response) for sides in settings.lf_grid]
     for space in dict.fromkeys(settings.standard_spaces):
-        asked = parse_space(space)
+        asked, own = parse_space(space), settings.template_file
         res = None if asked.resolution is None else str(asked.resolution)
-        meaning = f"resolution {res} of the template" if res else None
+        meaning = f"that of {own.name}" if own else f"resolution {res} of the template"
         image, mask = (templates or {}).get(space, (None, None))
-        grids.append(Grid("template", asked.label, res, None, image, mask, meaning))
+        grids.append(Grid("template", asked.label, res, None, image, mask, res and meaning))
     return tuple(grids)
 
 

@@ -88,6 +88,15 @@ def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, tem
         assert (facts, "facts") in ends
 
 
+def test_a_resolution_is_the_template_s_or_that_of_the_file_that_was_given(tmp_path, template):
+    for file, meaning in ((None, "resolution 2 of the template"), (template, "that of tpl.nii.gz")):
+        given = {"output_spaces": ("Own:res-2",), "template_file": file}
+        branch = _build([_scan("T1w")], tmp_path, template, **given).get_node("scan_0_T1w_wf")
+        for key in ("lowfield", "preproc", "mask"):
+            sidecar = branch.get_node(f"ds_{key}_template_Own").inputs.sidecar
+            assert sidecar["Resolution"] == meaning
+
+
 def _donors(workflow) -> set[tuple[str, str]]:
     return {(a.name, b.name) for a, b in workflow._graph.edges()}
 
