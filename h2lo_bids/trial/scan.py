@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import placed, resample, spacing_of, weigh_by_axis
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import (
     atomic_write_bytes,
     read_json,
@@ -216,13 +217,13 @@ class Examination:
         """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
         native = derivative_uri(self._images.paths["preproc"], self._images.out_dir)
-        targets: dict[str, tuple[Grid, Any]] = {}
-        for image in images:
-            space = placed(image.brain.astype(np.uint8), image.affine, self._mask)
-            targets[image.grid.name] = image.grid, space
-        for grid in self._images.grids:
-            targets[grid.name] = grid, nib.load(self._images.mask_of(grid))
-        for grid, space in targets.values():
+        targets: dict[str, tuple[Grid, Any]] = {
+            i.grid.name: (i.grid, placed(i.data, i.affine, self._mask)) for i in images
+        }
+        targets |= {g.name: (g, nib.load(self._images.mask_of(g))) for g in self._images.grids}
+        for asked, space in targets.values():
+            # What fills the voxels: conditions with other slices share the file.
+            grid = replace(asked, response=VoxelResponse())
             data = carry_label(label, self._mover(grid, space))
             path = self._images.name(label.name, kind, grid)
             known = read_json(sidecar_path(self._images.mask_of(grid))) if grid.space else {}

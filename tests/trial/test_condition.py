@@ -203,13 +203,13 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
     assert drawn == {f"{name}_T1w.nii.gz" for name in ("c", "d", "dnoise01", "dnoise02")}
 
 
-def examined(root, lesion, *words):
+def examined(root, lesion, *words, side=6.0):
     """Examine images whose model has some noise, with a mask of lesions; return the notes."""
     models = {None: noisy(0.02)}
     path = root / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
-    return Examination(images_of(root, models, *words)).run().notes
+    nib.save(nib.Nifti1Image(lesion, np.diag([side, side, side, 1])), path)
+    return Examination(images_of(root, models, *words, side=side)).run().notes
 
 
 def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_path, monkeypatch):
@@ -251,3 +251,22 @@ def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
     notes = examined(tmp_path, lesion, "c", "lf-grid=15x6x6")
     (note,) = (text for text in notes if "not in the brain of c" in text)
     assert "all, 1, 2 and 6 more" in note
+
+
+def test_a_label_is_what_fills_the_voxels_whatever_the_slices_of_conditions(tmp_path):
+    lesion = np.zeros((16, 18, 20), np.uint8)
+    lesion[7:9, 8:10, 10:14] = 1  # all of the slice from 20 to 25 mm, and 3 mm of the next
+    slices = {"thin": "box", "thick": "gauss"}
+    found, measured = [], []
+    for names in (("thin", "thick"), ("thick", "thin"), ("thick",)):
+        words = [w for n in names for w in (n, "lf-grid=2x2x5", f"slice-profile={slices[n]}")]
+        examined(root := tmp_path / "-".join(names), lesion, *words, side=2.0)
+        (path,) = root.rglob("*_res-2x2x5_desc-x_probseg.nii.gz")
+        found.append(nib.load(path).get_fdata(dtype=np.float32))
+        assert "box slice profile of 5 mm" in Path(str(path)[:-7] + ".json").read_text()
+        (table,) = root.rglob("*_desc-regions_stats.tsv")
+        lines = table.read_text().splitlines()
+        measured.append([line for line in lines if line.startswith("thick")])
+    for share in found:
+        assert share[share > 0] == pytest.approx([1, 0.6] * 4)
+    assert measured[0] == measured[1] == measured[2] != []
