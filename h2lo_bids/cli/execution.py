@@ -124,7 +124,8 @@ class Run:
             return not self.gives_up
 
         hooks = {"on_event": self.hear, "tick": self.console.tick, **hooks}
-        self.pool(threads).run(jobs, limit=limit, on_end=ended, **hooks)
+        todo = () if self.gives_up else jobs  # a contrast that cannot be fitted fails before them
+        self.pool(threads).run(todo, limit=limit, on_end=ended, **hooks)
         if left := self.total - self.ended:
             text = f"stopped at the first failure: {left} of {self.total} not done"
             self.console.line(text, level="warning")

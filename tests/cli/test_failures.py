@@ -93,6 +93,9 @@ def test_giving_up_is_told_and_not_done_for_what_was_known_before(tmp_path, monk
     run.do([Job(f"sub-{n}", "", (), tmp_path) for n in (1, 2, 3, 4)], 1, 1, ended)
     assert done == ["sub-1", "sub-2"]
     assert "warning: stopped at the first failure: 2 of 4 not done\n" in capsys.readouterr().out
+    run.do([Job("fold-0", "", (), tmp_path)], 1, 1, ended)  # whatever failed before these jobs
+    assert done == ["sub-1", "sub-2"]
+    assert "warning: stopped at the first failure: 1 of 1 not done\n" in capsys.readouterr().out
 
 
 def test_the_line_names_the_scan_exactly_once():
