@@ -50,7 +50,7 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
             apart = np.linalg.norm(np.subtract(one.centre, other.centre))
             assert apart >= (one.diameter + other.diameter) / 2 + 2
     assert lesions == place_lesions(white, AFFINE, plan, np.random.default_rng(0))
-    with pytest.raises(UsageError, match="not white matter"):
+    with pytest.raises(UsageError, match="not whole in white matter"):
         place_lesions(white, AFFINE, LesionPlan(places=((90, 0, 0),)), np.random.default_rng(0))
     with pytest.raises(UsageError, match="2: is less than a voxel's side of 3 mm"):
         place_lesions(white, 3 * AFFINE, LesionPlan(1, (8.0, 2.0)), np.random.default_rng(0))

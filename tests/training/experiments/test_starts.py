@@ -50,7 +50,7 @@ def test_folds_and_devices_share_the_processors():
         ({"folds": "5"}, "cannot make 5 folds"),
         ({"folds": "2", "fold": (9,)}, "--fold 9"),
         ({"folds": "0", "val_count": 4}, "cannot be divided"),
-        ({"device": "cuda:99"}, "--device cpu"),
+        ({"device": "cuda:99"}, "cuda:99: this machine offers cpu"),
         ({"folds": "2", "precision": "fp16", "device": "cpu"}, "fp16"),
     ],
 )
