@@ -81,8 +81,8 @@ def session_paths(
 
 
 def sidecar_path(path: Path) -> Path:
-    """Give the JSON that belongs to an image or transform."""
-    name = re.sub(r"\.(nii\.gz|h5)$", "", path.name)
+    """Give the JSON that belongs to an image, transform or table."""
+    name = re.sub(r"\.(nii\.gz|h5|tsv)$", "", path.name)
     return path.with_name(f"{name}.json")
 
 

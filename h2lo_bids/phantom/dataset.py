@@ -60,20 +60,23 @@ _PARTICIPANTS = {
     "seed": {"Description": "Seed of the dataset; with the number it decides the person"},
 }
 _CHANGES = "1.0.0 2026-11-22\n  - Simulated.\n"
-_README = """# Simulated paired high-field and low-field brain MRI
+_README = """# Simulated {kind} brain MRI
 
 No person was scanned. Each `sub-` is a head deformed at random from a tissue map,
-"scanned" at 3 T (`ses-HF`) and at 64 mT (`ses-LF`). Sequences follow OpenNeuro
-ds006557; relaxation times, coil sensitivity, pose, slice profile, k-space
-truncation, distortion and noise are simulated. The two sessions differ by a rigid
-movement and by the distortion of the low-field one. Fields, noise and distortion were
-fitted to the figures that the paper of H2LO reports for the high-field images of ds006557.
-
+"scanned" at 3 T (`ses-HF`). Sequences follow OpenNeuro ds006557; relaxation times,
+coil sensitivity and noise are simulated. Fields and noise were fitted to the figures
+that the paper of H2LO reports for the high-field images of ds006557.
+{low}
 - Contrasts: {contrasts}
 - Low-field acquisitions: {acquisitions}
 - Made by: `{command}` (the same call makes the same bytes)
 
 Do not draw conclusions about real scanners or people from these images.
+"""
+_LOW = """
+The same head was "scanned" at 64 mT (`ses-LF`), with slice profile and k-space truncation.
+The two sessions differ by a rigid movement and by the distortion of the low-field one, which
+was fitted to the same figures; its tissue levels and noise were fitted to a real Swoop scan.
 """
 
 
@@ -97,7 +100,7 @@ class Plan:
         """The command that makes this dataset again."""
         words = f"h2lo-phantom OUT --subjects {self.subjects} --seed {self.seed}"
         words += f" --resolution {self.resolution:g} --contrast {' '.join(self.contrasts)}"
-        words += f" --lf {' '.join(self.acquisitions)}"
+        words += " ".join((" --lf", *self.acquisitions))
         words += " --labels DIR" if self.labels else ""
         if self.lesions:
             diameters = " ".join(f"{d:g}" for d in self.lesions.diameters)
@@ -267,7 +270,7 @@ def _lesion_sidecar(
             contrasts[name] = round(float(ratio) - 1, 4)
     return {
         "Type": "Lesion",
-        "Description": "Lesions planted in white matter; those of the label maps are not marked",
+        "Description": "Lesions planted in white matter; any that the map has are not marked",
         "SpatialReference": "orig",
         "Severity": severity,
         "ContrastToWhiteMatter": contrasts,
@@ -285,13 +288,14 @@ def _licence(labels: Path | None) -> str:
 
 def _write_top(plan: Plan) -> None:
     """Write what describes the dataset."""
+    kind = "paired high-field and low-field" if plan.acquisitions else "high-field"
     generated = {
         "Name": "h2lo-phantom",
         "Version": __version__,
         "Description": f"Simulation from tissue maps and MR physics: {plan.command}",
     }
     description = {
-        "Name": "Simulated paired high-field and low-field brain MRI",
+        "Name": f"Simulated {kind} brain MRI",
         "BIDSVersion": "1.10.0",
         "DatasetType": "raw",
         "License": _licence(plan.labels),
@@ -306,8 +310,8 @@ def _write_top(plan: Plan) -> None:
         write_json(plan.out / DERIVATIVES / "dataset_description.json", description)
     write_json(plan.out / "participants.json", _PARTICIPANTS)
     text = _README.format(
+        kind=kind, low=_LOW if plan.acquisitions else "", command=plan.command,
         contrasts=" ".join(plan.contrasts), acquisitions=" ".join(plan.acquisitions) or "none",
-        command=plan.command,
     )  # fmt: skip
     (plan.out / "README.md").write_text(text, encoding="utf-8")
     (plan.out / "CHANGES").write_text(_CHANGES, encoding="utf-8")

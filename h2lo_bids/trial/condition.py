@@ -257,10 +257,9 @@ class Images:
     def _image(self, condition: Condition) -> Image:
         """Return the noise-free image of a condition, in [0, 1]: as it is there, or synthesized."""
         bundle, grid = self._load(condition), condition.grid
-        brain, affine, response = self.brain, self.mask.affine, None
+        brain, affine = self.brain, self.mask.affine
         if condition.lf_grid is not None:
             brain, affine = lf_mask(brain, affine, condition.lf_grid)
-            response = grid.response
         path = self.name(condition.name, self.scan.suffix, grid)
         digest = self.digest(bundle.digest, repr(grid), repr(self.options), self.seed)
         if digest_of(path) == digest:
@@ -270,7 +269,7 @@ class Images:
                 image = predict_on_grid(
                     load_model(bundle), *self._frame(bundle), affine, brain,
                     options=self.options, seed=scan_seed(self.seed, self.scan.stem),
-                    response=response,
+                    response=grid.response if grid.kind == "lf" else None,
                 )  # fmt: skip
                 self._synthesized[digest] = np.clip(image, 0.0, 1.0)
             sidecar_path(path).unlink(missing_ok=True)  # what it says is of the image that goes
@@ -364,8 +363,7 @@ def _voxels(path: Path) -> np.ndarray:
 
 def digest_of(path: Path) -> str | None:
     """Return what an output was made from, as its sidecar has it; None without an output."""
-    sidecar = path.with_name(path.name.split(".")[0] + ".json")
     try:
-        return str(read_json(sidecar)["InputDigest"]) if path.exists() else None
+        return str(read_json(sidecar_path(path))["InputDigest"]) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

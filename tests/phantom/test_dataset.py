@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from heads import assert_valid_bids
 from h2lo_bids.cli.phantom import main
 from h2lo_bids.errors import CannotCreateError, MissingInputError
 from h2lo_bids.phantom.dataset import Plan, make_dataset
+from h2lo_bids.phantom.lesions import LesionPlan
 
 
 def simulate(folder: Path, **options) -> Path:
@@ -131,6 +133,18 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
     assert [line.split(":")[0] for line in lines] == names
     assert main(arguments) == CannotCreateError.exit_code
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("acquisitions", [(), ("axi",)])
+def test_the_dataset_tells_of_the_sessions_that_are_there(tmp_path, ball_folder, acquisitions):
+    options = {"resolution": 4, "contrasts": ["T1w"], "labels": ball_folder}
+    simulate(tmp_path, acquisitions=acquisitions, lesions=LesionPlan(1), **options)
+    there = sorted(path.name for path in (tmp_path / "sub-01").iterdir())
+    text = (tmp_path / "README.md").read_text()
+    assert sorted({*re.findall("`(ses-..)`", text)}) == there
+    name = json.loads((tmp_path / "dataset_description.json").read_text())["Name"]
+    assert text.startswith(f"# {name}\n")
+    assert ("low-field" in name) == ("ses-LF" in there)
 
 
 @pytest.mark.parametrize(
