@@ -42,10 +42,8 @@ class OutputSpace:
     @property
     def place(self) -> tuple[Path, str]:
         """The folder of the template's images, and what their names begin with."""
-        folder, stem = Path(f"tpl-{self.name}"), f"tpl-{self.name}"
-        if self.cohort is None:
-            return folder, stem
-        return folder / f"cohort-{self.cohort}", f"{stem}_cohort-{self.cohort}"
+        parts = [f"tpl-{self.name}", *([f"cohort-{self.cohort}"] if self.cohort else [])]
+        return Path(*parts), "_".join(parts)
 
 
 def parse_space(text: str) -> OutputSpace:
