@@ -136,7 +136,8 @@ class Run:
         if kind == "note":
             self.console.line(title + event["text"], level=event.get("level", ""))
         elif kind == "lost":
-            self.fail(Failed(job.name, "fit", H2loError(title + event["text"])))
+            step = "fit" if self.settings.fits else "score"
+            self.fail(Failed(job.name, step, H2loError(title + event["text"])))
         elif kind == "table":
             for line in (event["contrast"], *event["text"].splitlines()):
                 self.console.line(line)

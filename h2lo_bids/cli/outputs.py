@@ -26,7 +26,7 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, find_pairs, subjects_of, unprepared
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
+from h2lo_bids.errors import BadDataError, Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
@@ -224,16 +224,17 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
             del people[pair.sources[0]]
         folds, lost = None, list[Failed]()
         try:
-            if people:
-                subjects = sorted({*people.values()})
-                folds, _ = divide_subjects(settings, contrast, subjects, same=same)
-                usable = True
-        except UsageError as err:  # the other contrast may have pairs enough, as in the run
+            if not people:
+                raise every_pair_flagged(contrast)
+            subjects = sorted({*people.values()})
+            folds, _ = divide_subjects(settings, contrast, subjects, same=same)
+            usable = True
+        except (BadDataError, UsageError) as err:  # the other contrast may have pairs enough
             lost = [Failed(contrast, "fit", err)]
         refused += lost
         yield contrast, folds, lines, lost
     if not usable:
-        raise refused[0].error if refused else every_pair_flagged(settings)
+        raise refused[0].error
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:

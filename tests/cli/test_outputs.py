@@ -228,8 +228,12 @@ def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path):
     assert "T2w" not in told
 
 
+@pytest.mark.parametrize(
+    ("flagged", "text"),
+    [(3, "1 subject with pairs cannot make 2 folds"), (4, "the registration check flagged every")],
+)
 def test_a_dry_run_goes_on_where_too_few_pairs_of_the_other_contrast_are_sound(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, flagged, text
 ):
     monkeypatch.setattr("h2lo_bids.cli.outputs.unprepared", lambda settings, pairs: ())
     bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
@@ -238,14 +242,14 @@ def test_a_dry_run_goes_on_where_too_few_pairs_of_the_other_contrast_are_sound(
     check = {"Flagged": True, "Reasons": ["the overlap is 0.31"], "Figures": {}}
     for n, contrast in product(range(1, 5), ("T1w", "T2w")):
         high = f"bids:raw:sub-0{n}/ses-HF/anat/sub-0{n}_ses-HF_{contrast}.nii.gz"
-        flag = {"RegistrationCheck": check} if (contrast, n < 4) == ("T2w", True) else {}
+        flag = {"RegistrationCheck": check} if (contrast, n <= flagged) == ("T2w", True) else {}
         write_pair(out, f"0{n}", n, contrast=contrast, SourceScans=[high], **flag)
     words = (*PAIRS, "--participant-label", "01", "02", "03", "04", "--folds", "2", "--dry-run")
     code, told, err = call(bids, out, "group", *words, "--skip-bids-validation")
     assert (code, err) == (1, ""), told
     assert "T1w fold 1: " in told
     assert "T2w fold" not in told
-    assert "\nT2w: 1 subject with pairs cannot make 2 folds" in told
+    assert f"\nT2w: {text}" in told
 
 
 @pytest.mark.slow

@@ -156,8 +156,7 @@ def divide_subjects(
 
 def check_ahead(settings: Settings, people: Mapping[str, list[str]]) -> None:
     """Refuse what no fold can be made of, or no fit can follow."""
-    device = resolve_device(settings.device)
-    if settings.precision == "fp16" and device.type != "cuda":
+    if resolve_device(settings.device).type != "cuda" and settings.precision == "fp16":
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
     for contrast, subjects in people.items():
         cohort_scans(settings, contrast)  # only for the errors that it raises
@@ -359,29 +358,30 @@ def usable_pairs(
     settings: Settings, sources: Sources, send: Send = lambda event: None
 ) -> dict[str, Pairs]:
     """Return the prepared pairs of some scans by contrast, but for those that are flagged."""
-    used, doubtful = {}, False
+    used, refused = {}, list[BadDataError]()
     for contrast, scans in sources.items():
         found = find_prepared(settings.out_dir, contrast=contrast, sources=set(scans))
         flagged = skipped_pairs(settings, found)
         for line in flagged.values():
             send(note(line, "warning"))
-        doubtful |= bool(flagged)
         if kept := tuple(pair for pair in found if pair not in flagged):
             used[contrast] = kept
-    if not used:
-        if doubtful:
-            raise every_pair_flagged(settings)
-        raise BadDataError(
-            f"{settings.out_dir}: its prepared pairs are gone or damaged; run the same command "
-            "again, which prepares them"
-        )
+        elif flagged:
+            refused.append(every_pair_flagged(contrast))
+        elif scans:  # a contrast without any has failed before
+            text = "its prepared pairs are gone or damaged; run the same command again"
+            refused.append(BadDataError(f"{contrast}: {text}, which prepares them"))
+    if refused and not used:
+        raise refused[0]
+    for each in refused:
+        send({"event": "lost", "text": str(each)})
     return used
 
 
-def every_pair_flagged(settings: Settings) -> BadDataError:
-    """Return the error of a fit whose pairs are all of doubtful registration."""
+def every_pair_flagged(contrast: str) -> BadDataError:
+    """Return the error of a contrast whose pairs are all of doubtful registration."""
     return BadDataError(
-        f"{settings.out_dir}: the registration check flagged every pair; inspect them on the page "
+        f"{contrast}: the registration check flagged every pair; inspect them on the page "
         "that --reports-only writes, and use --keep-flagged-pairs if they are good"
     )
 

@@ -192,6 +192,12 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
         usable_pairs(settings, sources)
     kept = replace(settings, keep_flagged_pairs=True)
     assert usable_pairs(kept, sources) == {"T1w": (pair,)}
+    write_pair(tmp_path, "01", 1, contrast="T2w")
+    (sound,) = find_prepared(tmp_path, contrast="T2w")
+    both, sent = {**sources, "T2w": sound.sources}, []
+    assert usable_pairs(settings, both, sent.append) == {"T2w": (sound,)}
+    (lost,) = (event["text"] for event in sent if event["event"] == "lost")
+    assert lost.startswith("T1w: the registration check flagged every pair; inspect them")
     pair.record.write_text("{")
     for each in (settings, kept):
         with pytest.raises(BadDataError, match="prepared pairs are gone or damaged; run the same"):
