@@ -113,10 +113,10 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
 def make_data(folder: Path) -> None:
     """Write what the pages' examples name: two datasets, masks, a model, and an external tool."""
     import nibabel as nib
-    from heads import BAD, write_bundle, write_pairs
+    from heads import BAD, write_pairs, write_whole_bundle
 
     for contrast in ("T1w", "T2w"):
-        write_bundle(folder / "untrained" / contrast, contrast)
+        write_whole_bundle(folder / "untrained" / contrast, contrast)
     write_pairs(folder / "BIDS", subjects=7)
     shutil.rmtree(folder / f"BIDS/sub-{BAD}")
     (folder / "COHORT").mkdir()
@@ -199,8 +199,8 @@ def program(name: str, words: list[str]) -> int:
     elif name == "h2lo" and words[2:3]:
         kind = words[2] + " pairs" * ("--pairs" in words)
         kind += " enhance" * ("enhance" in words)
-        if kind == "participant" and not {*words} & {"--model", "--method", "--noise"}:
-            words += ["--model", *(f"{c}=untrained/{c}" for c in ("T1w", "T2w"))]
+        if kind in ("participant", "trial") and not {*words} & {"--model", "--method"}:
+            words += ["--model", *(f"{c}=untrained/{c}/whole" for c in ("T1w", "T2w"))]
         words += shlex.split(f"{SMALL[kind]} --nprocs 1 --omp-nthreads 1")
         if words[2] == "participant" and "--participant-label" not in words:
             words += ["--participant-label", min(Path(words[0]).glob("sub-*")).name]
