@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 FORMAT = "h2lo-bids fit 3"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 HISTORY = "history.csv"
-_SILENCE = 10.0  # seconds after which a step is reported, on slow machines the very first
+SILENCE = 10.0
+"""Seconds after which a step is reported between validations; the first one always is."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class _Loop:
 
     def _report(self, row: Mapping[str, Any], *, last: bool) -> None:
         o, record, now = self.options, self.record, time.monotonic()
-        if not (last or self._due()) and now - self.told < _SILENCE:
+        if not (last or self._due()) and now - self.told < SILENCE:
             return
         self.told = now
         losses = ", ".join(f"{k} {row[k]:.4f}" for k in self.trainer.losses if k in row)

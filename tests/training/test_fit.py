@@ -108,7 +108,7 @@ def test_the_best_weights_are_kept(
     psnr = {r["step"]: r["psnr"] for r in rows if r["psnr"]}
     assert psnr == {"4": "10.0", "8": "30.0", "12": "20.0"}
     assert [r["side"] for r in rows] == ["", "2.0"] * 7
-    monkeypatch.setattr("h2lo_bids.training.fit._SILENCE", 0.0)  # as if each step took so long
+    monkeypatch.setattr("h2lo_bids.training.fit.SILENCE", 0.0)  # as if each step took so long
     walk(tmp_path / "slow", say=(slow := []).append)
     assert [int(line.split()[1]) for line in slow[1:]] == [*range(1, 15)]
     last = walk(tmp_path / "unvalidated", steps=3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.trial.report import _cell, draw_lesions
+from h2lo_bids.trial.report import draw_lesions, region_rows
 
 
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (2, 2, 5)])
@@ -35,6 +35,6 @@ def test_slices_go_through_the_lesion_and_none_is_empty(tmp_path, spacing):
 
 
 def test_a_bound_that_a_fit_does_not_know_stays_short_in_a_table():
-    assert [_cell(value) for value in (1.9424e130, 123456.7, 99.94)] == [
-        "1.94e+130", "123457", "99.9"
-    ]  # fmt: skip
+    values = (1.9424e130, 123456.7, 99.94)
+    shown = region_rows([[value] * 18 for value in values])[1:]
+    assert [row[-1] for row in shown] == ["1.94e+130", "123457", "99.9"]
