@@ -174,7 +174,8 @@ def voxel_means(
         inside[block] = shown
         # Of the wanted voxels also those that have no point in the brain.
         shown |= (~shown.any(axis=1) & padded[needed][block])[:, None]
-        values[block][shown] = evaluate(points[shown.ravel()])
+        if shown.any():  # a rest of slices beyond the brain has none
+            values[block][shown] = evaluate(points[shown.ravel()])
     sums, share = np.zeros((2, np.count_nonzero(mask)))
     for step, weights in enumerate(nodes.weights, start=-reach):
         row = np.roll(rows, -step, axis)[padded]

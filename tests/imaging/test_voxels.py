@@ -113,3 +113,17 @@ def test_the_rim_holds_the_mean_of_its_brain(response):
     np.testing.assert_allclose(
         got[share == 0], 1000, rtol=1e-6
     )  # a wanted voxel without brain is asked as it is
+
+
+def test_slices_across_the_first_axis_ask_nothing_of_a_block_beyond_the_brain(monkeypatch):
+    monkeypatch.setattr("h2lo_bids.imaging.voxels._POINTS", 64)
+    brain, sides = np.zeros((60, 20, 20), bool), (5.0, 1.6, 1.6)
+    brain[:23] = True  # to the border of the last slice; the sinc reaches further
+    got = voxel_means(
+        lambda points: np.full(len(points), 0.3 + 0 * points.max()),  # of which there must be one
+        np.ones((3, 4, 4), bool),
+        sub_voxels(sides, VoxelResponse("sinc"), 1.0),
+        lambda voxels: voxels * sides + (10, 5, 5),
+        brain,
+    )
+    np.testing.assert_allclose(got, 0.3, atol=1e-6)
