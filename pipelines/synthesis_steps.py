@@ -168,11 +168,8 @@ def register_to_template(
     found = registration.register(moving, fixed, folder, transform=transform, seed=seed)
     inside = np.asarray(registration.warp(mask, fixed, found.forward).dataobj) > 0.5
     moved = np.asarray(registration.warp(moving, fixed, found.forward).dataobj)
-    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), fixed.affine)
-    own = nib.Nifti1Image(inside.astype(np.uint8), fixed.affine)
-    for image in (brain, own):
-        image.set_sform(fixed.affine, 4)  # a standard space other than Talairach's: MNI
-        image.set_qform(fixed.affine, 4)
+    brain = placed(np.where(inside, np.clip(moved, 0, 1), 0), fixed.affine, fixed)
+    own = placed(inside.astype(np.uint8), fixed.affine, fixed)
     return {
         "forward": found.forward,
         "inverse": found.inverse,
@@ -194,5 +191,6 @@ def _template_brain(template: str, template_mask: str | None, threads: int) -> A
         mask = extract_brain(image, threads=threads).image
     brain = np.where(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj), 0)
     fixed = nib.Nifti1Image(brain.astype(np.float32), image.affine)
+    fixed.set_sform(image.affine, 4)  # a standard space other than Talairach's: MNI
     fixed.set_filename(template)
     return fixed

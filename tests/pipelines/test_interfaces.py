@@ -95,6 +95,10 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
     given = {"in_file": scan, "mask_file": own, "template": template, "template_mask": mask}
     made = RegisterToTemplate(**given).run(cwd=tmp_path).outputs
     assert nib.load(made.mask_file).shape == data.shape  # of a template with an axis of one volume
+    for file in (made.out_file, made.mask_file):
+        header = nib.load(file).header
+        assert (header.get_xyzt_units()[0], int(header["sform_code"])) == ("mm", 4)
+        assert int(header["qform_code"]) == 4
     differs = np.count_nonzero(taken[0] != (data > 0)) / np.count_nonzero(data)
     assert differs < 0.05  # of the voxels on the surface, some are half in
     (tmp_path / "mask.nii").unlink()
