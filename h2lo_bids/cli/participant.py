@@ -33,6 +33,7 @@ from h2lo_bids.reports.records import (
     ScanReport,
     SubjectReport,
     load_subject_report,
+    recorded_subjects,
     save_subject_report,
 )
 from h2lo_bids.settings import Settings
@@ -200,14 +201,14 @@ def collect_study(settings: Settings, send: Send) -> Path:
 
 def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[ScanReport]) -> Path:
     """Write the records and the page of a participant whose workflow has ended."""
-    out_dir = task.settings.out_dir
+    settings, out_dir = task.settings, task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.found.scans}
     failures = [
         Failure(item.step, item.message, text_of(Path(item.crash_file)), stems[item.scan])
         for item in failed
     ]
-    failures += unread_scans(task.settings, task.found.problems)
-    use = "enhanced" if task.settings.task == ENHANCE else "synthesized"
+    failures += unread_scans(settings, task.found.problems)
+    use = "enhanced" if settings.task == ENHANCE else "synthesized"
     uses, broken = {scan.stem: use for scan in scans}, {item.scan for item in failed}
     found = [
         FoundScan(
@@ -223,9 +224,8 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     others |= {item.path: "failed" for item in task.found.problems}
     for path, use in others.items():
         if path.suffix in (".gz", ".nii"):
-            name = path.relative_to(task.settings.bids_dir).as_posix()
+            name = path.relative_to(settings.bids_dir).as_posix()
             found.append(FoundScan(name, use=use))
-    settings = task.settings
     lines = [f"at {g.meaning}" for g in grids_of(settings) if g.kind in ("model", "lf")]
     if settings.noise == "calibrated":
         times = f"{settings.noise_factor:g} times " if settings.noise_scale else ""
@@ -272,16 +272,13 @@ def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectRep
 
 def reports_only(run: Run) -> int:
     """Assemble the reports of all or the chosen participants; return the exit code."""
-    settings, console = run.settings, run.console
-    out_dir = settings.out_dir
-    subjects = settings.participant_label or tuple(
-        sorted(path.parent.name.removeprefix("sub-") for path in out_dir.glob("sub-*/figures"))
-    )
+    out_dir = run.settings.out_dir
+    subjects = run.settings.participant_label or recorded_subjects(out_dir)
     if not subjects:
         raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
     for subject in subjects:
         try:
-            console.line(f"report: {_render(out_dir, subject)}")
+            run.console.line(f"report: {_render(out_dir, subject)}")
         except H2loError as err:
             run.fail(Failed(f"sub-{subject}", "report", err))
     write_pages_of_all(run)

@@ -16,6 +16,7 @@ from typing import Any
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path, result_path, session_paths
+from h2lo_bids.bids.index import list_subjects
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.io import atomic_write_text, read_json
@@ -241,6 +242,12 @@ def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     summary = asdict(replace(report, scans=(), failures=general))
     del summary["scans"]
     _dump(result_path(out_dir, "subject_summary", sub=report.subject), summary)
+
+
+def recorded_subjects(out_dir: Path) -> tuple[str, ...]:
+    """List the participants of an output folder, but those of whom it has no records."""
+    labels = list_subjects(out_dir)
+    return tuple(label for label in labels if (out_dir / f"sub-{label}/figures").is_dir())
 
 
 def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:

@@ -30,6 +30,7 @@ from h2lo_bids.reports.records import (
     ScanReport,
     SubjectReport,
     load_subject_report,
+    recorded_subjects,
 )
 from h2lo_bids.vocabulary import CONTRASTS
 
@@ -45,7 +46,6 @@ SOURCES = {
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically, and those of many sessions; figures lie beside `path`."""
-    path = Path(path)
     for session, name in report.session_pages.items():
         page = render_subject_report(report.of_session(session), path.parent, session)
         atomic_write_text(path.with_name(name), page)
@@ -194,13 +194,12 @@ def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
     """Write ``index.html``, ``scans.tsv`` and the methods text; return what could not be read."""
     rows: list[Row] = []
     reports, problems = list[SubjectReport](), list[str]()
-    for folder in sorted(Path(out_dir).glob("sub-*/figures")):
-        subject = folder.parent.name.removeprefix("sub-")
+    for subject in recorded_subjects(out_dir):
         try:
             report = load_subject_report(out_dir, subject)
             rows += _rows(report)
             reports.append(report)
-        except (H2loError, ValueError) as error:  # or the folder has no label's name
+        except H2loError as error:
             problems.append(str(error))
     table, _ = result_files(out_dir, "scans")
     write_table(table, ([row[name] for name in COLUMNS] for row in rows), COLUMNS)

@@ -125,12 +125,14 @@ def test_lines_are_neither_obeyed_nor_lost_by_a_terminal(monkeypatch):
 
 def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_path, bids):
     out = tmp_path / "out"
+    (out / "sub-01_old/figures").mkdir(parents=True)  # a copy, of no participant
     for label in ("01", "02"):
         save_subject_report(out, SubjectReport(label, (make_scan(f"sub-{label}_T1w"),)))
     (broken := out / "sub-01/figures/sub-01_desc-summary.json").write_text("{")
     code, text, err = call(bids, out, "participant", "--reports-only")
     assert (code, err) == (1, "")
     assert text.count(f"error: {broken}: not a stored report") == 1
+    assert "_old" not in text
     assert (out / "sub-02.html").exists()
 
 
