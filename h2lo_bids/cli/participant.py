@@ -213,7 +213,6 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     found = [
         FoundScan(
             path=scan.relative_path,
-            session=scan.session or "",
             field_strength=scan.field_strength,
             field_source=scan.field_source,
             use="failed" if scan.relative_path in broken else uses.get(scan.stem, "not begun"),

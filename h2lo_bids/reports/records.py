@@ -82,10 +82,15 @@ class FoundScan:
     """One image of the subject in the dataset, used or not."""
 
     path: str  # relative to the dataset, POSIX
-    session: str = ""  # without ses-; empty when there is none
     field_strength: float | None = None  # tesla
     field_source: str = "assumed"  # key of h2lo_bids.reports.subject.SOURCES
     use: str = "synthesized"  # or why not, such as "not used: low field"
+
+    @property
+    def session(self) -> str:
+        """Session label without ``ses-``, or an empty string."""
+        folders = self.path.split("/")
+        return next((name[4:] for name in folders if name.startswith("ses-")), "")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _made_before(report: SubjectReport) -> Iterator[FoundScan]:
         use = "enhanced" if scan.enhances else "synthesized"
         for path in scan.parts or (scan.source,):
             if path not in known:
-                yield FoundScan(path, scan.session, scan.field_strength, scan.field_source, use)
+                yield FoundScan(path, scan.field_strength, scan.field_source, use)
 
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:

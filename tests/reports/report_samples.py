@@ -98,10 +98,8 @@ def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
 
 def make_report(scans) -> SubjectReport:
     found = (
-        FoundScan(
-            "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz", "HF", 3.0, "MagneticFieldStrength"
-        ),
-        FoundScan("lf.nii.gz", "LF", 0.0635, "ImagingFrequency", "not used: low field"),
+        FoundScan("sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz", 3.0, "MagneticFieldStrength"),
+        FoundScan("sub-01/ses-LF/lf.nii.gz", 0.0635, "ImagingFrequency", "not used: low field"),
     )
     trace, stem = "Traceback\n  line 3", "sub-01_ses-HF_run-2_T1w"
     failures = (

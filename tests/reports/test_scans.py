@@ -14,6 +14,7 @@ from report_samples import Page, make_report, make_scan
 from h2lo_bids.reports.records import (
     FUSION,
     Failure,
+    FoundScan,
     SubjectReport,
     load_subject_report,
     save_subject_report,
@@ -97,21 +98,24 @@ def test_an_image_fused_without_a_broken_scan_is_of_this_run(out):
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):
     folder, report = report_folder
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    scans, failures = [], [Failure("report", "of all")]
+    scans, found, failures = [], [], [Failure("report", "of all")]
     for session in "ABCDE":
         stem = f"sub-01_ses-{session}_T1w"
+        skipped = f"sub-01/ses-{session}/anat/sub-01_ses-{session}_acq-LF_T1w.nii.gz"
+        found.append(FoundScan(skipped, use="not used: low field"))
         entities = (("sub", "01"), ("ses", session))
         scans.append(replace(report.scans[0], stem=stem, entities=entities))
         failures.append(Failure("conform", f"broke in {session}", "", stem))
-    report = replace(report, scans=tuple(scans), found=(), failures=tuple(failures))
+    report = replace(report, scans=tuple(scans), found=tuple(found), failures=tuple(failures))
     save_subject_report(tmp_path, report)
     write_subject_report(report, tmp_path / "sub-01.html")
     write_scan_pages(tmp_path)
     pages = {path.name: Page(path.read_text()) for path in tmp_path.glob("*.html")}
     assert {*pages} == {"index.html", "sub-01.html", *(f"sub-01_ses-{s}.html" for s in "ABCDE")}
     assert "img" not in pages["sub-01.html"].tags
-    assert "5 of 5 found" in pages["sub-01.html"].text
+    assert "5 of 10 found" in pages["sub-01.html"].text
     one = pages["sub-01_ses-C.html"]
+    assert "1 of 2 found" in one.text
     assert "broke in C" in one.text
     assert all(word not in one.text for word in ("broke in D", "of all", "sub-01_ses-A_T1w"))
     assert one.tags.count("img") == len(scans[0].figures)
