@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
-from h2lo_bids.bids.discover import Discovery, ImageSource, discover
+from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
@@ -87,24 +87,14 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:
-    subjects: dict[str, list[ImageSource]] = {}
-    for source in found.sources:
-        subjects.setdefault(f"sub-{source.scan.subject}", []).append(source)
-    root = run.settings.bids_dir
-    skipped, problems = _by_subject(root, found.skipped), _by_subject(root, found.problems)
     tasks = {
-        name: SubjectTask(
-            settings=run.settings,
-            subject=sources[0].scan.subject,
-            found=Discovery(tuple(problems[name]), tuple(skipped[name]), sources=tuple(sources)),
-            logs=run.logs,
-            templates=templates,
-        )
-        for name, sources in subjects.items()
+        name: SubjectTask(run.settings, name.removeprefix("sub-"), own, run.logs, templates)
+        for name, own in _by_subject(run.settings.bids_dir, found).items()
+        if own.sources
     }
     run_participants(
         run,
-        f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}",
+        f"{counted(len(tasks), 'participant')}, {counted(len(found.scans), 'scan')}",
         PROCESS,
         {name: (task,) for name, task in tasks.items()},
         {name: [scan.relative_path for scan in task.found.scans] for name, task in tasks.items()},
@@ -113,13 +103,16 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
     )
 
 
-def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
-    """Group what concerns images by the participant's folder, which holds them."""
-    groups: dict[str, list[Any]] = defaultdict(list)
-    for item in items:
-        for name in item.path.relative_to(root).parts[:1]:  # none for the dataset as a whole
-            groups[name].append(item)
-    return groups
+def _by_subject(root: Path, found: Discovery) -> dict[str, Discovery]:
+    """Divide what was found by the participant's folder, which holds the images."""
+    items: list[tuple[str, Path, Any]] = [("sources", s.scan.path, s) for s in found.sources]
+    items += [("skipped", item.path, item) for item in found.skipped]
+    items += [("problems", item.path, item) for item in found.problems]
+    groups: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(lambda: defaultdict(tuple))
+    for kind, path, item in items:
+        for name in path.relative_to(root).parts[:1]:  # none for the dataset as a whole
+            groups[name][kind] += (item,)
+    return {name: Discovery(**own) for name, own in groups.items()}
 
 
 def _store(run: Run, task: SubjectTask, failed: Iterable[Failed] = ()) -> None:
@@ -132,14 +125,12 @@ def _store(run: Run, task: SubjectTask, failed: Iterable[Failed] = ()) -> None:
 
 def _store_unread(run: Run, found: Discovery) -> bool:
     """Report scans that could not be read of participants without another; return if any."""
-    settings = run.settings
-    lone = {item.scan.partition("_")[0] for item in unread_scans(settings, found.problems)}
-    lone -= {"", *(f"sub-{scan.subject}" for scan in found.scans)}
-    skipped, problems = (_by_subject(settings.bids_dir, x) for x in (found.skipped, found.problems))
-    for name in sorted(lone):
-        own = Discovery(tuple(problems[name]), tuple(skipped[name]))
-        _store(run, SubjectTask(settings, name.removeprefix("sub-"), own, run.logs))
-    return bool(lone)
+    settings, lone = run.settings, False
+    for name, own in sorted(_by_subject(settings.bids_dir, found).items()):
+        if not own.sources and any(item.scan for item in unread_scans(settings, own.problems)):
+            _store(run, SubjectTask(settings, name.removeprefix("sub-"), own, run.logs))
+            lone = True
+    return lone
 
 
 def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[Failure]:
