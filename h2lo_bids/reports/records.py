@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 FUSION = "fusion"
 """The step that is named for a scan without which the others were fused."""
+_hints = cache(typing.get_type_hints)  # without it, four fifths of the time of reading a record
 
 
 @dataclass(frozen=True)
@@ -184,11 +186,10 @@ class SubjectReport:
 def from_json(kind: type, value: Any) -> Any:
     """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit."""
     if is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
         if not isinstance(value, dict):
             raise TypeError(f"expected an object, found {type(value).__name__}")
         known = {item.name for item in fields(kind)} & set(value)
-        return kind(**{name: from_json(hints[name], value[name]) for name in known})
+        return kind(**{name: from_json(_hints(kind)[name], value[name]) for name in known})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # with None
         return None if value is None else from_json(arguments[0], value)
