@@ -195,7 +195,7 @@ def _parts(
         names = " and ".join(Path(part).name for part, *_ in lost)
         rest = " and ".join(Path(part).name for part in used)
         warnings.append(f"{names} cannot be used (see Errors): made from {rest} alone.")
-    return {"parts": used, "lost": lost, "warnings": warnings}
+    return {"source": used[0], "parts": used, "lost": lost, "warnings": warnings}
 
 
 def _signal_to_noise(
@@ -225,7 +225,7 @@ def add_outputs(
         contrast=model.contrast,
         scaling=model.scaling,
         ranges=model.metadata.get("input_range") or {},
-        name=image.scan.relative_path,
+        name=image.scan.stem if len(image.parts) > 1 else image.scan.relative_path,
     )
     check = add(
         branch.workflow, step, "check_range", profile=products["profile"], high=products["preproc"],

@@ -58,6 +58,17 @@ def _run(folder: Path, model: Bundle, *sources: ImageSource, work: str = "work")
     return failures, [from_json(ScanReport, record) for record in records(workflow)]
 
 
+def test_warnings_about_a_fused_image_do_not_name_one_of_its_scans(tmp_path, model):
+    names, run = [], RunSpec(Settings(tmp_path, tmp_path / "out", skull_strip="skip"))
+    for ways in (("axi", "cor", "sag"), ("cor",)):
+        files = [tmp_path / f"sub-01/anat/sub-01_acq-{way}_T1w.nii.gz" for way in ways]
+        parts = tuple(Scan(file, "01", None, "T1w", (("sub", "01"),)) for file in files)
+        spec = ImageSpec("scan", parts[0], model, parts, (None,) * len(parts))
+        workflow = init_participant_wf("wf", [spec], run)
+        names.append(workflow.get_node("scan_wf.check_range").inputs.name)
+    assert names == ["sub-01_T1w", "sub-01/anat/sub-01_acq-cor_T1w.nii.gz"]
+
+
 def _images(folder: Path, scan: Scan) -> dict[str, nib.Nifti1Image]:
     return {key: nib.load(path) for key, path in enhanced_paths(folder / "out", scan).items()}
 

@@ -265,6 +265,7 @@ def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
         (["mrr"], ["", "BadDataError: x", "BadDataError: y"], "the input is a single scan"),
         (["mrr", "none"], ["", "BadDataError: x", "BadDataError: y"], ""),
         ([], ["", "", ""], ""),
+        (["mrr"], ["BadDataError: x", "", ""], ""),
     ],
 )
 def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
@@ -276,8 +277,9 @@ def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
         outputs=[], figures=[], figure_files=[], device="cpu", parts=["a", "b", "c"],
         errors=errors, coverage=[1.0] * errors.count(""), trained=trained,
     )  # fmt: skip
-    lines = step.run().outputs.record["warnings"]
-    found = [line for line in lines if "the model was trained on" in line]
+    record = step.run().outputs.record
+    assert record["source"] == "abc"[errors.index("")]
+    found = [line for line in record["warnings"] if "the model was trained on" in line]
     assert len(found) == bool(said)
     assert not said or said in found[0]
 
