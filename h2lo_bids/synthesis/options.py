@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,7 +29,8 @@ class EngineOptions:
     device: str = "cpu"  # "cuda", "cuda:1" or "auto", which is CUDA where there is one
     precision: str = "fp32"  # or "bf16"
     tile: int = 40  # largest side of a tile, in voxels; 40 was fastest in both precisions
-    threads: int | None = None  # tiles at the same time on a CPU, one core each
+    # Tiles at the same time on a CPU, one core each; in no digest of what decides a result.
+    threads: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.precision not in SYNTHESIS_PRECISIONS:

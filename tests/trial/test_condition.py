@@ -122,7 +122,7 @@ def test_a_condition_of_its_own_grid_is_taken(tmp_path, words, more):
     check_values(settings(tmp_path, *words.split(), **more))
 
 
-def images_of(root, models, *words, level="trial", side=6.0, labels=("x",)):
+def images_of(root, models, *words, level="trial", side=6.0, labels=("x",), threads=1):
     """Give the trial's images of a scan that is there, of a model."""
     given = tuple((name, root / name if len(labels) > 1 else root) for name in labels)
     options = Settings(root, root / "out", level, labels=given, condition=words)
@@ -141,7 +141,8 @@ def images_of(root, models, *words, level="trial", side=6.0, labels=("x",)):
             array = array[..., None]  # one volume of four dimensions, as converters write it
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
-    return Images(scan, options, EngineOptions(), lambda c: models[c.model and c.model.name])
+    how = EngineOptions(threads=threads)
+    return Images(scan, options, how, lambda c: models[c.model and c.model.name])
 
 
 def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(tmp_path):
@@ -203,13 +204,13 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
     assert drawn == {f"{name}_T1w.nii.gz" for name in ("c", "d", "dnoise01", "dnoise02")}
 
 
-def examined(root, lesion, *words, side=6.0):
+def examined(root, lesion, *words, side=6.0, threads=1):
     """Examine images whose model has some noise, with a mask of lesions; return the notes."""
     models = {None: noisy(0.02)}
     path = root / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(lesion, np.diag([side, side, side, 1])), path)
-    return Examination(images_of(root, models, *words, side=side)).run().notes
+    return Examination(images_of(root, models, *words, side=side, threads=threads)).run().notes
 
 
 def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_path, monkeypatch):
@@ -221,7 +222,7 @@ def test_a_run_that_resumes_tells_the_same_and_keeps_ratings_of_its_recipe(tmp_p
     table.write_text(earlier := "of an earlier release")
     for recipe in (RECIPE, RECIPE + 1):
         monkeypatch.setattr("h2lo_bids.trial.scan.RECIPE", recipe)
-        told.append(examined(tmp_path, lesion, "c"))
+        told.append(examined(tmp_path, lesion, "c", threads=2))  # of another --nprocs
         assert (table.read_text() == earlier) == (recipe == RECIPE)
     assert told[0] == told[1] == told[2]
 
