@@ -262,7 +262,15 @@ class Images:
             brain, affine = lf_mask(brain, affine, condition.lf_grid)
         path = self.name(condition.name, self.scan.suffix, grid)
         digest = self.digest(bundle.digest, repr(grid), repr(self.options), self.seed)
-        if digest_of(path) == digest:
+        known = sidecar_of(path)
+        whole = known.get("InputDigest") == digest
+        if not whole or known["Condition"]["noise_scale"] != condition.noise_scale:
+            draws = path.name.split(".")[0].replace(
+                f"_desc-{condition.name}_", f"_desc-{condition.name}noise[0-9][0-9]*_"
+            )
+            for old in path.parent.glob(f"{draws}.*"):
+                old.unlink()
+        if whole:
             self._synthesized[digest] = _voxels(path)
         else:
             if digest not in self._synthesized:  # no other condition has this grid and model
@@ -273,11 +281,6 @@ class Images:
                 )  # fmt: skip
                 self._synthesized[digest] = np.clip(image, 0.0, 1.0)
             sidecar_path(path).unlink(missing_ok=True)  # what it says is of the image that goes
-            draws = path.name.split(".")[0].replace(
-                f"_desc-{condition.name}_", f"_desc-{condition.name}noise[0-9][0-9]*_"
-            )
-            for old in path.parent.glob(f"{draws}.*"):
-                old.unlink()
             save_nifti(placed(self._synthesized[digest], affine, self.mask), path)
         # Last, as it says that the image is whole; the condition's noise may have changed.
         write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
@@ -361,9 +364,9 @@ def _voxels(path: Path) -> np.ndarray:
     return np.asarray(image.dataobj, dtype=np.float32)
 
 
-def digest_of(path: Path) -> str | None:
-    """Return what an output was made from, as its sidecar has it; None without an output."""
+def sidecar_of(path: Path) -> dict[str, Any]:
+    """Return the sidecar of an output that is there; empty if one of them is not, or damaged."""
     try:
-        return str(read_json(sidecar_path(path))["InputDigest"]) if path.exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(read_json(sidecar_path(path))) if path.exists() else {}
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -38,7 +38,7 @@ from h2lo_bids.io import (
 )
 from h2lo_bids.outputs import Grid
 from h2lo_bids.trial import lesions as ls
-from h2lo_bids.trial.condition import Image, Images, digest_of
+from h2lo_bids.trial.condition import Image, Images, sidecar_of
 from h2lo_bids.trial.lesions import LESION, Place
 from h2lo_bids.trial.observer import Observers, crop_of
 from h2lo_bids.trial.study import RATINGS, REGIONS
@@ -318,8 +318,8 @@ class Examination:
             self._images.conditions, models, self._images.seed,
             self._images.options, label.name, sources, RECIPE, list(RATINGS),
         )  # fmt: skip
-        if digest_of(table) == digest:
-            self.notes += read_json(sidecar).get("Notes", ())
+        if (known := sidecar_of(table)).get("InputDigest") == digest:
+            self.notes += known.get("Notes", ())
             return
         places = [*lesions, *ls.healthy_places(lesions, head, seed=self._images.seed)]
         lost = len(lesions) - len({p.number for p in places[len(lesions) :]})

@@ -204,6 +204,15 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
     assert drawn == {f"{name}_T1w.nii.gz" for name in ("c", "d", "dnoise01", "dnoise02")}
 
 
+def test_draws_of_another_noise_scale_are_not_left_beside_the_new_ones(tmp_path):
+    models = {None: noisy(0.02)}
+    for words, count in (("realisations=3", 3), ("realisations=2", 3), ("noise-scale=2", 2)):
+        asked = ("c", "realisations=2", words)
+        images_of(tmp_path, models, *asked, level="participant").write()
+        drawn = sorted(path.name for path in tmp_path.rglob("*_desc-cnoise*"))
+        assert len(drawn) == 2 * count
+
+
 def examined(root, lesion, *words, side=6.0, threads=1):
     """Examine images whose model has some noise, with a mask of lesions; return the notes."""
     models = {None: noisy(0.02)}
