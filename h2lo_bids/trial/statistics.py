@@ -344,7 +344,7 @@ def dose_response(
     seen, dose, diameters, groups, strata = (
         of[told] for of in (seen, dose, diameters, groups, strata)
     )
-    if len(np.unique(groups)) < 2:
+    if (count := len(np.unique(groups))) < 2:
         return {}
     columns = [dose, *(strata == stratum for stratum in np.unique(strata))]
     if np.ptp(diameters) > _LEAST_SPREAD:
@@ -358,7 +358,6 @@ def dose_response(
         b, error = float(fit.params[0]), float(fit.bse[0])
     if not np.isfinite([b, error]).all() or abs(b) > 100 or not error > 0:
         return {}
-    count = len(np.unique(groups))
     wide = _quantile(count) * error
     odds, low, high = (math.exp(np.clip(b + s * wide, -300, 300)) for s in (0, -1, 1))
     p = 2 * float(t.sf(abs(b) / error, count - 1))
