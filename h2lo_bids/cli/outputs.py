@@ -61,7 +61,8 @@ def dry_run(settings: Settings, console: Console) -> int:
     for line in (*found.notes, *lines, *_fold_lines(settings, divided)):
         console.line(line)
     folds = {contrast: parts for contrast, parts, *_ in divided if parts is not None}
-    for output in expected_outputs(settings, found, folds, kept):
+    failed = (*found.problems, *(item for *_, lost in divided for item in lost))
+    for output in expected_outputs(settings, replace(found, problems=failed), folds, kept):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     other = other_source(settings.out_dir, settings.bids_dir)
     for warning in (*found.warnings, *([other] if other else [])):
@@ -70,7 +71,6 @@ def dry_run(settings: Settings, console: Console) -> int:
     for line in (*unusable, *skipped_lines(found.skipped)):
         console.line(line)
     done = found.scans if isinstance(found, Discovery) else found.pairs
-    failed = [*found.problems, *(item for *_, lost in divided for item in lost)]
     if code := exit_code(failed, len(done)):
         console.line(f"the run would exit with code {code}: some inputs cannot be used")
     return code
@@ -207,8 +207,8 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
     from h2lo_bids.training.experiments.leaks import alike_line, same_people
     from h2lo_bids.training.pairs import find_prepared
 
-    usable, refused = not found.pairs, list[Failed]()
-    for contrast in subjects_of(found.pairs):
+    refused, contrasts = list[Failed](), subjects_of(found.pairs)
+    for contrast in contrasts:
         people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
         whole = people.keys() & kept
         prepared = find_prepared(settings.out_dir, contrast=contrast, sources=whole)
@@ -228,12 +228,11 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
                 raise every_pair_flagged(contrast)
             subjects = sorted({*people.values()})
             folds, _ = divide_subjects(settings, contrast, subjects, same=same)
-            usable = True
         except (BadDataError, UsageError) as err:  # the other contrast may have pairs enough
             lost = [Failed(contrast, "fit", err)]
         refused += lost
         yield contrast, folds, lines, lost
-    if not usable:
+    if len(refused) == len(contrasts) > 0:
         raise refused[0].error
 
 
@@ -261,15 +260,13 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     stems = [item.scan for item in unread_scans(settings, found.problems) if item.scan]
     yield from (Output(figure_file(out_dir, stem, "report", ".json")) for stem in stems)
     lone = {stem.partition("_")[0].removeprefix("sub-") for stem in stems} - subjects.keys()
-    for subject in sorted(lone):
-        yield Output(report_path(out_dir, subject))
-        yield from _result(settings, "subject_summary", sub=subject)
-    for subject in subjects:
+    for subject in (*sorted(lone), *subjects):
         sessions = (scan.session for scan in found.scans if scan.subject == subject)
         pages = session_paths(out_dir, subject, sessions)
         yield from map(Output, (report_path(out_dir, subject), *pages.values()))
         yield from _result(settings, "subject_summary", sub=subject)
-        yield from _result(settings, "subject_log", run=RUN, sub=subject)
+        if subject in subjects:
+            yield from _result(settings, "subject_log", run=RUN, sub=subject)
     for key in [*["citation"] * bool(subjects), *["index", "scans"] * bool(subjects or lone)]:
         yield from _result(settings, key)
 

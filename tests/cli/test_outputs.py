@@ -250,6 +250,7 @@ def test_a_dry_run_goes_on_where_too_few_pairs_of_the_other_contrast_are_sound(
     assert "T1w fold 1: " in told
     assert "T2w fold" not in told
     assert f"\nT2w: {text}" in told
+    assert "/logs/<run>/failures.tsv\n" in told
 
 
 @pytest.mark.slow
