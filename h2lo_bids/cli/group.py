@@ -14,7 +14,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, report_failures, start_run
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import BadDataError, Failed, TemporaryError, exit_code
+from h2lo_bids.errors import Failed, TemporaryError, exit_code
 from h2lo_bids.processes import Event, Job, Process
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
@@ -45,11 +45,8 @@ def run_level(settings: Settings, console: Console) -> int:
 def _evaluate(run: Run, sources: Sources) -> int:
     """Score the models; return how many pairs were scored."""
     result: Evaluated = _ask(run, "scoring the models", "scoring:score", sources)
-    run.done -= {scan for scan, _ in result.lost}
-    for step, items in (("score", result.lost), ("reference", result.unusable)):
-        run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
-    for table in result.tables:
-        run.console.line(f"table: {table}")
+    run.done = {*result.scored}  # without flagged pairs, which are skipped
+    run.fail_alike(result.failed)
     run.console.line(f"report: {_write_report(run)}")
     return len(run.done)
 

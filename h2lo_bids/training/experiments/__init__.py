@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from h2lo_bids.errors import Failed
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.settings import Settings
 
@@ -45,8 +45,7 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Tables that were written; pairs and reference scans that could not be used, and why."""
+    """The pairs that were scored, by their high-field scans, and what failed."""
 
-    tables: tuple[Path, ...]
-    lost: tuple[tuple[str, str], ...]
-    unusable: tuple[tuple[str, str], ...]
+    scored: frozenset[str]
+    failed: tuple[Failed, ...]

@@ -12,7 +12,7 @@ import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, field_strength
-from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.errors import BadDataError, Failed, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.table import tabulate, write_tables
@@ -237,7 +237,7 @@ def _write(
 
 
 def read_references(
-    settings: Settings, contrast: str, frame: Frame, unusable: list[tuple[str, str]]
+    settings: Settings, contrast: str, frame: Frame, failed: list[Failed]
 ) -> dict[str, Appearance]:
     """Measure the scans of ``--realism-reference``, put on the pairs' frame as pairs are."""
     method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
@@ -247,7 +247,7 @@ def read_references(
             name = path.name if path.name not in measured else str(path)
             measured[name] = _reference(path, frame, method, settings.synthstrip_weights)
         except H2loError as err:
-            unusable.append((str(path), str(err)))
+            failed.append(Failed(str(path), "reference", err))
     return measured
 
 
@@ -289,9 +289,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         if tasks.get(own) != SYNTHESIZE:
             text = f"{path}: not used, as no model that synthesizes {own} images is evaluated"
             send(note(text, "warning"))
-    tables = []
-    lost: list[tuple[str, str]] = []
-    unusable: list[tuple[str, str]] = []
+    scored, failed = set[str](), list[Failed]()
     for contrast, used in usable_pairs(settings, {c: found[c] for c in models}, send).items():
         scores = score_models(
             models[contrast],
@@ -299,11 +297,13 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             options=EngineOptions(settings.device, settings.precision or "fp32"),
             seed=settings.random_seed,
             out_dir=settings.out_dir,
-            references=read_references(settings, contrast, used[0].frame, unusable)
+            references=read_references(settings, contrast, used[0].frame, failed)
             if tasks[contrast] == SYNTHESIZE
             else None,
             send=send,
-            lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
+            lost=lambda pair, why: failed.append(
+                Failed(_scan_of(pair), "score", BadDataError(why))
+            ),
         )
         if not scores:
             continue  # the other contrast's pairs may be sound
@@ -312,5 +312,12 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         block = tabulate(scores, titles, convention=settings.metrics_convention)
         table = write_tables(stem, scores, block)
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
-        tables.append(Path(f"{stem}_table.md"))
-    return Evaluated(tuple(tables), tuple(lost), tuple(unusable))
+        send(note(f"table: {stem}_table.md"))
+        scored |= {_scan_of(pair) for pair in used}
+    scored -= {item.scan for item in failed}
+    return Evaluated(frozenset(scored), tuple(failed))
+
+
+def _scan_of(pair: PreparedPair) -> str:
+    """Return the path of a pair's high-field scan in its dataset."""
+    return pair.sources[0].split(":", 2)[2]

@@ -137,7 +137,7 @@ def test_a_reference_that_no_model_is_compared_with_is_told(tmp_path: Path) -> N
     )  # fmt: skip
     sent: list[dict[str, str]] = []
     done = score(settings, {"T1w": (pair.sources[0],)}, sent.append)
-    assert (len(done.tables), done.unusable) == (1, ())
+    assert (len(done.scored), done.failed) == (1, ())
     text = "absent.nii.gz: not used, as no model that synthesizes T1w images is evaluated"
     assert any(event.get("text", "").endswith(text) for event in sent)
 

@@ -15,7 +15,7 @@ from prepared_pairs import write_pair
 from problems import SMALL, ball_pair
 
 from h2lo_bids.cli.pairs import prepared_sources
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import Failed, UsageError
 from h2lo_bids.evaluation.metrics import evaluate, histogram
 from h2lo_bids.evaluation.realism import (
     appearance,
@@ -155,6 +155,19 @@ def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[Pre
     assert told.startswith("sub-03 and sub-07 have ")
 
 
+def test_neither_a_flagged_nor_a_lost_pair_is_among_the_scored(tmp_path: Path) -> None:
+    check = {"RegistrationCheck": {"Flagged": True, "Reasons": ["the overlap is 0.31"]}}
+    for label, changes in (("03", {}), ("04", check), ("05", {})):
+        write_pair(tmp_path, label, int(label), FRAME, **changes)
+    pairs = find_prepared(tmp_path, contrast="T1w")
+    pairs[2].lf.write_bytes(b"")
+    model = (("T1w", bundle_of(tmp_path / "m").path),)
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", model=model)
+    found = {"T1w": tuple(pair.sources[0] for pair in pairs)}
+    done = scoring.score(settings, found, lambda event: None)
+    assert done.scored == {"sub-03/anat/sub-03_T1w.nii.gz"}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "nan"])
 def test_a_damaged_pair_costs_its_own_scores_alone(
     tmp_path: Path, pairs: list[PreparedPair], damage: str
@@ -189,10 +202,10 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path)
     settings = Settings(bids_dir=tmp_path, out_dir=out, level="evaluate", model=models)
     found = {contrast: pair.sources for contrast, pair in pairs.items()}
     done = scoring.score(settings, found, lambda event: None)
-    assert done.tables == (out / "evaluation_T2w_table.md",)
-    ((scan, why),) = done.lost
-    assert scan == "sub-03/anat/sub-03_T1w.nii.gz"
-    assert why.startswith(f"{pairs['T1w'].lf}: cannot be read")
+    assert [*out.glob("*_table.md")] == [out / "evaluation_T2w_table.md"]
+    (lost,) = done.failed
+    assert (lost.scan, lost.step) == ("sub-03/anat/sub-03_T1w.nii.gz", "score")
+    assert lost.message.startswith(f"{pairs['T1w'].lf}: cannot be read")
     # Nor does one whose pairs could not be prepared.
     scans = [SimpleNamespace(relative_path=f"{c}.nii", uri=found[c][0]) for c in found]
     sides = [
@@ -202,7 +215,7 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path)
     found = prepared_sources(run, SimpleNamespace(pairs=sides))
     assert found == {"T1w": (), "T2w": pairs["T2w"].sources}
     done = scoring.score(settings, found, lambda event: None)
-    assert (done.tables, done.lost) == ((out / "evaluation_T2w_table.md",), ())
+    assert (len(done.scored), done.failed) == (1, ())
 
 
 def test_a_pair_that_one_model_fails_on_is_scored_with_none(
@@ -315,15 +328,15 @@ def test_references_are_read_one_by_one(tmp_path: Path) -> None:
         bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", skull_strip="skip",
         realism_reference=given,
     )  # fmt: skip
-    unusable: list[list[str]] = []
-    found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), unusable)
+    failed: list[Failed] = []
+    found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), failed)
     assert [*found] == ["a_T1w.nii.gz"]
     assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
-    assert [name for name, _ in unusable] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]
-    for name, line in unusable:
-        assert line.startswith(f"{name}: ")
-        assert "\n" not in line
-    assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in unusable[1][1]
+    assert [item.scan for item in failed] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]
+    for item in failed:
+        assert item.line.startswith(f"{item.scan}: ")
+        assert "\n" not in item.line
+    assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in failed[1].line
 
 
 @pytest.mark.parametrize(
