@@ -63,6 +63,22 @@ def test_an_image_of_two_files_gives_what_one_file_gives(model, tmp_path) -> Non
     np.testing.assert_array_equal(one.get_fdata(), two.get_fdata())
 
 
+def test_a_voxel_size_of_0_is_that_of_a_sound_sform(tmp_path) -> None:
+    path, affine = tmp_path / "a.nii", np.diag([SPACING, SPACING, SPACING, 1.0])
+    nib.Nifti1Image(head(1), affine).to_filename(path)
+    raw = bytearray(path.read_bytes())
+    raw[80:84] = bytes(4)  # the first side in the header
+    path.write_bytes(raw)
+    with pytest.warns(UserWarning, match="voxel size 0 x 4 x 4 is impossible; that of its sform"):
+        image = read_image(path)
+    np.testing.assert_array_equal(image.affine, affine)
+    np.testing.assert_array_equal(image.header.get_zooms(), (SPACING,) * 3)
+    raw[254:256] = bytes(2)  # the sform's code
+    path.write_bytes(raw)
+    with pytest.raises(BadDataError, match="voxel size 0 x 4 x 4 mm is not a head's"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("sides", [None, (8.0, 8.0, 16.0)])
 def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])

@@ -306,8 +306,11 @@ def _check_spacing(name: str, header: Any) -> list[str]:
     """Refuse voxel sizes that are none of a head's; take the sign off negative ones."""
     unit = to_mm(header)
     warnings = [f"{name}: its lengths are in {unit}, and were converted to mm"] if unit else []
-    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    spacing, sform = np.asarray(header["pixdim"][1:4], dtype=float), _coded(header, "sform")
     shown = " x ".join(f"{s:g}" for s in spacing)
+    if not spacing.all() and sform is not None and not _fault(sform):
+        warnings.append(f"{name}: voxel size {shown} is impossible; that of its sform is used")
+        spacing = np.linalg.norm(sform[:3, :3], axis=0)
     if not _of_a_head(np.abs(spacing)):
         raise BadDataError(
             f"{name}: voxel size {shown} mm is not a head's; convert it again or correct its header"
