@@ -233,4 +233,5 @@ def _checked(given: Any, affine: Any, title: str) -> Any:
         return check_voxels(given, np.asarray(affine, dtype=float), title)
     if not hasattr(given, "dataobj"):
         raise UsageError("synthesize takes images and arrays; read a file with read_image")
-    return check_voxels(np.asarray(given.dataobj), given.affine, given.get_filename() or title)
+    name = given.get_filename() or title
+    return check_voxels(np.asarray(given.dataobj), given.affine, name, given)

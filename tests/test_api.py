@@ -46,8 +46,11 @@ def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None
     mask = volume > 0
     whole = nib.Nifti1Image(mask[..., None].astype(np.uint8), affine)  # one volume
     low, grid = synthesize(volume, model, affine=affine, mask=whole)
-    image = synthesize(nib.Nifti1Image(volume, affine), model, mask=mask)
+    scan = nib.Nifti1Image(volume, None)
+    scan.set_qform(affine, "scanner")
+    image = synthesize(nib.Nifti1Image.from_bytes(scan.to_bytes()), model, mask=mask)
     assert image.header.get_xyzt_units()[0] == "mm"
+    assert image.header.get_value_label("sform_code") == "scanner"
     np.testing.assert_array_equal(low, np.asarray(image.dataobj))
     np.testing.assert_array_equal(grid, affine)
     assert np.all(low[~mask] == 0)

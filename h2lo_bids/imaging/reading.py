@@ -98,8 +98,8 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     return Checked(image, (*noticed, *warnings))
 
 
-def check_voxels(data: np.ndarray, affine: Any, name: str) -> nib.Nifti1Image:
-    """Check an image in memory as `load_checked` does a file, and return it in float32.
+def check_voxels(data: np.ndarray, affine: Any, name: str, like: Any = None) -> nib.Nifti1Image:
+    """Check an image in memory, `like`, as `load_checked` does a file, and return it in float32.
 
     `BadDataError` if it is not 3-D, finite and varied, or its affine is missing, singular or
     sheared.
@@ -111,6 +111,8 @@ def check_voxels(data: np.ndarray, affine: Any, name: str) -> nib.Nifti1Image:
         raise BadDataError(f"{name}: its affine is {fault}; read it with read_image, or reslice it")
     _check_values(name, data)
     checked = nib.Nifti1Image(data, affine)
+    if isinstance(like, nib.Nifti1Pair):  # no other format says which space it is in
+        checked.header["sform_code"] = like.header["sform_code"] or like.header["qform_code"]
     checked.file_map["image"].filename = name  # of any format
     return checked
 
