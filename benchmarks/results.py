@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.evaluation.scores import IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES, MARK
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.training.experiments.arms import find_arm
 from h2lo_bids.vocabulary import ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE
@@ -53,8 +53,11 @@ def table_of(path: Path) -> str:
     more = ["4-3 mm ↑", "3-2 mm ↑", "Epochs"] if enhanced else []
     heads = ["Method", *(HEADINGS[m] for m in shown), *more, "Steps"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for _, row in table.iterrows():
-        cells = [title_of(row["method"], ENHANCE if enhanced else SYNTHESIZE)]
+    counts = table[["folds", "participants"]]
+    partial = (counts < counts.max()).any(axis=1)
+    for lacks, (_, row) in zip(partial, table.iterrows(), strict=True):
+        title = title_of(row["method"], ENHANCE if enhanced else SYNTHESIZE)
+        cells = [f"{title} {MARK}" if lacks else title]
         for metric in shown:
             mean, deviation, paper = (
                 short(row.get(key, np.nan), DIGITS.get(metric, 3))
@@ -69,6 +72,8 @@ def table_of(path: Path) -> str:
             cells.append(" + ".join(f"{count:.0f}" for count in epochs))
         cells.append(f"{row['steps']:,.0f}" if row["steps"] > 0 else "")
         lines.append(f"| {' | '.join(cells)} |")
+    if partial.any():
+        lines += ["", f"Rows marked {MARK} lack folds or participants and are not ranked."]
     return "\n".join(lines)
 
 

@@ -209,7 +209,9 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
     (tmp_path / "docs/gallery").mkdir(parents=True)
     metrics = ("psnr", "ssim", "ncc", "wass", "hncc", "bhat", "js")
     columns = [f"{m}_{word}" for m in metrics for word in ("mean", "std", "place")]
-    rows = {"identity": [0.5, 0.25, "n/a"] * 7, "h2lo": [24.1234, 0.5678, 1] * 7}
+    columns += ["folds", "participants"]
+    rows = {"identity": [0.5, 0.25, "n/a"] * 7 + [5, 23]}
+    rows |= {"inr": [0.5, 0.25, "n/a"] * 7 + [4, 20], "h2lo": [24.1234, 0.5678, 1] * 7 + [5, 23]}
     fold = out / "folds/T1w/h2lo/fold-0"
     fold.mkdir(parents=True)
     lines = ["\t".join(["method", *columns, "paper (ds006557) psnr_mean", "steps"])]
@@ -239,6 +241,9 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
     assert "| HF image | .50±.25 (28.98) | .50±.25 | .500±.250 |" in text
     assert "| H2LO | **24.12±.57** (28.98) | **24.12±.57** | **24.123±.568** |" in text
     assert "<!-- table1_T2w -->\nas it was\n" in text
+    assert text.count("†") == 2
+    assert "| Conditional INR † | .50±.25 (28.98) |" in text
+    assert "|  |\n\nRows marked † lack folds or participants and are not ranked.\n<" in text
     assert "| LF image | .50±.25 |" in text
     assert "| .250 | .500 |  |  |" in text
     assert "| 1.000 | .000 | 18 + 5 | 9 |" in text
