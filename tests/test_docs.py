@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from heads import write_bundle
 from page_commands import PAGES, ROOT, blocks, make_data, run_page
 from skeletons import HYPE, ds006557, get
 
@@ -20,6 +21,7 @@ from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.models.bundle import default_bundle
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, grids_of, output_sidecars
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.options import frame_of
@@ -110,11 +112,15 @@ def test_a_command_that_is_wrong_or_unlisted_is_found(line, words, data, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_notebook_runs() -> None:
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """With a model of few weights, as the pages."""
     import nbformat
     from nbclient import NotebookClient
 
     book = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    small = write_bundle(tmp_path / "m", "T1w", frame=Frame((52, 64, 64), (4.0,) * 3))
+    (cell,) = (cell for cell in book.cells if 'load_model("T1w")' in cell.source)
+    cell.source = cell.source.replace('"T1w"', repr(str(small)))
     NotebookClient(book, timeout=600, kernel_name="python3").execute()
     shapes = next(c for c in book.cells if "thick.shape" in c.source).outputs[-1]["data"]
     assert shapes["text/plain"] == "((104, 128, 128), (104, 128, 128), (104, 128, 52))"

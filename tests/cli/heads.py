@@ -243,7 +243,7 @@ def _save(folder: Path, contrast: str, seed: int, metadata: dict, **more) -> Pat
     return save_bundle(folder, model, **given).path
 
 
-def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
+def write_bundle(folder: Path, contrast: str, seed: int = 0, **more) -> Path:
     """Save an untrained operator whose metadata are whole."""
     metadata = {
         "name": f"untrained {contrast}",
@@ -253,7 +253,7 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
         "target_field_strength": 0.064,
         "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
     }
-    return _save(folder, contrast, seed, metadata)
+    return _save(folder, contrast, seed, metadata, **more)
 
 
 def write_enhancer(folder: Path, contrast: str, frame=None) -> Path:
