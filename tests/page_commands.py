@@ -6,7 +6,8 @@ The ``bash`` and ``python`` blocks of a page run in order, in a fresh folder, an
 between backticks in its text. PATH holds nothing but the programs below, so that a command that
 is not among them fails. `SMALL` says which words are added to make a run short, `HOW` what is
 done in place of a run, `ELSEWHERE` what needs a program or a network and is only listed. Where a
-page names no model, one of few weights stands in for the embedded ones.
+page names no model, one of few weights stands in for the embedded ones. Programs of ours run in
+the process that reads the page, which has their libraries; `tests/cli` starts them as users do.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import chdir
 from itertools import pairwise
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from threading import Thread
+from unittest.mock import patch
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -98,16 +103,47 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
         text = re.sub(r"(?<![\w:])/(?=(?:data|opt)/)", f"{folder}/", text)
         text = re.sub(r" \.\.\.$", "", text, flags=re.MULTILINE)
         words = [sys.executable, "-c"] if language == "python" else ["/bin/bash", "-euc"]
-        done = subprocess.run(
-            [*words, text], cwd=folder, env={**env, "BLOCK": language}, check=False,
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"{page.name}:\n{text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        code, out, err = run_block([*words, text], folder, {**env, "BLOCK": language})
+        if code:
+            raise SystemExit(f"{page.name}:\n{text}\n{out[-2000:]}{err[-2000:]}")
         if language == "python":
             with log.open("a") as file:
                 file.write(f"run: {text.splitlines()[0]} ...\n")
     return log.read_text().splitlines() if log.exists() else []
+
+
+def run_block(words: list[str], folder: Path, env: dict[str, str]) -> tuple[int, str, str]:
+    """Run a block, and here what it asks for of ours; return its code, output and errors."""
+    with Listener(family="AF_UNIX") as server:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        env = {**env, "SERVER": str(server.address)}
+        block = subprocess.Popen(words, cwd=folder, env=env, **pipes)
+
+        def wait() -> None:
+            texts = block.communicate()
+            with Client(server.address) as end:
+                end.send((block.returncode, *texts))
+
+        Thread(target=wait).start()
+        while True:
+            with server.accept() as client:
+                asked = client.recv()
+                if isinstance(asked[0], int):
+                    return asked
+                client.send(run_here(*asked))
+
+
+def run_here(name: str, words: list[str], folder: str, env: dict[str, str]) -> tuple:
+    """Run one of our programs in this process, as in that folder and environment."""
+    from importlib import import_module
+
+    from heads import call
+
+    program = import_module(f"h2lo_bids.cli.{MODULES[name]}").main
+    tempfile.gettempdir()  # which Python asks for once: not the page's folder
+    own = patch.dict(os.environ, {**env, "PATH": env["REAL_PATH"]}, clear=True)
+    with chdir(folder), own:
+        return call(*words, program=program)
 
 
 def make_data(folder: Path) -> None:
@@ -135,7 +171,7 @@ def make_data(folder: Path) -> None:
     (folder / "data/bids").symlink_to("../BIDS")
     (folder / "data/other").symlink_to("../COHORT")
     (folder / "data/subjects.txt").write_text("01\n02\n")
-    (folder / "MODEL").symlink_to(ROOT / "h2lo_bids/data/models/h2lo_T1w")
+    (folder / "MODEL").symlink_to("untrained/T1w/whole")
     shutil.copy(
         folder / "BIDS/sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz", folder / "sub-01_T1w.nii.gz"
     )
@@ -206,9 +242,12 @@ def program(name: str, words: list[str]) -> int:
             words += ["--participant-label", min(Path(words[0]).glob("sub-*")).name]
     words = [word for word in words if word != "--submit"]
     record(how, name, words)
-    command = [sys.executable, "-m", f"h2lo_bids.cli.{MODULES[name]}", *words]
-    env = {**os.environ, "PATH": os.environ["REAL_PATH"]}
-    return subprocess.run(command, env=env, check=False).returncode
+    with Client(os.environ["SERVER"]) as server:
+        server.send((name, words, str(Path.cwd()), dict(os.environ)))
+        code, out, err = server.recv()
+    print(out, end="")
+    print(err, end="", file=sys.stderr)
+    return code
 
 
 def parse(name: str, words: list[str]) -> int:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -70,14 +70,17 @@ def _checked(done: subprocess.CompletedProcess[str], code: int | None):
     return done
 
 
-def call(*words: object) -> tuple[int, str, str]:
-    """Run the program in this process; return its exit code, output and errors."""
+def call(*words: object, program: Callable[..., int] = main) -> tuple[int, str, str]:
+    """Run a program, usually h2lo, in this process; return its exit code, output and errors."""
     with (
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
         patch("h2lo_bids.cli.execution.Pool", KeptPool),
     ):
-        code = main([*map(str, words)])
+        try:
+            code = program([*map(str, words)])
+        except SystemExit as ended:  # by --help
+            code = ended.code
     return code, out.getvalue(), err.getvalue()
 
 
@@ -287,7 +290,7 @@ def write_whole_bundle(folder: Path, contrast: str) -> Path:
 
     noise = white_noise(0.05, (SPACING,) * 3, (16, 16, 16))
     members = [_save(folder / f"fold-{n}", contrast, n, {"name": f"fold-{n}"}) for n in range(2)]
-    metadata = {"name": "whole", "noise": noise.to_dict()}
+    metadata = {"name": "whole", "training_data": {"kind": "none"}, "noise": noise.to_dict()}
     return _save(folder / "whole", contrast, 9, metadata, extras=member_files(members))
 
 
