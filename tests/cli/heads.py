@@ -76,6 +76,7 @@ def call(*words: object, program: Callable[..., int] = main) -> tuple[int, str, 
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
         patch("h2lo_bids.cli.execution.Pool", KeptPool),
+        patch("h2lo_bids.bids.dataset.find_validator", lambda: None),  # that of `start` is found
     ):
         try:
             code = program([*map(str, words)])
