@@ -33,6 +33,7 @@ def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> N
     two = contents(tmp_path / "two", seed=3, **options)
     other = contents(tmp_path / "other", seed=4, **options)
     assert one == two
+    assert_valid_bids(tmp_path / "one")  # of a template, all others of label maps
     assert one.keys() == other.keys()
     for name in one:
         assert (one[name] != other[name]) or not name.endswith(".nii.gz")
@@ -58,6 +59,7 @@ def site(tmp_path_factory, ball_folder: Path) -> Path:
 
 
 def test_layout_grids_and_sidecars(site: Path) -> None:
+    assert_valid_bids(site)
     images = {p.name: p for p in site.rglob("*.nii.gz")}
     low = {
         f"sub-01_ses-LF_acq-{a}_{c}" for a in ("axi", "cor", "sag", "iso") for c in ("T1w", "T2w")
@@ -172,8 +174,3 @@ def test_unusable_options_get_one_line(tmp_path, capsys, words, end) -> None:
     (line,) = capsys.readouterr().err.splitlines()
     assert end in line
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.slow
-def test_bids_validator_finds_no_error(tmp_path: Path) -> None:
-    assert_valid_bids(simulate(tmp_path / "out", subjects=2, resolution=4))
