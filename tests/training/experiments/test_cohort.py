@@ -275,9 +275,9 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     how = {"pretrain_derivatives": (root,), "schedule_factor": 1e-3, "features": 2}
     settings = asking(tmp_path, folds="0", **how)
     sources = tuple(pair.sources[0] for pair in pairs)
-    plan = plan_folds(settings, {"T1w": sources}, lambda event: None)["T1w"]
+    plan = plan_folds(settings, {"T1w": sources}, silent)["T1w"]
     assert (plan.folds, len(plan.held)) == ((), 1)
-    run_fit(FitTask(settings, "T1w", "pfsr", plan, None, 1), lambda event: None)
+    run_fit(FitTask(settings, "T1w", "pfsr", plan, None, 1), silent)
     bundle = load_bundle(tmp_path / "out/models/pfsr_T1w", task="enhance")
     training = bundle.metadata["training_data"]
     assert training["subjects"]["validation"] == [*plan.held]
@@ -304,35 +304,77 @@ def test_the_simulator_of_a_cohort_is_found_in_a_folder_of_models(tmp_path: Path
             job_of_fold(settings, "T1w", "pfsr", seen, job.pairs)
 
 
-def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(root: Path, tmp_path: Path) -> None:
+def silent(event: dict) -> None:
+    """Send nothing on."""
+
+
+@pytest.fixture
+def simulated(root: Path, tmp_path: Path) -> tuple:
+    """Return pairs, their sources, and the settings of a benchmark with a simulator's first fold.
+
+    The last settings are those of the arm that is pretrained on its images of a cohort.
+    """
     pairs = write_pairs(tmp_path / "out", 4)
     settings = Settings(
         bids_dir=tmp_path, out_dir=tmp_path / "out", level="benchmark", method=("arnold",),
         folds="2", steps=4, device="cpu",
     )  # fmt: skip
     sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
-    plan = plan_folds(settings, sources, lambda event: None)["T1w"]
-    run_fit(FitTask(settings, "T1w", "arnold", plan, plan.folds[0], 1), lambda event: None)
+    plan = plan_folds(settings, sources, silent)["T1w"]
+    run_fit(FitTask(settings, "T1w", "arnold", plan, plan.folds[0], 1), silent)
     how = {"schedule_factor": 1e-3, "features": 2, "steps": None, "pretrain_derivatives": (root,)}
     arms = replace(settings, task="enhance", method=(), arm=("arnold",), **how)
+    return pairs, sources, settings, arms
+
+
+def test_leaks_are_refused_before_anything_is_fitted(simulated: tuple, tmp_path: Path) -> None:
+    pairs, sources, _, arms = simulated
+    first = replace(arms, fold=(0,))
+    plan = plan_folds(first, sources, silent)["T1w"]
+    (tested,) = (pair for pair in pairs if pair.subject == plan.folds[0].test[0])
+    # Of its label; and its image under another name, which is found once it is read.
+    write_scan(tmp_path / "same", tested.subject, 12)
+    same = replace(first, pretrain_derivatives=(tmp_path / "same",))
+    with pytest.raises(UsageError, match=f"sub-{tested.subject} is a test subject, too"):
+        plan_folds(same, sources, silent)
+    write_scan(tmp_path / "twin", "c9", 12)
+    for kind, image in (("preproc_T1w", tested.hf), ("brain_mask", tested.mask)):
+        shutil.copy(image, tmp_path / f"twin/sub-c9/ses-A/anat/sub-c9_ses-A_desc-{kind}.nii.gz")
+    twin = replace(first, pretrain_derivatives=(tmp_path / "twin",))
+    with pytest.raises(UsageError, match=r"c9.* have the same high-field image"):
+        run_fit(FitTask(twin, "T1w", "pfsr-arnold", plan, plan.folds[0], 1), silent)
+    # Of the model that is to make the cohort's images.
+    record = tmp_path / "out/folds/T1w/arnold/fold-0/bundle" / METADATA
+    told = json.loads(record.read_text())
+    told["training_data"]["subjects"]["train"] += plan.folds[0].test
+    record.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match=r"was trained on sub-.*, a test subject"):
+        plan_folds(first, sources, silent)
+    assert not [*first.work.glob("training/T1w/pfsr-*/**/last.pt")]
+
+
+def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(
+    simulated: tuple, tmp_path: Path
+) -> None:
+    _, sources, settings, arms = simulated
     with pytest.raises(UsageError, match="fold-1/bundle: is missing, and the arm arnold") as told:
-        plan_folds(replace(arms, resolution=2.0), sources, lambda event: None)
+        plan_folds(replace(arms, resolution=2.0), sources, silent)
     # Without the run's other options, the command would prepare the pairs on another grid.
     words = shlex.split(str(told.value).partition("make it first: h2lo ")[2])
     assert read_settings(words) == replace(settings, steps=None, resolution=2.0)
     first = replace(arms, fold=(0,))
-    plan = plan_folds(first, sources, lambda event: None)["T1w"]  # the other fold may come later
-    run_fit(FitTask(first, "T1w", "pfsr-arnold", plan, plan.folds[0], 1), lambda event: None)
+    plan = plan_folds(first, sources, silent)["T1w"]  # the other fold may come later
+    run_fit(FitTask(first, "T1w", "pfsr-arnold", plan, plan.folds[0], 1), silent)
     # What is made for one fold alone is not kept: 15 GB per fold of 184 heads at 1 mm.
     assert not [*first.work.glob("training/pairs/cohort/*")]
-    assert plan_folds(first, sources, lambda event: None)["T1w"].done == {("pfsr-arnold", 0)}
-    collected = plan_folds(replace(arms, collect=True), sources, lambda event: None)["T1w"]
+    assert plan_folds(first, sources, silent)["T1w"].done == {("pfsr-arnold", 0)}
+    collected = plan_folds(replace(arms, collect=True), sources, silent)["T1w"]
     assert collected.done == {("pfsr-arnold", 0)}
     with pytest.raises(UsageError, match=r"\(option --features.* remove .*/T1w/pfsr-arnold$"):
-        plan_folds(replace(first, features=3), sources, lambda event: None)
+        plan_folds(replace(first, features=3), sources, silent)
     write_pair(tmp_path / "out", "01", 1, Fingerprint="of other masks")
     with pytest.raises(UsageError, match=r"prepared otherwise, .* as --protocol"):
-        plan_folds(first, sources, lambda event: None)
+        plan_folds(first, sources, silent)
 
 
 @pytest.mark.parametrize(("arm", "refused"), [("arnold", True), ("real", False)])
