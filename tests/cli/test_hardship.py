@@ -57,6 +57,8 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
     for name in ("sub-01_desc-lowfield_T1w", "sub-text_desc-lowfield_T2w"):
         assert (out / name.partition("_")[0] / "anat" / f"{name}.nii.gz").exists()
     assert not list(out.rglob(".tmp-*"))
+    # What a participant still needs to go on is kept.
+    assert [path.name for path in out.glob(".h2lo-work/sub_*")] == ["sub_text_wf"]
 
 
 def _wait_for(condition, seconds=120.0):

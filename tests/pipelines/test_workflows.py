@@ -27,12 +27,12 @@ def template(tmp_path) -> Path:
 
 
 def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="fp32", **options):
-    sizes = options.pop("architecture", {})
+    sizes, digest = options.pop("architecture", {}), options.pop("sha256", "ab" * 32)
     images = [
         ImageSpec(
             f"scan_{number}_{scan.suffix}",
             scan,
-            Bundle(Path("/m"), method, scan.suffix, sizes, Frame(), "ab" * 32, {"name": "m"}, ""),
+            Bundle(Path("/m"), method, scan.suffix, sizes, Frame(), digest, {"name": "m"}, ""),
             (scan,),
             (masks[number] if masks else None,),
             precision,
@@ -63,14 +63,14 @@ def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
     assert sidecar["Precision"] == "bf16"
 
 
-def test_another_architecture_of_the_same_weights_is_evaluated_again(tmp_path):
-    hashes = {
-        _build([_scan("T1w")], tmp_path, architecture=sizes)
+def test_another_architecture_and_other_weights_in_the_same_place_are_evaluated_again(tmp_path):
+    first, *others = (
+        _build([_scan("T1w")], tmp_path, **model)
         .get_node("scan_0_T1w_wf.synthesize_native")
         .inputs.get_hashval()[1]
-        for sizes in ({"omega": 30.0}, {"omega": 30.0}, {"omega": 10.0})
-    }
-    assert len(hashes) == 2
+        for model in ({}, {}, {"architecture": {"omega": 10.0}}, {"sha256": "cd" * 32})
+    )
+    assert [found == first for found in others] == [True, False, False]
 
 
 def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, template):
