@@ -51,6 +51,10 @@ def test_participant(tmp_path):
     bad = bids / "sub-bad" / "anat" / "sub-bad_T1w.nii.gz"
     bad.parent.mkdir(parents=True)
     bad.symlink_to("../../.git/annex/objects/key")  # known to be unusable beforehand
+    good = bids / "sub-01/anat/sub-01_T1w.nii.gz"  # and misnamed, which costs no other image
+    (bids / "sub-02/anat").mkdir(parents=True)
+    for name in ("01/sub-01_T1w", "01/anat/sub-01_T1W", "02/anat/sub-02_t1w"):
+        shutil.copy(good, bids / f"sub-{name}.nii.gz")
     models = [f"{c}={write_whole_bundle(tmp_path / c, c)}" for c in ("T1w", "T2w")]
     words = ["--model", *models, "--skull-strip", "skip", "--output-spaces", "model"]
     words += ["--noise", "calibrated", "--realisations", "2", "--uncertainty"]
@@ -68,6 +72,10 @@ def test_participant(tmp_path):
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert "sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.nii.gz</code></td>" in page
     assert "gauss slice profile of 10 mm" in page
+    assert "sub-01_T1W.nii.gz" in page
+    ended = {row["scan"]: row["status"] for row in rows_of(tmp_path / "out" / "scans.tsv")}
+    done = {"sub-01_T1w": "done", "sub-01_T2w": "done"}
+    assert ended == done | {"sub-bad_T1w": "failed", "n/a": "failed"}  # the latter of a participant
 
 
 @pytest.fixture
@@ -97,6 +105,7 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
     trial_of_three, tmp_path
 ):
     bids, masks, words = trial_of_three
+    words = [*words, "--participant-label", "01", "03"]
     out = tmp_path / "out"
     files = agree(bids, out, "trial", *words)
     volume = float((nib.load(next(masks.rglob("*.nii.gz"))).get_fdata() > 0).sum()) * SPACING**3
@@ -121,12 +130,12 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
         assert float(rows["lowfield"][column]) == pytest.approx(data[lesion].mean(), rel=1e-4)
     assert float(rows["lowfield"]["volume"]) == pytest.approx(volume)
     page = (out / "trial.html").read_text()
-    assert all(word in page for word in ("thick", "noisy", "3 participants"))
+    assert all(word in page for word in ("thick", "noisy", "2 participants"))
 
     made = {p: p.stat().st_mtime_ns for p in out.rglob("*_desc-*.nii.gz")}
     rated = {p: p.read_bytes() for p in out.glob("trial/ratings/*.tsv")}
     times = {p: p.stat().st_mtime_ns for p in rated}
-    lost = out / "trial/ratings/sub-02_T1w_lesion.tsv"
+    lost = out / "trial/ratings/sub-01_T1w_lesion.tsv"
     lost.unlink()
     run(bids, out, "trial", *words, code=0)
     assert {p: p.read_bytes() for p in rated} == rated
@@ -158,21 +167,6 @@ def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_rated(trial_
     run(bids, tmp_path / "none", "trial", *words, "--participant-label", "02", code=66)
     (table,) = tmp_path.glob("none/logs/*/failures.tsv")
     assert [row["scan"] for row in rows_of(table)] == ["sub-02/anat/sub-02_T1w.nii.gz"]
-
-
-@pytest.mark.slow
-def test_a_misnamed_image_fails_alone(tmp_path):
-    bids, out = write_dataset(tmp_path / "bids", subjects=1, suffixes=("T1w",)), tmp_path / "out"
-    good = bids / "sub-01/anat/sub-01_T1w.nii.gz"
-    for name in ("sub-01/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1W.nii.gz"):
-        shutil.copy(good, bids / name)
-    (bids / "sub-02/anat").mkdir(parents=True)
-    shutil.copy(good, bids / "sub-02/anat/sub-02_t1w.nii.gz")
-    made = agree(bids, out, "participant", "--method", "identity")
-    assert "sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz" in made
-    ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
-    assert ended == {"sub-01_T1w": "done", "n/a": "failed"}  # the latter of the participant
-    assert "sub-01_T1W.nii.gz" in (out / "sub-01.html").read_text()
 
 
 @pytest.mark.slow
@@ -251,6 +245,9 @@ def test_a_dry_run_goes_on_where_too_few_pairs_of_the_other_contrast_are_sound(
     assert "T2w fold" not in told
     assert f"\nT2w: {text}" in told
     assert "/logs/<run>/failures.tsv\n" in told
+    code, _, err = call(bids, out, "group", *words, "--skip-bids-validation", "--contrast", "T2w")
+    (line,) = err.splitlines()
+    assert (code, text in line) == (64 if flagged == 3 else 65, True)
 
 
 @pytest.mark.slow
