@@ -161,37 +161,6 @@ def test_models_are_evaluated_on_those_whom_they_have_not_seen(first, root):
     assert {row["method"] for row in scores} == {"identity", "h2lo_T1w_fold-0"}
     assert {row["participant_id"] for row in scores} == tested
     assert done.stdout.count("is a training subject of model h2lo_T1w_fold-0; not scored") == 1
-    model = first / "models/h2lo_T1w"
-    done = h2lo(root / "bids", first, "evaluate", "--model", model, *PEOPLE, code=64)
-    assert "is a training subject of model h2lo_T1w; evaluate on other subjects" in done.stderr
-
-
-def test_the_trained_model_serves_the_participant_level(first, root, tmp_path):
-    words = ["--model", first / "models/h2lo_T1w", "--participant-label", "03"]
-    h2lo(root / "bids", tmp_path, "participant", *words)
-    (low,) = tmp_path.glob("sub-03/ses-HF/anat/*_desc-lowfield_T1w.nii.gz")
-    assert 0 <= np.asarray(nib.load(low).dataobj).max() <= 1
-
-
-def test_a_model_starts_from_another_and_says_so(first, root, tmp_path):
-    out, initial = prepared_elsewhere(first, tmp_path / "out"), first / "models/h2lo_T1w"
-    words = [*FIT, *PEOPLE, "--init", initial]
-    done = h2lo(root / "bids", out, "group", *words, code=64)
-    assert "was trained on sub-" in done.stderr
-    assert "a test subject" in done.stderr
-    done = h2lo(root / "bids", out, "group", *words, "--folds", "0")
-    known = json.loads((initial / "metadata.json").read_text())
-    made = json.loads((out / "models/h2lo_T1w/metadata.json").read_text())
-    assert made["training"]["initial"] == {
-        "name": "h2lo_T1w_site", "sha256": known["sha256"], "pairs": "real"
-    }  # fmt: skip
-    assert made["training"]["options"]["starts_from"] == known["sha256"]
-    card = " ".join((out / "models/h2lo_T1w/README.md").read_text().split())
-    text = "started from the weights of h2lo_T1w_site, a model of real pairs"
-    assert f"{text} (SHA-256 {known['sha256']})" in card
-    assert f"T1w h2lo: starts from the weights of h2lo_T1w_site (SHA-256 {known['sha256']})" in (
-        done.stdout
-    )
 
 
 def test_pairs_alone_write_nothing_else(root, tmp_path):
@@ -293,22 +262,6 @@ def _agrees(rehearsed: str, out: Path) -> None:
         tested = [row["participant_id"][4:] for row in rows if row["part"] == "test"]
         (line,) = [line for line in rehearsed.splitlines() if f"T1w fold {fold}:" in line]
         assert line.endswith(f"; test on {', '.join(tested)}")
-
-
-@pytest.mark.parametrize(
-    ("people", "words", "code", "text"),
-    [
-        (4, ["--folds", "9"], 64, "cannot make 9 folds"),
-        (4, ["--lf", "ses-XX"], 18, "ses=XX"),
-        (1, ["--dry-run"], 64, "1 subject"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(first, root, tmp_path, people, words, code, text):
-    out = prepared_elsewhere(first, tmp_path / "out")
-    some = ["--resolution", "8", "--nprocs", "1", *PEOPLE[: people + 1]]
-    done = h2lo(root / "bids", out, "group", *some, *words, code=code)
-    (line,) = done.stderr.splitlines()
-    assert text in line
 
 
 @pytest.mark.parametrize("level", ["group", "evaluate"])

@@ -139,7 +139,7 @@ def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, 
     assert "\n" not in str(err.value)
 
 
-def test_whom_the_first_weights_have_seen_chooses_no_weights(tmp_path: Path) -> None:
+def test_whom_the_first_weights_have_seen_neither_chooses_nor_is_tested(tmp_path: Path) -> None:
     frame = training_frame(8.0)
     pairs = write_pairs(tmp_path, 5, frame=frame)
     sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
@@ -150,8 +150,12 @@ def test_whom_the_first_weights_have_seen_chooses_no_weights(tmp_path: Path) -> 
         told = {label: texts for label, texts in known.items() if label != unseen}
         metadata = {"scaling": "robust", "training_data": {"fingerprints": told}}
         bundle = save(tmp_path / f"m{unseen}", frame=frame, metadata=metadata)
-        plan = plan_folds(replace(given, init=(("", bundle.path),)), sources, lambda event: None)
-        assert plan["T1w"].held == (held,)
+        begun, sent = replace(given, init=(("", bundle.path),)), []
+        assert plan_folds(begun, sources, sent.append)["T1w"].held == (held,)
+        line = f"starts from the weights of {bundle.path.name} (SHA-256 {bundle.sha256})"
+        assert f"T1w h2lo: {line}" in [event.get("text") for event in sent]
+    with pytest.raises(UsageError, match=r"was trained on sub-0\d, a test subject"):
+        plan_folds(replace(begun, folds="2"), sources, sent.append)
 
 
 def test_one_fold_alone_has_no_spread_to_carry(tmp_path: Path) -> None:
@@ -204,18 +208,16 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
             usable_pairs(each, sources)
 
 
-@pytest.mark.slow
 def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path: Path, monkeypatch) -> None:
     pairs = write_pairs(tmp_path / "out", 4)
-    settings = Settings(
-        tmp_path, tmp_path / "out", "group", folds="2", steps=1, crop=8, device="cpu"
-    )  # fmt: skip
+    small = {"task": "enhance", "schedule_factor": 1e-3, "features": 2}
+    settings = Settings(tmp_path, tmp_path / "out", "group", folds="2", device="cpu", **small)
     sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
     monkeypatch.setattr(fitoptions, "native_precision", lambda device: "fp32")
     plan = plan_folds(settings, sources, print)["T1w"]
-    run_fit(FitTask(settings, "T1w", "h2lo", plan, plan.folds[0], 1), print)
+    run_fit(FitTask(settings, "T1w", "pfsr", plan, plan.folds[0], 1), print)
     monkeypatch.setattr(fitoptions, "native_precision", lambda device: "bf16")
     with pytest.raises(UsageError, match=r"option precision\); give .*--precision follows"):
         plan_folds(settings, sources, print)
     given = replace(settings, precision="fp32")
-    assert plan_folds(given, sources, print)["T1w"].done == {("h2lo", plan.folds[0].index)}
+    assert plan_folds(given, sources, print)["T1w"].done == {("pfsr", plan.folds[0].index)}
