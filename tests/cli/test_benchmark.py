@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import BAD, rows_of, run, start, write_pairs
+from heads import BAD, rows_of, run, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.evaluation.benchmark import (
@@ -73,7 +73,7 @@ def arms(root) -> list[str]:
 
 @pytest.fixture(scope="module")
 def first(root, arms) -> Path:
-    start(root / "bids", root / "out", "benchmark", *FIT, *arms, code=0)
+    benchmark(root / "bids", root / "out", *arms)
     return root / "out"
 
 
