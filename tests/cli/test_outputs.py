@@ -146,6 +146,9 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
     write_scan(changed, data=np.roll(nib.load(changed).get_fdata(), 1, axis=1))
     run(bids, out, "trial", *words, code=0)
     assert [p.name for p in rated if p.read_bytes() != rated[p]] == ["sub-03_T1w_lesion.tsv"]
+    (out / "trial.html").unlink()
+    run(bids, out, "trial", *words, "--collect", code=0)  # as the last task of a job array
+    assert "2 participants" in (out / "trial.html").read_text()
 
 
 @pytest.mark.slow

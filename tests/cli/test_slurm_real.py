@@ -17,10 +17,8 @@ from heads import (
     results,
     write_bundle,
     write_dataset,
-    write_masks,
     write_pairs,
     write_scan,
-    write_whole_bundle,
 )
 
 SLURM = Path(__file__).parents[2] / ".ci" / "slurm"
@@ -187,25 +185,6 @@ def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(c
     plain = [sys.executable, "-m", "h2lo_bids.cli.run", bids, root / "plain", "group", *fit]
     cluster(*plain, "--nprocs", 1)
     assert results(out) == results(root / "plain")
-
-
-def test_a_trial_is_rated_by_an_array_and_collected_by_its_last_task(cluster, tmp_path):
-    root = tmp_path / "it's a %j"
-    bids, out = write_dataset(root / "bids", 2, suffixes=("T1w",)), root / "out"
-    command = ["--cpus", 1, "--mem", "1900M", "--time", 20, bids, out, "trial"]
-    command += ["--model", f"T1w={write_whole_bundle(root / 'model', 'T1w')}"]
-    command += ["--labels", f"lesion={write_masks(root / 'masks', bids)}", "--skull-strip", "skip"]
-    command += ["--condition", "thick", "lf-grid=4x4x8", "realisations=2"]
-    assert cluster.divide("--submit", *command)[:2] == [
-        "participant: 2 of 2 tasks to submit",
-        "collect: 1 of 1 tasks to submit",
-    ]
-    cluster.wait()
-    folder = next((out / "logs" / "slurm").iterdir())
-    assert states(folder, "participant") == {"sub-01": "0", "sub-02": "0"}
-    assert states(folder, "collect") == {"collect": "0"}
-    assert "2 participants" in (out / "trial.html").read_text()
-    assert cluster.divide(*command)[-1] == "all 3 tasks are done or in the queue"
 
 
 def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(cluster, tmp_path):

@@ -177,6 +177,7 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     assert done() == [[False, False], [False]]
     first, last = stages_of(asked, run)
     assert (first.name, last.name, last.settings.collect) == ("participant", "collect", True)
+    assert read_settings(last.settings.words()) == last.settings  # which its script gives
     made = [make_outputs(words, name) for name in ("sub-01", "sub-02")]
     ratings = tmp_path / "out/trial/ratings/sub-02_T1w_x.tsv"
     assert ratings in made[1]
