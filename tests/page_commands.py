@@ -37,7 +37,7 @@ SMALL = {
     "participant pairs": "--resolution 8",
     "trial": "--sloppy --realisations 2",
     "group": f"{FIT} --steps 4 --crop 12",
-    "benchmark": f"{FIT} --steps 4 --crop 12 --method h2lo arnold",
+    "benchmark": f"{FIT} --steps 4 --method arnold",
     "group enhance": f"{FIT} --schedule-factor 0.01 --features 2",
     "benchmark enhance": f"{FIT} --schedule-factor 0.01 --features 2 --arm real arnold",
     "h2lo-phantom": "--subjects 1 --resolution 4 --lesion-diameter 8",
