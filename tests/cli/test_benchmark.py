@@ -61,14 +61,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def arms(root) -> list[str]:
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(root / 'blur.py'))} "
-    return [
-        "--method",
-        "arnold",
-        "--steps",
-        "4",
-        "--external",
-        f"square={command}{{input}} {{output}}",
-    ]
+    external = f"square={command}{{input}} {{output}}"
+    return ["--method", "arnold", "--steps", "4", "--external", external]
 
 
 @pytest.fixture(scope="module")

@@ -86,15 +86,8 @@ def trial_of_three(tmp_path, monkeypatch):
     bids = write_dataset(tmp_path / "bids", 3, suffixes=("T1w",))
     masks = write_masks(tmp_path / "masks", bids)
     words = ["--model", write_whole_bundle(tmp_path / "model", "T1w"), "--skull-strip", "skip"]
-    words += [
-        "--labels",
-        f"lesion={masks}",
-        "--reader-set",
-        "3",
-        "--sloppy",
-        "-w",
-        tmp_path / "work",
-    ]
+    words += ["--labels", f"lesion={masks}", "--reader-set", "3", "--sloppy"]
+    words += ["-w", tmp_path / "work"]
     words += ["--output-spaces", "TplOne:res-1", "model", "--nprocs", "1"]
     words += ["--condition", "thick", "lf-grid=4x4x8", "realisations=3"]
     return bids, masks, [*words, "noisy", "lf-grid=4x4x8", "noise-scale=3", "realisations=2"]

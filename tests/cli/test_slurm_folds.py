@@ -122,15 +122,8 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
     stages, tmp_path
 ):
     (tmp_path / "cohort").mkdir()
-    words = (
-        "benchmark",
-        "--task",
-        "enhance",
-        "--folds",
-        "2",
-        "--pretrain-derivatives",
-        str(tmp_path / "cohort"),
-    )
+    words = ("benchmark", "--task", "enhance", "--folds", "2")
+    words += ("--pretrain-derivatives", str(tmp_path / "cohort"))
     with pytest.raises(UsageError, match=r"benchmark .*--method arnold --folds 2"):
         stages(*words, "--arm", "real", "arnold")
     assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
