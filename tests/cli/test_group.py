@@ -212,8 +212,8 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert f"\nscore {model}\ncompare with {other} [T1w]\n" in done.stdout
 
 
-def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
-    bids, out = tmp_path / "bids", tmp_path / "out"
+def test_one_person_under_two_names_is_found_and_kept_together(first, root, tmp_path):
+    bids, out = tmp_path / "bids", prepared_elsewhere(first, tmp_path / "out")
     shutil.copytree(root / "bids", bids, ignore=shutil.ignore_patterns(f"sub-{BAD}"))
     for path in add_subject(bids, "09").rglob("*.nii.gz"):  # mirrored, of another type and scale
         image = nib.load(path)
