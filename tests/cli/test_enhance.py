@@ -114,26 +114,3 @@ def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers,
     assert (code, "choose other scans with --contrast" in err) == (64, True)
     code, told, _ = call(*begin, "--contrast", "T1w")
     assert (code, "desc-enhanced_T1w" in told, "_T2w" in told) == (0, True, False)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("enhance", "no T1w model of pfsr comes with this package; fit one with `group --task "),
-        ("enhance --uncertainty", "participant --task enhance does not take it"),
-        ("enhance --lf-grid 2x2x2", "participant --task enhance does not take it"),
-        ("enhance --lf acq-no", "no scan to work on"),
-        ("enhance {models}", "was trained to synthesize (h2lo)"),
-        (
-            "synthesize --model T1w={enhancers}/pfsr_T1w T2w={enhancers}/pfsr_T2w",
-            "was trained to enhance (pfsr)",
-        ),
-    ],
-)
-def test_what_cannot_be_is_one_line(bids, enhancers, models, tmp_path, monkeypatch, words, message):
-    monkeypatch.setattr("h2lo_bids.models.bundle._EMBEDDED", tmp_path)
-    words = words.format(enhancers=enhancers, models=" ".join(models)).split()
-    begin = [bids, tmp_path / "out", "participant", "--dry-run", "--skip-bids-validation"]
-    code, _, err = call(*begin, "--task", *words)
-    (line,) = err.splitlines()
-    assert (code, message in line) == (18 if "no scan" in message else 64, True), line
