@@ -112,16 +112,6 @@ def test_a_rerun_computes_nothing_again(first, root):
     assert results(first) == written
 
 
-def test_other_options_on_finished_folds_are_refused_in_one_line(first, root):
-    before = stamps(first)
-    words = [*FIT[:2], "--steps", "9", *FIT[4:], *PEOPLE]
-    done = h2lo(root / "bids", first, "group", *words, code=64)
-    (line,) = done.stderr.splitlines()
-    assert "option steps" in line
-    assert "another out_dir" in line
-    assert stamps(first) == before
-
-
 def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path):
     out = prepared_elsewhere(first, tmp_path / "out")
     words = [*BARE, *FIT, *PEOPLE, "--fold", "0"]
