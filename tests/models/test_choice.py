@@ -13,7 +13,7 @@ from h2lo_bids.cli.checks import check_values
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.models.baselines import Identity, NoSizes
-from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
+from h2lo_bids.models.bundle import default_bundle, save_bundle
 from h2lo_bids.models.choice import bundles_for, check_place, named_models
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
@@ -90,13 +90,6 @@ def test_models_that_cannot_serve_are_refused(models: Path, choose, model, how, 
     level = "evaluate" if choose is named_models else "participant"
     with pytest.raises(UsageError, match=text):
         choose(settings(level, model=given, **how), ("T1w",))
-
-
-def test_without_a_model_only_embedded_methods_will_do() -> None:
-    assert bundles_for(settings(), ("T1w",))["T1w"].method == "h2lo"
-    own = bundles_for(settings(method=("identity",)), ("T1w",))["T1w"]
-    assert own.metadata["parameters"] == 0
-    assert sum(p.numel() for p in load_model(own).parameters()) == 0
 
 
 def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Path) -> None:
