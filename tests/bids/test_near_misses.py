@@ -218,6 +218,8 @@ def test_selection_words_in_other_case(tmp_path: Path) -> None:
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
         find_low(root, lf=("acq-axi",))
+    with pytest.raises(NoMatchError, match="ses=XX"):
+        discover_pairs(asking(root, lf=("ses-XX",)))
     write(root, {anat("01", "LF", "acq-B_T2w"): LOW})
     for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"filter": ("acq=B",)}, "the filter")):
         (line,) = find_low(root, **words).warnings
