@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 from heads import BAD, rows_of, run, write_pairs
+from prepared_pairs import write_scan
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.evaluation.benchmark import (
@@ -194,20 +192,8 @@ ARMS = ("--task", "enhance", "--arm", "real", "curve", "arnold", "--schedule-fac
 
 @pytest.fixture(scope="module")
 def cohort(root: Path) -> Path:
-    """Write what the participant level would of high-field scans of others, under other labels."""
-    write_pairs(root / "more", 8)
-    for old, new in {"06": "c6", "07": "c7"}.items():
-        image = nib.load(root / f"more/sub-{old}/ses-HF/anat/sub-{old}_ses-HF_T1w.nii.gz")
-        name = f"sub-{new}/anat/sub-{new}"
-        stem = root / "cohort" / name
-        stem.parent.mkdir(parents=True)
-        data = np.asarray(image.dataobj)
-        for kind, values in (
-            ("preproc_T1w", data / data.max()), ("brain_mask", (data > 0).astype(np.uint8)),
-        ):  # fmt: skip
-            nib.save(nib.Nifti1Image(values, image.affine), f"{stem}_desc-{kind}.nii.gz")
-        told = {"Sources": [f"bids:raw:{name}_T1w.nii.gz", f"bids::{name}_desc-brain_mask.nii.gz"]}
-        Path(f"{stem}_desc-preproc_T1w.json").write_text(json.dumps(told))
+    for seed, subject in enumerate(("c6", "c7")):
+        write_scan(root / "cohort", subject, seed)
     return root / "cohort"
 
 

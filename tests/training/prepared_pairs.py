@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from problems import ball_pair, small_options
 
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, FoldWork
 from h2lo_bids.training.experiments.final import FinalJob
@@ -78,3 +80,29 @@ def final_of(
         "options": options, "out_dir": root / "out", "work_dir": root / "work",
     }  # fmt: skip
     return FinalJob(**{**values, **changes})
+
+
+def write_scan(
+    root: Path, subject: str, seed: int, kinds: Sequence[str] = ("lowfield",),
+    sha256: str | None = None, scaling: str = "max",
+) -> None:  # fmt: skip
+    """What `participant` writes for a T1w scan, its array turned and its values not at most 1."""
+    pair = ball_pair(subject, seed, (26, 20, 22))
+    sha256 = default_bundle("T1w").sha256 if sha256 is None else sha256
+    stem = root / f"sub-{subject}" / "ses-A" / "anat" / f"sub-{subject}_ses-A"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([-8.0, 8.0, 8.0, 1.0])
+    mask = f"bids::sub-{subject}/ses-A/anat/sub-{subject}_ses-A_desc-brain_mask.nii.gz"
+    raw = f"bids:raw:sub-{subject}/anat/sub-{subject}_T1w.nii.gz"
+    names = {"preproc": pair.hf, **{k: 0.5 * pair.lf + 0.01 * n * pair.mask for n, k in
+             enumerate(kinds)}}  # fmt: skip
+    for kind, values in names.items():
+        image = Path(f"{stem}_desc-{kind}_T1w.nii.gz")
+        nib.Nifti1Image(values.astype(np.float32), affine).to_filename(image)
+        told = {"Sources": [raw, mask], "IntensityScaling": {"Method": scaling}}
+        if kind != "preproc":
+            told |= {"ModelMethod": "h2lo", "ModelName": "mine", "ModelSha256": sha256}
+        Path(str(image).replace(".nii.gz", ".json")).write_text(json.dumps(told))
+    nib.Nifti1Image(pair.mask.astype(np.uint8), affine).to_filename(
+        f"{stem}_desc-brain_mask.nii.gz"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
+from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs, write_scan
 from problems import SMALL, ball_pair, small_options
 from scipy.ndimage import rotate
 from skeletons import scan_at
@@ -38,31 +37,6 @@ from h2lo_bids.training.experiments.leaks import check_images, check_no_leak, tr
 from h2lo_bids.training.pairs import Pair, find_prepared, read_prepared
 
 SHA = default_bundle("T1w").sha256
-
-
-def write_scan(
-    root: Path, subject: str, seed: int, kinds: Sequence[str] = ("lowfield",), sha256: str = SHA,
-    scaling: str = "max",
-) -> None:  # fmt: skip
-    """What `participant` writes for a T1w scan, its array turned and its values not at most 1."""
-    pair = ball_pair(subject, seed, (26, 20, 22))
-    stem = root / f"sub-{subject}" / "ses-A" / "anat" / f"sub-{subject}_ses-A"
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([-8.0, 8.0, 8.0, 1.0])
-    mask = f"bids::sub-{subject}/ses-A/anat/sub-{subject}_ses-A_desc-brain_mask.nii.gz"
-    raw = f"bids:raw:sub-{subject}/anat/sub-{subject}_T1w.nii.gz"
-    names = {"preproc": pair.hf, **{k: 0.5 * pair.lf + 0.01 * n * pair.mask for n, k in
-             enumerate(kinds)}}  # fmt: skip
-    for kind, values in names.items():
-        image = Path(f"{stem}_desc-{kind}_T1w.nii.gz")
-        nib.Nifti1Image(values.astype(np.float32), affine).to_filename(image)
-        told = {"Sources": [raw, mask], "IntensityScaling": {"Method": scaling}}
-        if kind != "preproc":
-            told |= {"ModelMethod": "h2lo", "ModelName": "mine", "ModelSha256": sha256}
-        Path(str(image).replace(".nii.gz", ".json")).write_text(json.dumps(told))
-    nib.Nifti1Image(pair.mask.astype(np.uint8), affine).to_filename(
-        f"{stem}_desc-brain_mask.nii.gz"
-    )
 
 
 def asking(folder: Path, **how: Any) -> Settings:
