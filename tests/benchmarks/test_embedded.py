@@ -78,7 +78,8 @@ def test_command_writes_a_bundle_with_its_figures(
     kept = sorted((out / "work/pairs/T2w").iterdir())
     assert len(kept) == 6 * embedded.SIMULATIONS["train"].variants + 2
     assert not (out / "h2lo_T2w").exists()
-    shutil.copytree(out / "work/pairs", tmp_path / "b/work/pairs")  # which cost most of the time
+    # They cost most of the time.
+    shutil.copytree(out.joinpath("work", "pairs"), tmp_path.joinpath("b", "work", "pairs"))
     assert run(labels, out) == 0
     bundle = load_bundle(out / "h2lo_T2w", contrast="T2w")
     assert bundle.metadata["training_data"]["kind"] == "simulated"
