@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ import pytest
 import torch
 from problems import HELD, SMALL, TRAIN, VARIED, history, small_options, vector
 
-from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.fit import FitResult, fit, load_checkpoint
 from h2lo_bids.training.methods import TRAINERS
@@ -120,16 +122,39 @@ def test_a_kill_costs_the_steps_since_the_checkpoint(
 ) -> None:
     def die(step: int) -> None:
         if step == 7:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(KeyboardInterrupt):
-        walk(tmp_path, die)
+    child = multiprocessing.get_context("fork").Process(target=walk, args=(tmp_path, die))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
     assert saved_step(tmp_path) == 6
-    # The newest is damaged as well: the one before it serves.
+    # The newest is damaged as well: the one before it serves, and the log goes back to it.
     (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 cut off")
     assert saved_step(tmp_path) == 4
     result = walk(tmp_path)
     assert (result.best_step, torch.equal(vector(result.model), walked(8))) == (8, True)
+    assert [int(row["step"]) for row in history(tmp_path)] == [*range(1, 15)]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    walk: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    walk(tmp_path, stop_at=3)
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["last.pt"]) // 2, limits[1]))
+    try:
+        with pytest.raises(InputOutputError, match=r"last\.pt: writing failed .*free") as error:
+            walk(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")} == before
+    assert {p.name for p in tmp_path.iterdir()} == {*before, "history.csv"}
+    assert torch.equal(vector(walk(tmp_path).model), walked(8))
 
 
 def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_path: Path) -> None:
