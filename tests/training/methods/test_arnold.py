@@ -26,7 +26,7 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
 HEADS = [ball_pair(name, seed) for seed, name in enumerate("abcd")]
-TRUE = [(0.5, 2.5, 1.5, 0.5), (1.2, 1.5, 2.5, 2.0), (1.8, 3.0, 1.0, 3.0), (0.8, 0.5, 3.5, 1.2)]
+TRUE = (1.2, 1.5, 2.5, 2.0)
 
 
 def simulator(values: Values) -> Arnold:
@@ -66,18 +66,17 @@ def test_the_objective_is_the_published_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("true", TRUE[:2])
-def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Values) -> None:
+def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path) -> None:
     # The same noise in data and fit: all four show, and the truth is the best there is.
-    pairs = made_with(true, HEADS[:3])
+    pairs = made_with(TRUE, HEADS[:3])
     model = fit(pairs, [], options(), tmp_path).model
     assert isinstance(model, Arnold)
     objective = Objective(pairs, 42)
-    assert objective(true) < min(objective(point) for point in GRID[::25]) + 1e-6
+    assert objective(TRUE) < min(objective(point) for point in GRID[::25]) + 1e-6
     # The simplex may stop in a fold of the objective, a thousandth above.
-    assert objective(model.numbers) < objective(true) + 2e-3
-    assert model.numbers[0] == pytest.approx(true[0], abs=0.05)
-    assert model.numbers[1] == pytest.approx(true[1], abs=0.3)
+    assert objective(model.numbers) < objective(TRUE) + 2e-3
+    assert model.numbers[0] == pytest.approx(TRUE[0], abs=0.05)
+    assert model.numbers[1] == pytest.approx(TRUE[1], abs=0.3)
     # c2 and c3 trade with each other: noise that is broader is weaker. What they leave
     # in the image is its likeness to the data.
     for pair, n in zip(pairs, range(3), strict=True):
@@ -98,7 +97,7 @@ def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
 
 
 def test_a_search_that_has_ended_stays_where_it_is() -> None:
-    pairs = made_with(TRUE[2], HEADS[:1])
+    pairs = made_with(TRUE, HEADS[:1])
     task = trainer_of(ArnoldTrainer, pairs, [], options())
     rows = [task.step(n, n) for n in range(1000)]
     assert rows[-1] == min(rows, key=lambda row: row["loss"])
