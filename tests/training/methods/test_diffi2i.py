@@ -133,14 +133,3 @@ def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
             assert np.isin(partner[inside], pair.lf[:, :, z]).all()
             seen.add(pair.name)
     assert seen == {"a", "b", "c"}
-
-
-def test_identity_figure_is_over_the_chosen_slices() -> None:
-    pair = HELD[0]
-    slices = np.flatnonzero(pair.mask.any((0, 1)))
-    at = slices[np.linspace(0, len(slices) - 1, 4).round().astype(int)]
-    mask = pair.mask[:, :, at]
-    error = np.mean((pair.hf - pair.lf)[:, :, at][mask].astype(np.float64) ** 2)
-    validation = SliceValidation(HELD, options_of(validation_crops=4))
-    assert validation.baseline() == pytest.approx(-10 * np.log10(error))
-    assert np.isnan(SliceValidation([], options_of()).baseline())
