@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +48,7 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(labels: Path, out: Path, *more: str) -> int:
-    values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "4"]
+    values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "2"]
     values += ["--precision", "fp32"]  # not every processor multiplies in bfloat16
     threads = torch.get_num_threads()
     try:
@@ -78,9 +76,11 @@ def test_command_writes_a_bundle_with_its_figures(
     kept = sorted((out / "work/pairs/T2w").iterdir())
     assert len(kept) == 6 * embedded.SIMULATIONS["train"].variants + 2
     assert not (out / "h2lo_T2w").exists()
-    # They cost most of the time.
-    shutil.copytree(out.joinpath("work", "pairs"), tmp_path.joinpath("b", "work", "pairs"))
+    # Stopped, it goes on to the bundle.
+    assert run(labels, out, "--max-steps", "1") == 0
+    assert not (out / "h2lo_T2w").exists()
     assert run(labels, out) == 0
+    assert [r["step"] for r in history(out / "work/T2w")] == ["1", "2"]
     bundle = load_bundle(out / "h2lo_T2w", contrast="T2w")
     assert bundle.metadata["training_data"]["kind"] == "simulated"
     assert bundle.metadata["training_data"]["subjects"]["test"] == ["head_08.nii.gz"]
@@ -104,14 +104,6 @@ def test_command_writes_a_bundle_with_its_figures(
         assert phrase in bundle.card
     assert f"{mean['h2lo']['psnr']:.2f}" in bundle.card
     assert load_model(bundle).bias.shape == ()
-    # Stopped, it goes on to the same bundle.
-    assert run(labels, tmp_path / "b", "--max-steps", "2") == 0
-    assert not (tmp_path / "b" / "h2lo_T2w").exists()
-    assert run(labels, tmp_path / "b") == 0
-    assert load_bundle(tmp_path / "b" / "h2lo_T2w").sha256 == bundle.sha256
-    assert [r["step"] for r in history(tmp_path / "b" / "work" / "T2w")] == ["1", "2", "3", "4"]
-    held_out = json.loads((tmp_path / "b" / "work" / "T2w" / "held_out.json").read_text())
-    assert held_out["mean"] == mean
     kept[0].write_bytes(b"cut off")
     assert run(labels, out) == 65
     assert kept[0].name in capsys.readouterr().err
