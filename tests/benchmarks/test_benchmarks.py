@@ -16,8 +16,7 @@ from heads import rows_of, write_bundle
 from problems import ball_pair
 from training_pairs import TrainingPair
 
-from h2lo_bids.errors import TemporaryError
-from h2lo_bids.models.bundle import default_bundle, save_bundle
+from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
@@ -94,13 +93,13 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
         card="x\n",
     )  # fmt: skip
     words = ["run", tmp_path / "site", "--out", tmp_path / "out", "--init", bundle.path]
-    words += ["--resolution", 4, "--steps", 1, "--seeds", 1, "--counts", 1, 2]
+    words += ["--resolution", 4, "--steps", 1, "--seeds", 1, "--counts", 2]
     script.main([*map(str, words)])
     table = tmp_path / "out" / "few_pairs.tsv"
     rows = rows_of(table)
     keys = [(r["arm"], r["pairs"], r["seed"], r["subject"]) for r in rows]
     arms = [("input", "0", "0"), ("model", "0", "0")]
-    arms += [(arm, n, "1") for n in ("1", "2") for arm in ("adapted", "default", "paper")]
+    arms += [(arm, "2", "1") for arm in ("adapted", "default", "paper")]
     assert keys == [(*arm, name) for arm in arms for name in names[3:]]
     # One step of the warm-up leaves the model almost as it was; from nothing is elsewhere.
     psnr = {key: float(row["psnr"]) for key, row in zip(keys, rows, strict=True)}
@@ -152,53 +151,21 @@ def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
 
 
 @OF_GPU
-def test_the_engine_on_both_is_one(script: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_part_for_a_gpu_can_be_rehearsed_without_one(
+    script: ModuleType, tmp_path: Path
+) -> None:
     record = run(script, "engine", tmp_path, "--scale", "0.06")
     assert record["cpu fp32"]["largest_error"] == 0
     assert 60 < record["cpu bf16"]["psnr"] < 120
-    assert record["cpu bf16"]["peak_mb"] > 10
-
-
-@OF_GPU
-@pytest.mark.slow
-def test_steps_on_both_give_one_model(script: ModuleType, tmp_path: Path) -> None:
-    record = run(script, "training", tmp_path, "--steps", "1")
-    assert record["cpu"]["steps"] == 1
-    assert record["largest_difference_of_weights"] == 0
-
-
-@OF_GPU
-@pytest.mark.slow
-def test_the_papers_protocol_ends_in_time_and_goes_on(script: ModuleType, tmp_path: Path) -> None:
+    assert run(script, "training", tmp_path, "--steps", "1")["cpu"]["steps"] == 1
+    # The paper's protocol ends in time, and goes on.
     record = run(script, "paper", tmp_path, "--minutes", "0.002")
     assert (record["done"], record["of"]) == (False, 2000)  # 500 epochs of four pairs
-    for steps in (1, 2):
-        record = run(script, "paper", tmp_path, "--steps", str(steps))
-        assert (record["done"], record["steps"]) == (True, steps)
+    record = run(script, "paper", tmp_path, "--steps", "2")
+    assert (record["done"], record["steps"]) == (True, 2)
     rows = (tmp_path / "paper" / "history.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["step", "1", "2"]
-
-
-@OF_GPU
-def test_the_embedded_models_are_fitted_once(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def train(labels: Path, out: Path, contrast: str, options: Any) -> None:
-        asked.append((contrast, options.device, options.steps))
-        if len(asked) == 2:
-            raise TemporaryError("ended by SIGTERM")
-        out.mkdir(exist_ok=True)
-        (out / f"h2lo_{contrast}").symlink_to(default_bundle(contrast).path)
-
-    monkeypatch.setattr(script, "train_embedded", train)
-    words = ("--labels", str(tmp_path), "--steps", "7")
-    assert run(script, "embedded", tmp_path, *words)["done"] is False
-    record = run(script, "embedded", tmp_path, *words)
-    assert asked == [("T1w", "cpu", 7), ("T2w", "cpu", 7), ("T2w", "cpu", 7)]
-    assert record["done"]
-    assert record["T2w"] == default_bundle("T2w").metadata["held_out"]["mean"]
 
 
 @pytest.mark.parametrize("script", ["results"], indirect=True)
