@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import HELD, SMALL, TRAIN, ball_pair, tiny_options, trainer_of
+from problems import HELD, TRAIN, tiny_options, trainer_of
 
 from h2lo_bids.settings import OPTIONS, Settings
-from h2lo_bids.synthesis.options import native_precision
-from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import TRAINERS
 from h2lo_bids.training.options import (
     FitOptions,
@@ -49,24 +47,6 @@ def test_the_help_tells_the_defaults_of_both_protocols(name: str) -> None:
         assert theirs.startswith(f"{value // 20} epochs" if epochs else f"{value}")
     else:
         assert value == getattr(own, name)
-
-
-def test_a_paper_fit_validates_and_keeps_the_best(tmp_path: Path) -> None:
-    pairs = [ball_pair(name, n) for n, name in enumerate("abc")]
-    options = paper_options(2, device="cpu", epochs=6)
-    options = FitOptions(**{**options.__dict__, "architecture": SMALL, "crop": 8, "points": 400})
-    lines: list[str] = []
-    result = fit(pairs[:2], pairs[2:], options, tmp_path, lines.append)
-    assert [line.split(" of ")[0] for line in lines if ", validation" in line] == [
-        "step 2", "step 10", "step 12"
-    ]  # fmt: skip
-    assert result.best_step in (2, 10, 12)
-
-
-def test_default_fits_few_pairs_and_steps() -> None:
-    assert default_options(1, device="cpu").batch == 1
-    assert default_options(12, device="cpu", steps=30).validate_every == 30
-    assert native_precision("cpu") in ("bf16", "fp32")
 
 
 def test_warmup_rises_linearly() -> None:

@@ -71,12 +71,6 @@ def test_the_time_budget_is_shared_by_the_stages() -> None:
     assert [o.max_seconds for o in both] == pytest.approx([75, 25], rel=1e-3)
 
 
-def test_arms_are_found_by_name() -> None:
-    arms = [find_arm(name) for name in ("real", "flip-rotate", "arnold", "h2lo")]
-    assert [a.title for a in arms] == ["Real LF", "Flip & Rotate", "Arnold et al.", "H2LO"]
-    assert find_arm("pfsr-h2lo") == arms[-1]
-
-
 def planned(schedule: Schedule = SHORT, name: str = "h2lo") -> dict[str, FitOptions]:
     arm = dataclasses.replace(find_arm(name), schedule=schedule, cohort=SimpleNamespace(pairs=4))
     return arm.stages(OPTIONS, 3, (8.0, 8.0, 8.0))

@@ -25,7 +25,6 @@ from h2lo_bids.training.methods.operators import (
     VolumeLoss,
     gaussian_derivative_kernels,
     gradient_loss,
-    l1_loss,
     predict_crop,
 )
 
@@ -69,20 +68,6 @@ def test_crops_of_a_batch_are_independent() -> None:
     assert not torch.allclose(crop[0], crop[1])
 
 
-@pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (0.7, 3), (2.0, 7)])
-def test_kernels_are_gaussian_derivatives(sigma, size):
-    kernels = gaussian_derivative_kernels(sigma, size).numpy()
-    assert kernels.shape == (3, 1, size, size, size)
-    assert kernels.dtype == np.float32
-    norm = (2 * math.pi) ** 1.5 * sigma**3
-    for voxel in np.ndindex(size, size, size):
-        r = [i - size // 2 for i in voxel]
-        gauss = math.exp(-sum(c * c for c in r) / (2 * sigma**2)) / norm
-        for axis in range(3):
-            expected = -r[axis] / sigma**2 * gauss
-            assert kernels[(axis, 0, *voxel)] == pytest.approx(expected, abs=1e-8)
-
-
 def test_gradient_loss_by_loops():
     rng = np.random.default_rng(0)
     shape = (4, 5, 6)
@@ -110,12 +95,6 @@ def test_gradient_loss_ignores_a_constant_inside():
     inner = torch.zeros_like(a)
     inner[..., 2:-2, 2:-2, 2:-2] = 1  # where no zero of the padding reaches
     assert float(gradient_loss(a + 0.5, a, kernels, inner)) == pytest.approx(0, abs=1e-10)
-
-
-def test_l1_loss_is_the_mean_absolute_difference():
-    a, b = torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.5, 0.0, 0.5])
-    assert float(l1_loss(a, b)) == pytest.approx(0.5)
-    assert l1_loss(a.bfloat16(), b.bfloat16()).dtype == torch.float32
 
 
 def test_patch_l1_is_unbiased() -> None:
