@@ -71,6 +71,12 @@ def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict
     assert ADAPT[name](adapted) == adapted
 
 
+def test_ablations_are_what_their_names_say() -> None:
+    mlp, plain = (ADAPT[f"h2lo-{n}"](default_options(13, device="cpu")) for n in ("mlp", "nograd"))
+    assert (mlp.architecture.trunk, mlp.lambda_grad) == ("mlp", 10)
+    assert (plain.architecture.trunk, plain.lambda_grad) == ("siren", 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gain", "changes"),
