@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs, write_scan
-from problems import SMALL, ball_pair, small_options
+from problems import SMALL, ball_pair
 from scipy.ndimage import rotate
 from skeletons import scan_at
 
@@ -29,12 +29,11 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
-from h2lo_bids.training.experiments.arms import find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, run_fold
+from h2lo_bids.training.experiments.crossvalidation import run_fold
 from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
-from h2lo_bids.training.experiments.leaks import check_images, check_no_leak, training_subjects
-from h2lo_bids.training.pairs import Pair, find_prepared, read_prepared
+from h2lo_bids.training.experiments.leaks import check_no_leak, training_subjects
+from h2lo_bids.training.pairs import Pair, find_prepared
 
 SHA = default_bundle("T1w").sha256
 
@@ -54,14 +53,6 @@ def root(tmp_path: Path) -> Path:
     other = folder / "sub-u1" / "ses-A" / "anat"
     (other / "sub-u1_ses-A_res-model_desc-preproc_T1w.nii.gz").write_bytes(b"")
     return folder
-
-
-def test_scans_are_found_with_all_realisations_and_their_maker(root: Path) -> None:
-    found = find_cohort([root], "T1w")
-    assert [(scan.subject, len(scan.low)) for scan in found] == [("u1", 3), ("u2", 1)]
-    told = Cohort(found).identity()
-    assert told["models"] == [{"method": "h2lo", "name": "mine", "sha256": SHA}]
-    assert (told["subjects"], len(told["validation"])) == (1, 1)
 
 
 def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Path) -> None:
@@ -111,28 +102,6 @@ def test_a_model_that_makes_nothing_is_blamed_not_the_scan(root: Path, tmp_path:
         cohort.open(FRAME, tmp_path / "cache")
 
 
-def test_a_fold_is_another_where_the_cohorts_model_scales_its_input_otherwise(
-    root: Path, tmp_path: Path
-) -> None:
-    bundle, pairs = fold_bundle(tmp_path), write_pairs(tmp_path / "out", 4)
-    robust = replace(bundle, metadata=bundle.metadata | {"scaling": "robust"})
-    scans, options = find_cohort([root], "T1w", low=False), small_options(family="pfsr")
-
-    def job(maker: Bundle) -> FoldJob:
-        arm = replace(find_arm("h2lo"), cohort=Cohort(scans, bundle=maker))
-        return fold_of(pairs, tmp_path, method="pfsr-h2lo", options=options, arm=arm)
-
-    def opened(maker: Bundle) -> np.ndarray:
-        return job(maker).cohort_pairs()[0][0].hf
-
-    assert not np.allclose(opened(bundle), opened(robust))
-    assert job(bundle).work != job(robust).work
-    record = job(bundle).folder / "record.json"
-    write_json(record, job(bundle).identity())
-    assert changes(job(bundle)) == ()
-    assert changes(job(robust)) == ("option cohort_model",)
-
-
 def test_the_split_is_by_subject_and_seed() -> None:
     labels = [f"{n:03d}" for n in range(10)]
     train, held = split_cohort(labels, 42)
@@ -158,9 +127,6 @@ def test_what_is_wrong_is_one_line(root: Path, refused) -> None:
     assert "no synthesized desc-lowfield image of T1w" in line(UsageError)
     (anat / "sub-u2_ses-A_desc-lowfield_T1w.json").unlink()
     assert "sub-u2_ses-A_desc-lowfield_T1w.json: cannot be read" in line(BadDataError)
-    for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
-        image.unlink()
-    assert "no synthesized desc-lowfield image of T1w" in line(UsageError)
 
 
 def test_a_cohort_of_another_scale_than_the_pairs_is_told(root: Path, tmp_path: Path) -> None:
@@ -228,18 +194,6 @@ def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"mine \(111111111111\).* is unknown here"):
         check(pairs[3:], unknown)
     check((), unknown)  # nobody is tested
-
-
-def test_a_cohort_holds_no_test_subject_under_any_name(root: Path, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "out", 4)
-    write_scan(root, "04", 4)
-    with pytest.raises(UsageError, match="sub-04 is a test subject, too"):
-        check_no_leak(pairs[3:], Cohort(find_cohort([root], "T1w")), ())
-    tested = read_prepared(pairs[3])
-    others = [replace(read_prepared(pair), name=f"u{n}") for n, pair in enumerate(pairs)]
-    check_images(others[:3], [tested], FRAME.spacing)
-    with pytest.raises(UsageError, match="the cohort's u3 and the test subject 04 have the same"):
-        check_images([others[0], others[3]], [tested], FRAME.spacing)
 
 
 def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
@@ -375,20 +329,3 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
     for level, more in (("benchmark", {"method": ("arnold",)}), ("evaluate", {})):
         with pytest.raises(UsageError, match=r"fold-0: was fitted to .* --resolution, another"):
             unprepared(replace(settings, level=level, task="synthesize", **more), sources)
-
-
-def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "out", 4)
-    common = asking(tmp_path, schedule_factor=1e-3, features=2)
-    fold = fold_of(pairs, tmp_path).fold
-    group = {"level": "group", "folds": "0", "pretrain_derivatives": (root,)}
-    for more, method, differs in (
-        ({"level": "benchmark", "arm": ("real",)}, "pfsr-real", False), (group, "pfsr", True),
-    ):  # fmt: skip
-        slow, fast = (
-            job_of_fold(
-                replace(common, **more, finetune_rate=rate), "T1w", method, fold, pairs
-            ).method_options()
-            for rate in (None, 1e-4)
-        )
-        assert (slow != fast) == differs
