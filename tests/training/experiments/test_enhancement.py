@@ -19,12 +19,11 @@ from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
 from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import detail_of, score_pair
-from h2lo_bids.training.experiments.scoring import score, score_models
+from h2lo_bids.training.experiments.scoring import score_models
 from h2lo_bids.training.pairs import Pair, PreparedPair, open_prepared, read_prepared
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
@@ -122,24 +121,6 @@ def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> N
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
         score_models(both, pairs, out_dir=tmp_path, send=print, lost=print)
-
-
-def test_a_reference_that_no_model_is_compared_with_is_told(tmp_path: Path) -> None:
-    (pair,) = write_pairs(tmp_path / "out", 1)
-    save_bundle(
-        tmp_path / "m", Pfsr(TINY), contrast="T1w", frame=pair.frame, metadata={}, card="",
-        method="pfsr",
-    )  # fmt: skip
-    settings = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path / "out", level="evaluate",
-        model=(("", tmp_path / "m"),),
-        realism_reference=(("T1w", tmp_path / "absent.nii.gz"),),
-    )  # fmt: skip
-    sent: list[dict[str, str]] = []
-    done = score(settings, {"T1w": (pair.sources[0],)}, sent.append)
-    assert (len(done.scored), done.failed) == (1, ())
-    text = "absent.nii.gz: not used, as no model that synthesizes T1w images is evaluated"
-    assert any(event.get("text", "").endswith(text) for event in sent)
 
 
 def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None:
