@@ -73,9 +73,8 @@ def test_places_are_filled_word_by_word_and_no_shell_reads_them():
         Command("s", "no-such-program {input} {output}").find_program()
 
 
-@pytest.mark.parametrize("body", [HALF, SPOIL + HALF])  # a command may spoil its copies
-def test_an_image_is_divided_by_its_maximum_in_the_brain_and_masked(tmp_path, body):
-    pair, (volume, seconds, notes) = run(tmp_path, body)
+def test_an_image_is_divided_by_its_maximum_in_the_brain_and_masked(tmp_path):
+    pair, (volume, seconds, notes) = run(tmp_path, SPOIL + HALF)  # it may spoil its copies
     loaded = read_prepared(pair)
     raw = np.where(loaded.mask, 300 * np.asarray(nib.load(pair.hf).dataobj) ** 2 + 5, 0)
     np.testing.assert_allclose(volume, raw / raw.max(), atol=1e-6)
@@ -95,11 +94,9 @@ def test_another_grid_is_resampled_and_told(tmp_path):
     [
         ("print('bad luck'); sys.exit(3)", None, r"ended with code 3 \(bad luck\)"),
         ("import time; time.sleep(60)", 1.0, "stopped after 1 s, the limit of --max-time"),
-        ("sys.exit(0)", None, "left no {output}"),
         ("made, affine = data * np.nan, image.affine", None, "its output: has .* NaN"),
         ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9"),
         ("made, affine = -data, image.affine", None, "no positive value in the brain; check what"),
-        ("made, affine = data, np.diag([-8.0, -8, -8, 1])", None, "affine is that of {input}"),
         # Half of the brain: a tool that does not keep the place of its input.
         ("made, affine = data, np.diag([4.0, 8, 8, 1])", None, "shows 50% of the brain; check"),
         ("import os; os.mkfifo(sys.argv[2]); sys.exit(0)", None, "left no {output}"),
