@@ -121,15 +121,11 @@ def test_sessions_of_one_person_are_one_subject(tmp_path):
     assert measure_noise([job], "cpu")["subjects"] == 2
 
 
-def test_what_cannot_be_measured():
-    pair, clean = scene(0, lambda white: white, lambda c: 0.02)
+def test_predictions_that_lack_nothing_have_no_noise():
+    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
     perfect = Pair("x", pair.hf, clean, pair.mask)
     with pytest.raises(BadDataError, match="no noise to measure"):
         calibrate_noise([perfect], [clean], spacing=SPACING)
-
-
-def test_predictions_that_lack_nothing_have_no_noise():
-    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
     smooth = Pair("x", pair.hf, 0.5 * clean, pair.mask)
     model = calibrate_noise([smooth], [clean], spacing=SPACING)
     assert max(model.deviations) == 0
