@@ -109,27 +109,3 @@ def test_time_budget_is_shared_by_the_stages() -> None:
         task.step(step, place)
         stages.append(task.stage)
     assert stages == [0, 0, 1, 1, 2, 2]
-
-
-def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
-    options = options_of(batch=3, crop=12)
-    sampler = SliceSampler(TRAIN, options)
-    assert sampler.sides == (16, 16)
-    seen = set()
-    for step in range(20):
-        source, target, mask = (t.numpy() for t in sampler.draw(step))
-        assert all(np.array_equal(a, b) for a, b in zip(
-            (source, target, mask), (t.numpy() for t in sampler.draw(step)), strict=True
-        ))  # fmt: skip
-        for crop, partner, inside in zip(source[:, 0], target[:, 0], mask[:, 0], strict=True):
-            found = [
-                (pair, z) for pair in TRAIN for z in range(pair.shape[2])
-                if np.isin(crop[inside], pair.hf[:, :, z]).all()
-            ]  # fmt: skip
-            assert len(found) == 1
-            pair, z = found[0]
-            assert inside.any()
-            assert not partner[~inside].any()
-            assert np.isin(partner[inside], pair.lf[:, :, z]).all()
-            seen.add(pair.name)
-    assert seen == {"a", "b", "c"}
