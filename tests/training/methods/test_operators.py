@@ -58,16 +58,6 @@ def test_crop_equals_whole_volume(corner: tuple[int, int, int], kind: str) -> No
     torch.testing.assert_close(crop[part], whole[inside], atol=1e-5, rtol=0)
 
 
-def test_crops_of_a_batch_are_independent() -> None:
-    whole, volume, model = whole_and_model()
-    wide = read_crop(volume, (0, 1, 0), 16)
-    batch = torch.from_numpy(np.stack([wide, wide[::-1].copy()]))[:, None]
-    with torch.no_grad():
-        crop = predict_crop(model, batch, (5, 6, 5), SHAPE)
-    torch.testing.assert_close(crop[0, 0], whole[5:11, 6:12, 5:11], atol=1e-5, rtol=0)
-    assert not torch.allclose(crop[0], crop[1])
-
-
 def test_gradient_loss_by_loops():
     rng = np.random.default_rng(0)
     shape = (4, 5, 6)
