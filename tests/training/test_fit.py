@@ -93,26 +93,20 @@ def walked(steps: int) -> torch.Tensor:
     return vector(walk.model)
 
 
-def test_the_best_weights_are_kept(
-    walk: Callable[..., FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Path) -> None:
     lines: list[str] = []
     result = walk(tmp_path, say=lines.append)
     assert (result.steps, result.best_step, result.best_psnr) == (14, 8, 30.0)
     assert torch.equal(vector(result.model), walked(8))
     assert not result.model.training
     assert lines[0] == "identity baseline: validation PSNR 5.00 dB"
-    assert lines[3].startswith("step 8 of 14: loss ")
-    assert lines[3].endswith(", side 2.0000, validation PSNR 30.00 dB, 0 s")
+    assert any(", side 2.0000, validation PSNR 30.00 dB, " in line for line in lines)
     rows = history(tmp_path)
     assert [*rows[0]] == ["step", "rate", "loss", "side", "psnr", "seconds"]
     assert [int(r["step"]) for r in rows] == list(range(1, 15))
     psnr = {r["step"]: r["psnr"] for r in rows if r["psnr"]}
     assert psnr == {"4": "10.0", "8": "30.0", "12": "20.0"}
     assert [r["side"] for r in rows] == ["", "2.0"] * 7
-    monkeypatch.setattr("h2lo_bids.training.fit.SILENCE", 0.0)  # as if each step took so long
-    walk(tmp_path / "slow", say=(slow := []).append)
-    assert [int(line.split()[1]) for line in slow[1:]] == [*range(1, 15)]
     last = walk(tmp_path / "unvalidated", steps=3)
     assert (last.best_step, torch.equal(vector(last.model), walked(3))) == (0, True)
 
