@@ -9,18 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from heads import rows_of, write_bundle
 from problems import ball_pair
-from training_pairs import TrainingPair
 
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-
-SHAPE = (40, 48, 44)
 
 
 @pytest.fixture
@@ -30,63 +26,14 @@ def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
     return importlib.import_module(request.param)
 
 
-OF_FEW_PAIRS = pytest.mark.parametrize("script", ["few_pairs"], indirect=True)
-OF_GPU = pytest.mark.parametrize("script", ["gpu"], indirect=True)
-
-
-def write_head(path: Path, seed: int) -> None:
-    """Write a ball and its blurred partner."""
-    pair = ball_pair(path.stem, seed, SHAPE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, hf=pair.hf, lf=pair.lf, mask=pair.mask)
-
-
-@OF_FEW_PAIRS
-@pytest.mark.slow
-def test_a_site_is_simulated_once_and_imitated_by_a_program(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seeds: list[int] = []
-
-    def simulate(labels: Path, **how: Any) -> dict[str, TrainingPair]:
-        seeds.append(how["seed"])
-        pair = ball_pair("", how["seed"], SHAPE)
-        return {"T1w": TrainingPair((pair.hf,), pair.lf, pair.mask)}
-
-    monkeypatch.setattr(script, "simulate_training_pairs", simulate)
-    monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 1})
-    (tmp_path / "labels").mkdir()
-    for name in "abc":
-        (tmp_path / "labels" / f"{name}.nii.gz").touch()
-    pair = ball_pair("x", 1, SHAPE)
-    real = np.where(pair.mask, 1 + 99 * pair.hf, 0).astype(np.float32)
-    nib.Nifti1Image(real, np.diag([3.0, 3.0, 3.0, 1.0])).to_filename(tmp_path / "x.nii.gz")
-    words = ["make", tmp_path / "sites", "--labels", tmp_path / "labels"]
-    words += ["--heads", tmp_path / "x.nii.gz", "--simulator", "cp {input} {output}"]
-    script.main([*map(str, words)])
-    names = {"train-01", "train-02", "validation-01", "test-01"}
-    made = {p.relative_to(tmp_path / "sites"): p for p in (tmp_path / "sites").rglob("*.npz")}
-    assert {f"{p.parent}/{p.stem}" for p in made} == {
-        *(f"{site}/{name}" for site in ("phantom", "simulator") for name in names),
-        "simulator/test-real-x",
-    }
-    assert len(set(seeds)) == 4
-    with np.load(made[Path("simulator/train-01.npz")]) as pair:
-        np.testing.assert_allclose(pair["lf"], pair["hf"], atol=1e-6)  # what `cp` makes of it
-    with np.load(made[Path("simulator/test-real-x.npz")]) as pair:
-        assert pair["hf"].shape == pair["mask"].shape == (208, 256, 256)
-        assert pair["mask"].sum() == pytest.approx(27 * (real > 0).sum(), rel=0.05)  # in mm3
-    before = {p: p.stat().st_mtime_ns for p in made.values()}
-    script.main([*map(str, words)])
-    assert {p: p.stat().st_mtime_ns for p in before} == before
-
-
-@OF_FEW_PAIRS
+@pytest.mark.parametrize("script", ["few_pairs"], indirect=True)
 @pytest.mark.slow
 def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_path: Path) -> None:
     names = ["train-01", "train-02", "validation-01", "test-01", "test-02", "test-real-x"]
+    (tmp_path / "site").mkdir()
     for seed, name in enumerate(names):
-        write_head(tmp_path / "site" / f"{name}.npz", seed)
+        pair = ball_pair(name, seed, (40, 48, 44))
+        np.savez(tmp_path / "site" / f"{name}.npz", hf=pair.hf, lf=pair.lf, mask=pair.mask)
     model = H2lo(H2loArchitecture())
     bundle = save_bundle(
         tmp_path / "bundle", model, contrast="T1w", frame=Frame(), metadata={"scaling": "robust"},
@@ -119,30 +66,6 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     assert len(table.read_bytes().splitlines()) == len(rows) + 1
 
 
-@OF_FEW_PAIRS
-def test_few_pairs_mix_no_contrasts_and_resolutions(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script, "measure", lambda *given: None)
-    for name in ("old", "new"):
-        write_head(tmp_path / name / "train-01.npz", 1)
-    with np.load(tmp_path / "old" / "train-01.npz") as content:
-        np.savez(tmp_path / "new" / "train-01.npz", **content, contrast="T2w")
-    for site, contrast, resolution, text in (
-        ("old", "T2w", 4, "train-01.npz: is of T1w, not T2w"), ("old", "T1w", 4, ""),
-        ("new", "T1w", 4, "train-01.npz: is of T2w, not T1w"),
-        ("old", "T1w", 2, "few_pairs.md: is of T1w at 4 mm, not of T1w at 2 mm"),
-        ("new", "T2w", 4, "few_pairs.md: is of T1w at 4 mm, not of T2w at 4 mm"),
-    ):  # fmt: skip
-        words = ["run", tmp_path / site, "--out", tmp_path / "out", "--contrast", contrast]
-        words = [*map(str, [*words, "--resolution", resolution])]
-        if not text:
-            script.main(words)
-            continue
-        with pytest.raises(SystemExit, match=text):
-            script.main(words)
-
-
 def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
     script.main([part, str(out), "--device", "cpu", "--scale", "0.1", *more])
     record: dict[str, Any] = json.loads((out / f"{part}.json").read_text())
@@ -150,7 +73,7 @@ def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
     return record
 
 
-@OF_GPU
+@pytest.mark.parametrize("script", ["gpu"], indirect=True)
 @pytest.mark.slow
 def test_every_part_for_a_gpu_can_be_rehearsed_without_one(
     script: ModuleType, tmp_path: Path
