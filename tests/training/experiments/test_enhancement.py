@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from heads import rows_of
 from prepared_pairs import final_of, fold_of, write_pairs
 from problems import small_options
 
@@ -77,8 +78,7 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
     assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
     # Of the test subject; voxels of 8 mm carry no band of the columns.
     assert record["detail"] == [{"identity": {}, "pfsr": {}}]
-    rows = [r.split("\t") for r in (folder / "scores.tsv").read_text().splitlines()]
-    found = [dict(zip(rows[0], r, strict=True)) for r in rows[1:]]
+    found = rows_of(folder / "scores.tsv")
     pair = read_prepared(pairs[3])
     first = next(r for r in found if r["method"] == "identity" and r["region"] == "whole")
     # The baseline is the low-field image, compared with the high-field one.
