@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heads import rows_of, write_bundle
+from heads import make, rows_of, write_bundle
 from problems import ball_pair
+from training_pairs import TrainingPair
 
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.frame import Frame
@@ -28,18 +30,26 @@ def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
 
 @pytest.mark.parametrize("script", ["few_pairs"], indirect=True)
 @pytest.mark.slow
-def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_path: Path) -> None:
-    names = ["train-01", "train-02", "validation-01", "test-01", "test-02", "test-real-x"]
-    (tmp_path / "site").mkdir()
-    for seed, name in enumerate(names):
-        pair = ball_pair(name, seed, (40, 48, 44))
-        np.savez(tmp_path / "site" / f"{name}.npz", hf=pair.hf, lf=pair.lf, mask=pair.mask)
+def test_a_site_is_simulated_and_every_arm_is_scored_once_on_every_test_head(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulate(labels: Path, *, seed: int, **how: Any) -> dict[str, TrainingPair]:
+        pair = ball_pair("", seed, (40, 48, 44))
+        return {"T1w": TrainingPair((pair.hf,), pair.lf, pair.mask)}
+
+    monkeypatch.setattr(script, "simulate_training_pairs", simulate)
+    monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 2})
+    for name in "abc":
+        make(tmp_path / "labels" / f"{name}.nii.gz")
+    site, heads = tmp_path / "sites/phantom", ["test-01", "test-02", "test-real-x"]
+    script.main([*map(str, ("make", site.parent, "--labels", tmp_path / "labels"))])
+    shutil.copy(site / "test-02.npz", site / "test-real-x.npz")
     model = H2lo(H2loArchitecture())
     bundle = save_bundle(
         tmp_path / "bundle", model, contrast="T1w", frame=Frame(), metadata={"scaling": "robust"},
         card="x\n",
     )  # fmt: skip
-    words = ["run", tmp_path / "site", "--out", tmp_path / "out", "--init", bundle.path]
+    words = ["run", site, "--out", tmp_path / "out", "--init", bundle.path]
     words += ["--resolution", 4, "--steps", 1, "--seeds", 1, "--counts", 2]
     script.main([*map(str, words)])
     table = tmp_path / "out" / "few_pairs.tsv"
@@ -47,18 +57,18 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     keys = [(r["arm"], r["pairs"], r["seed"], r["subject"]) for r in rows]
     arms = [("input", "0", "0"), ("model", "0", "0")]
     arms += [(arm, "2", "1") for arm in ("adapted", "default", "paper")]
-    assert keys == [(*arm, name) for arm in arms for name in names[3:]]
+    assert keys == [(*arm, name) for arm in arms for name in heads]
     # One step of the warm-up leaves the model almost as it was; from nothing is elsewhere.
     psnr = {key: float(row["psnr"]) for key, row in zip(keys, rows, strict=True)}
-    for name in names[3:]:
+    for name in heads:
         before = psnr["model", "0", "0", name]
         moved = abs(psnr["adapted", "2", "1", name] - before)
         assert moved < 0.05
         assert abs(psnr["default", "2", "1", name] - before) > moved
     # The first row of the page is the high-field image's mean over the simulated heads.
-    mean = np.mean([psnr["input", "0", "0", name] for name in names[3:5]])
+    mean = np.mean([psnr["input", "0", "0", name] for name in heads[:2]])
     lines = (tmp_path / "out" / "few_pairs.md").read_text().splitlines()
-    assert lines[4].startswith(f"| site, simulated | HF image | - | {mean:.2f} |")
+    assert lines[4].startswith(f"| phantom, simulated | HF image | - | {mean:.2f} |")
     before = table.read_bytes()
     table.write_bytes(b"".join(before.splitlines(True)[:-3]))  # as if stopped before the last
     script.main([*map(str, words)])
