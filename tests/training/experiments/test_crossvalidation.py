@@ -237,10 +237,6 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     # The final model takes the best step's part of the whole schedule, not of the steps done.
     final = final_model((job,), tmp_path, initial=start)
     assert final_steps(final) == record["best_step"]
-    lone = fit_final(final_of(job.pairs, tmp_path, options, "02", initial=start))
-    assert lone.metadata["training"]["stalled"] is True
-    assert "ended at step 8" in " ".join(lone.card.split())
-    assert "time budget" not in lone.card
     other = dataclasses.replace(options, starts_from="0" * 64)
     assert changes(dataclasses.replace(job, options=other)) == ("option --init",)
     # Processes that share the fit start from it, too, on the same pairs.
