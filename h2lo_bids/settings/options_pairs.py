@@ -30,9 +30,6 @@ from h2lo_bids.settings.options import (
 )
 from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE, SAMPLINGS
 
-INIT = convert.NONE
-"""What h2lo's fits start from by default: one of `convert.STARTS`."""
-
 
 @dataclass(frozen=True)
 class Pairs:
@@ -106,7 +103,7 @@ class Fitting:
     init: tuple[tuple[str, str | Path], ...] = option(
         (),
         "start of h2lo's fits: the embedded model of the contrast, random weights, "
-        f"or a model bundle of the same sizes, scaling and grid (default: {INIT})",
+        "or a model bundle of the same sizes, scaling and grid (default: none)",
         (convert.start, "[T1w=|T2w=]embedded|none|PATH"),
     )
     protocol: str = option(

@@ -17,7 +17,6 @@ from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.registry import Architecture, sizes_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE as RANDOM
-from h2lo_bids.settings.options_pairs import INIT
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.crops import NONE, Augmentation
 from h2lo_bids.training.pairs import training_frame
@@ -199,11 +198,9 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
 
 
 def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
-    """Return the model that a method's fits start from, and words that name it or say why not."""
+    """Return the model that a method's fits start from, and words that name it."""
     given = dict(settings.init)
-    asked = given.get(contrast, given.get(""))
-    usual = INIT if settings.protocol == "default" else RANDOM
-    chosen = usual if asked is None else asked
+    chosen = given.get(contrast, given.get("", RANDOM))
     if method != "h2lo":
         return None, ""
     if chosen == RANDOM:
@@ -219,8 +216,6 @@ def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle |
     if fault is None:
         name = bundle.metadata.get("name", bundle.path.name)
         return bundle, f"starts from the weights of {name} (SHA-256 {bundle.sha256})"
-    if asked is None:
-        return None, f"starts from random weights, as the {chosen} model {fault}"
     raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
 
 

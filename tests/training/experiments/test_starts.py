@@ -106,16 +106,9 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
     assert find_start(folder, "T1w", "h2lo")[0] == bundle
     with pytest.raises(UsageError, match="holds no h2lo model for T2w"):
         find_start(folder, "T2w", "h2lo")
-    # As a default it is taken where it can be, and what prevents it is said.
-    monkeypatch.setattr(fitoptions, "INIT", "embedded")
     monkeypatch.setattr(fitoptions, "default_bundle", lambda contrast: bundle)
-    assert find_start(SETTINGS, "T1w", "h2lo")[0] == bundle
-    for changes in ({"protocol": "paper"}, {"init": (("", "none"),)}):
-        other = find_start(replace(SETTINGS, **changes), "T1w", "h2lo")
-        assert other == (None, "starts from random weights")
-    none, words = find_start(SETTINGS, "T2w", "h2lo")
-    assert none is None
-    assert words == "starts from random weights, as the embedded model is a model of T1w"
+    embedded = replace(given, init=(("", "embedded"),))
+    assert find_start(embedded, "T1w", "h2lo")[0] == bundle
 
 
 @pytest.mark.parametrize(
@@ -124,10 +117,8 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
         ({"contrast": "T2w"}, {}, "is a model of T2w"),
         ({"method": "h2lo-mlp", "architecture": H2loArchitecture(trunk="mlp")}, {}, "of h2lo-mlp"),
         ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
-        ({"metadata": {}}, {}, "takes an input of max scaling, not robust"),
         ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
         ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid, of 1 mm voxels"),
-        ({"frame": Frame(anchor="array")}, {}, "sees positions on another grid, of 1 mm voxels"),
         ({}, {"resolution": 4.0}, "sees positions on another grid, of 1 mm voxels"),
     ],
 )
