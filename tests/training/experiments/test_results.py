@@ -157,10 +157,6 @@ def test_an_arm_is_not_told_as_the_method_that_it_is_pretrained_on(tmp_path: Pat
     [
         (("ANTs, rigid",), "were registered rigidly to the high-field ones with ANTs [@ants];"),
         (
-            ("none, registered already",),
-            "were assumed to be already registered to the high-field ones;",
-        ),
-        (
             ("ANTs, rigid", "none, registered already"),
             "ANTs [@ants], or assumed to be already registered",
         ),
