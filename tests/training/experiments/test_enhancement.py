@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import rows_of
+from heads import rows_of, write_bundle, write_enhancer
 from prepared_pairs import final_of, fold_of, write_pairs
 from problems import small_options
 
@@ -17,9 +17,8 @@ from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.benchmark import row_values
 from h2lo_bids.evaluation.scores import read_scores
-from h2lo_bids.models.baselines import Identity, NoSizes
-from h2lo_bids.models.bundle import load_bundle, save_bundle
-from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+from h2lo_bids.models.bundle import load_bundle
+from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
 from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
@@ -111,14 +110,8 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
 
 
 def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
-    frame = pairs[0].frame
-    kinds = (("pfsr", Pfsr(TINY)), ("identity", Identity(NoSizes())))
-    both = [
-        (name, save_bundle(
-            tmp_path / name, model, contrast="T1w", frame=frame, metadata={}, card="", method=name
-        ))
-        for name, model in kinds
-    ]  # fmt: skip
+    places = [write_enhancer(tmp_path, "T1w"), write_bundle(tmp_path / "m", "T1w")]
+    both = [(path.name, load_bundle(path)) for path in places]
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
         score_models(both, pairs, out_dir=tmp_path, send=print, lost=print)
 
