@@ -31,9 +31,9 @@ def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
 @pytest.mark.parametrize("script", ["few_pairs"], indirect=True)
 @pytest.mark.slow
 def test_a_site_is_simulated_and_every_arm_is_scored_once_on_every_test_head(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def simulate(labels: Path, *, seed: int, **how: Any) -> dict[str, TrainingPair]:
+    script, tmp_path, monkeypatch
+):
+    def simulate(labels, *, seed, **how):
         pair = ball_pair("", seed, (40, 48, 44))
         return {"T1w": TrainingPair((pair.hf,), pair.lf, pair.mask)}
 
@@ -85,9 +85,7 @@ def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("script", ["gpu"], indirect=True)
 @pytest.mark.slow
-def test_every_part_for_a_gpu_can_be_rehearsed_without_one(
-    script: ModuleType, tmp_path: Path
-) -> None:
+def test_every_part_for_a_gpu_can_be_rehearsed_without_one(script, tmp_path):
     record = run(script, "engine", tmp_path, "--scale", "0.06")
     assert record["cpu fp32"]["largest_error"] == 0
     assert 60 < record["cpu bf16"]["psnr"] < 120
@@ -102,9 +100,7 @@ def test_every_part_for_a_gpu_can_be_rehearsed_without_one(
 
 
 @pytest.mark.parametrize("script", ["results"], indirect=True)
-def test_the_page_of_results_takes_its_tables_from_a_benchmark(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_of_results_takes_its_tables_from_a_benchmark(script, tmp_path, monkeypatch):
     out, page = tmp_path / "out", tmp_path / "docs/results.md"
     (tmp_path / "docs/gallery").mkdir(parents=True)
     metrics = ("psnr", "ssim", "ncc", "wass", "hncc", "bhat", "js")
@@ -156,9 +152,7 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["scale"], indirect=True)
-def test_the_rehearsal_of_a_large_run_synthesizes_one_participant(
-    script: ModuleType, tmp_path: Path
-) -> None:
+def test_the_rehearsal_of_a_large_run_synthesizes_one_participant(script, tmp_path):
     model = write_bundle(tmp_path / "model", "T1w")
     cases = ["index", "schedule", "reports", "divide", "group"]
     assert set(script.rehearse(tmp_path / "run", 2, model, cases)) == set(cases)

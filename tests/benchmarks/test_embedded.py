@@ -57,7 +57,7 @@ def run(labels: Path, out: Path, *more: str) -> int:
         torch.set_num_threads(threads)
 
 
-def test_split_keeps_people_apart(labels: Path, tmp_path: Path) -> None:
+def test_split_keeps_people_apart(labels, tmp_path):
     split = embedded.split_labels(labels)
     numbers = {part: [n for n, _ in maps] for part, maps in split.items()}
     assert numbers == {"train": [1, 2, 3, 4, 5, 6], "validation": [7], "test": [8]}
@@ -68,9 +68,7 @@ def test_split_keeps_people_apart(labels: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_command_writes_a_bundle_with_its_figures(
-    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_a_bundle_with_its_figures(labels, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(labels, out, "--pairs-only") == 0
     kept = sorted((out / "work/pairs/T2w").iterdir())

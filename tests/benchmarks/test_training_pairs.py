@@ -23,7 +23,7 @@ from h2lo_bids.phantom.physics import NAMES, TISSUES
 SHAPE = (80, 80, 80)
 
 
-def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
+def test_other_scanners_have_the_contrasts_of_real_ones():
     at = [NAMES.index(name) for name in ("white", "cortex", "csf")]
     found: dict[str, list[np.ndarray]] = {"T1w": [], "T2w": []}
     for contrast, ratios in found.items():
@@ -38,14 +38,14 @@ def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
     assert 2 <= fluid2.min() < 3 < 4.5 < fluid2.max() <= 5
 
 
-def test_spoiled_echo_peaks_at_the_ernst_angle() -> None:
+def test_spoiled_echo_peaks_at_the_ernst_angle():
     t1, tr = 900.0, 15.0
     angles = np.linspace(1, 60, 5901)
     best = angles[np.argmax([float(spoiled_echo(t1, 80, 1, tr=tr, te=0, flip=a)) for a in angles])]
     assert best == pytest.approx(np.degrees(np.arccos(np.exp(-tr / t1))), abs=0.02)
 
 
-def test_misregistration_has_its_size() -> None:
+def test_misregistration_has_its_size():
     rng = np.random.default_rng(4)
     points = rng.normal(size=(4000, 3))
     points *= 60 / np.linalg.norm(points, axis=1, keepdims=True)
@@ -78,9 +78,7 @@ def both(small: Anatomy) -> dict[str, TrainingPair]:
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
-def test_pairs_are_aligned_brains_alone(
-    small: Anatomy, both: dict[str, TrainingPair], contrast: str
-) -> None:
+def test_pairs_are_aligned_brains_alone(small, both, contrast):
     pair = both[contrast]
     np.testing.assert_array_equal(pair.mask, brain_mask(small))
     for image in (pair.inputs[0], pair.lf):
@@ -97,10 +95,10 @@ def test_pairs_are_aligned_brains_alone(
         assert np.linalg.norm(centre) < 1.5
 
 
-def test_low_field_is_smoother_than_high_field(both: dict[str, TrainingPair]) -> None:
+def test_low_field_is_smoother_than_high_field(both):
     one = both["T1w"]
 
-    def steepness(image: np.ndarray) -> float:
+    def steepness(image):
         return float(np.abs(np.diff(image, axis=2))[one.mask[..., 1:]].mean() / image.std())
 
     (hf,) = one.inputs
@@ -109,9 +107,7 @@ def test_low_field_is_smoother_than_high_field(both: dict[str, TrainingPair]) ->
 
 
 @pytest.mark.slow
-def test_one_seed_is_one_person_in_both_contrasts(
-    small: Anatomy, both: dict[str, TrainingPair]
-) -> None:
+def test_one_seed_is_one_person_in_both_contrasts(small, both):
     alone = simulated(small, "T2w", 1)
     np.testing.assert_array_equal(both["T2w"].inputs, alone.inputs)
     np.testing.assert_array_equal(both["T2w"].lf, alone.lf)
@@ -119,9 +115,7 @@ def test_one_seed_is_one_person_in_both_contrasts(
     assert not np.array_equal(*masks)
 
 
-def test_more_inputs_are_of_other_scanners_and_one_target(
-    small: Anatomy, both: dict[str, TrainingPair], tmp_path: Path
-) -> None:
+def test_more_inputs_are_of_other_scanners_and_one_target(small, both, tmp_path):
     path = tmp_path / "head.nii.gz"  # a label map is read from its path
     nib.save(nib.Nifti1Image(small.labels, small.affine), path)
     three, one = simulated(path, "T1w", 1, inputs=3), both["T1w"]

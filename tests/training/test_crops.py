@@ -19,7 +19,7 @@ from h2lo_bids.training.crops import (
 
 
 @pytest.mark.parametrize("size", [5, 8])
-def test_weights_are_the_inverse_chance_of_inclusion(size: int) -> None:
+def test_weights_are_the_inverse_chance_of_inclusion(size):
     pairs = [ball_pair("a", 1, (14, 15, 13)), ball_pair("b", 2, (14, 15, 13))]
     pairs[1].mask[:7] = False
     sampler = CropSampler.build(pairs, size)
@@ -36,7 +36,7 @@ def test_weights_are_the_inverse_chance_of_inclusion(size: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "batch"), [(7, 1), (7, 3), (6, 2), (2, 5)])
-def test_an_epoch_takes_each_pair_once(count: int, batch: int) -> None:
+def test_an_epoch_takes_each_pair_once(count, batch):
     steps = -(-count // batch)
     orders = [
         np.concatenate([epoch_batch(count, batch, e * steps + s, 42) for s in range(steps)])
@@ -49,7 +49,7 @@ def test_an_epoch_takes_each_pair_once(count: int, batch: int) -> None:
     assert sorted(cycled) == sorted([*range(count)] * batch)
 
 
-def test_background_stays_zero_under_augmentation() -> None:
+def test_background_stays_zero_under_augmentation():
     pair = ball_pair("a", 1)
     wild = Augmentation(flip=0.5, shift=3, scale=0.4, gamma=0.3, bias=0.2, noise=0.1)
     rng = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_background_stays_zero_under_augmentation() -> None:
         assert hf.max() <= 1
 
 
-def test_flip_and_shift_move_the_pair_as_a_whole() -> None:
+def test_flip_and_shift_move_the_pair_as_a_whole():
     pair = ball_pair("a", 1)
     size, corner = 8, (6, 9, 7)
     for seed in range(12):
@@ -83,7 +83,7 @@ def test_flip_and_shift_move_the_pair_as_a_whole() -> None:
         assert matches == 1
 
 
-def test_eight_variants_are_axial_mirrors_and_quarter_turns() -> None:
+def test_eight_variants_are_axial_mirrors_and_quarter_turns():
     cube = np.random.default_rng(0).random((5, 5, 5))
     made = [flip_rotate([cube, cube + 1], k) for k in range(8)]
     assert len({m[0].tobytes() for m in made}) == 8

@@ -58,9 +58,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(
-    pairs: tuple[Pair, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_equal_one(pairs, tmp_path, monkeypatch):
     # A cluster's script may have numbered the nodes; all processes are on this one.
     monkeypatch.setenv("NODE_RANK", "3")
     monkeypatch.setenv("GROUP_RANK", "3")
@@ -81,9 +79,7 @@ def test_two_processes_equal_one(
 
 
 @pytest.mark.slow
-def test_error_of_one_process_is_the_error_of_the_fit(
-    pairs: tuple[Pair, ...], tmp_path: Path
-) -> None:
+def test_error_of_one_process_is_the_error_of_the_fit(pairs, tmp_path):
     """The first process alone reads the history; the others lose it, and report that later."""
     spec, log = specify(pairs, tmp_path / "fit"), tmp_path / "fit" / "launch.log"
     fit(*spec, stop_at=2)
@@ -98,12 +94,12 @@ def test_error_of_one_process_is_the_error_of_the_fit(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_of_all_processes(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+def test_sigterm_saves_the_step_of_all_processes(pairs, tmp_path):
     many = {"steps": 5000, "validate_every": 1, "checkpoint_every": 5000}
     spec, handler = specify(pairs, tmp_path / "fit", **many), signal.getsignal(signal.SIGTERM)
     said: list[int] = []
 
-    def stop(line: str) -> None:
+    def stop(line):
         if isinstance(line, Step):
             said.append(int(line.split()[1]))
             os.kill(os.getpid(), signal.SIGTERM)
@@ -116,7 +112,7 @@ def test_sigterm_saves_the_step_of_all_processes(pairs: tuple[Pair, ...], tmp_pa
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_too_many_processes(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+def test_too_many_processes(pairs, tmp_path):
     with pytest.raises(UsageError, match="1 samples for 2 processes"):
         launch(*specify(pairs, tmp_path / "fit", batch=1), processes=2)
     options = small_options(sampling="volume", batch=2)

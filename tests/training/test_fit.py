@@ -93,7 +93,7 @@ def walked(steps: int) -> torch.Tensor:
     return vector(walk.model)
 
 
-def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Path) -> None:
+def test_the_best_weights_are_kept(walk, tmp_path):
     lines: list[str] = []
     result = walk(tmp_path, say=lines.append)
     assert (result.steps, result.best_step, result.best_psnr) == (14, 8, 30.0)
@@ -111,10 +111,8 @@ def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Pat
     assert (last.best_step, torch.equal(vector(last.model), walked(3))) == (0, True)
 
 
-def test_a_kill_costs_the_steps_since_the_checkpoint(
-    walk: Callable[..., FitResult], tmp_path: Path
-) -> None:
-    def die(step: int) -> None:
+def test_a_kill_costs_the_steps_since_the_checkpoint(walk, tmp_path):
+    def die(step):
         if step == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -131,9 +129,7 @@ def test_a_kill_costs_the_steps_since_the_checkpoint(
     assert [int(row["step"]) for row in history(tmp_path)] == [*range(1, 15)]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(
-    walk: Callable[..., FitResult], tmp_path: Path
-) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(walk, tmp_path):
     walk(tmp_path, stop_at=3)
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -151,13 +147,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert torch.equal(vector(walk(tmp_path).model), walked(8))
 
 
-def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_path: Path) -> None:
+def test_a_time_budget_ends_a_fit_for_good(walk, tmp_path):
     lines: list[str] = []
     first = walk(tmp_path / "a", max_seconds=1e-9, say=lines.append)
     assert (first.steps, first.timed_out) == (1, True)
     assert lines[-1] == "the time budget of 1e-09 s ended the fit at step 1"
 
-    def never(step: int) -> None:
+    def never(step):
         raise AssertionError("it is finished")
 
     again = walk(tmp_path / "a", never, max_seconds=1e-9)
@@ -169,13 +165,11 @@ def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_p
         walk(tmp_path / "a")
 
 
-def test_a_time_budget_ends_the_schedule_too(
-    walk: Callable[..., FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_time_budget_ends_the_schedule_too(walk, tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def a_second(step: int) -> None:
+    def a_second(step):
         now[0] += 1
 
     for end in (3, None):
@@ -188,7 +182,7 @@ def test_a_time_budget_ends_the_schedule_too(
         assert (part.steps, part.timed_out) == (4, False)
 
 
-def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path) -> None:
+def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path):
     """At a rate of almost 0 nothing rises: it ends `patience` steps after the first."""
     lines: list[str] = []
     options = small_options(
@@ -208,7 +202,7 @@ def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path) -> None:
     assert torch.equal(vector(again.model), vector(result.model))
 
 
-def test_it_starts_from_given_weights(tmp_path: Path) -> None:
+def test_it_starts_from_given_weights(tmp_path):
     given = fit(TRAIN, HELD, small_options(seed=7), tmp_path / "given").model
     start = given.state_dict()
     options = small_options(starts_from="0" * 64, augmentation=VARIED, average=0.9)
@@ -230,12 +224,10 @@ def test_it_starts_from_given_weights(tmp_path: Path) -> None:
         fit([changed, *TRAIN[1:]], HELD, options, tmp_path / "whole", initial=start)
 
 
-def test_a_signal_ends_the_step_with_a_checkpoint(
-    walk: Callable[..., FitResult], tmp_path: Path
-) -> None:
+def test_a_signal_ends_the_step_with_a_checkpoint(walk, tmp_path):
     before = signal.getsignal(signal.SIGHUP)
 
-    def send(step: int) -> None:
+    def send(step):
         if step == 4:
             os.kill(os.getpid(), signal.SIGHUP)
 
@@ -246,16 +238,14 @@ def test_a_signal_ends_the_step_with_a_checkpoint(
     assert torch.equal(vector(walk(tmp_path).model), walked(8))
 
 
-def test_a_loss_that_is_not_finite_is_one_line(
-    walk: Callable[..., FitResult], tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_is_one_line(walk, tmp_path):
     with pytest.raises(H2loError, match=r"the loss became nan at step 5; .*learning rate") as err:
         walk(tmp_path, lambda step: math.nan if step == 4 else None)
     assert "\n" not in str(err.value)
     assert saved_step(tmp_path) == 4
 
 
-def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_named(tmp_path):
     fit(TRAIN, HELD, small_options(), tmp_path, stop_at=4)
     for name in ("last.pt", "previous.pt"):
         content = (tmp_path / name).read_bytes()
@@ -266,10 +256,8 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_a_file_system_without_hard_links_keeps_two_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*paths: object, **words: object) -> None:
+def test_a_file_system_without_hard_links_keeps_two_checkpoints(tmp_path, monkeypatch):
+    def refuse(*paths, **words):
         raise PermissionError(errno.EPERM, "Operation not permitted", str(paths[0]))
 
     monkeypatch.setattr(os, "link", refuse)
@@ -278,9 +266,7 @@ def test_a_file_system_without_hard_links_keeps_two_checkpoints(
     assert torch.load(tmp_path / "previous.pt", weights_only=True)["record"]["step"] < 4
 
 
-def test_fabric_is_quiet_and_stays_in_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_fabric_is_quiet_and_stays_in_the_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     lines: list[str] = []
@@ -296,7 +282,7 @@ def test_fabric_is_quiet_and_stays_in_the_folder(
         fit(TRAIN, HELD, small_options(device="cuda:77"), tmp_path / "other")
 
 
-def test_bad_pairs_are_named() -> None:
+def test_bad_pairs_are_named():
     good = TRAIN[0]
     with pytest.raises(BadDataError, match="pair x: NaN"):
         dataclasses.replace(good, name="x", hf=np.full_like(good.hf, np.nan))

@@ -24,7 +24,7 @@ from h2lo_bids.training.options import (
 )
 
 
-def test_paper_options_are_the_release_s() -> None:
+def test_paper_options_are_the_release_s():
     o = paper_options(13, device="cpu")
     assert (o.sampling, o.points, o.crop, o.batch, o.lambda_grad) == ("volume", 8000, 32, 1, 10)
     assert (o.steps, o.seed, o.precision, o.average) == (6500, 42, "fp32", 0)
@@ -33,7 +33,7 @@ def test_paper_options_are_the_release_s() -> None:
     assert epochs == [1, *range(5, 501, 5)]
 
 
-def test_the_help_tells_the_defaults_of_both_protocols() -> None:
+def test_the_help_tells_the_defaults_of_both_protocols():
     own, paper = default_options(20, device="cpu"), paper_options(20, device="cpu")
     epochs = ("steps", "validate_every")
     for name in (*epochs, "sampling", "crop", "batch", "lambda_grad", "learning_rate"):
@@ -46,7 +46,7 @@ def test_the_help_tells_the_defaults_of_both_protocols() -> None:
             assert value == getattr(own, name)
 
 
-def test_warmup_rises_linearly() -> None:
+def test_warmup_rises_linearly():
     options = FitOptions(steps=100, learning_rate=1.0, floor=0.0, warmup=4)
     assert [rate_of(s, options) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert rate_of(0, FitOptions(steps=1, learning_rate=1.0, floor=0.0)) == 1.0
@@ -58,7 +58,7 @@ def test_warmup_rises_linearly() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "given"), [("default", 1e-7), ("paper", 1e-8)])
-def test_a_rate_below_the_usual_floor_never_rises(protocol: str, given: float) -> None:
+def test_a_rate_below_the_usual_floor_never_rises(protocol, given):
     settings = Settings(
         Path("/b"), Path("/o"), "group", protocol=protocol, learning_rate=given, device="cpu"
     )
@@ -69,7 +69,7 @@ def test_a_rate_below_the_usual_floor_never_rises(protocol: str, given: float) -
 
 
 @pytest.mark.parametrize("name", ["h2lo", "pfsr"])
-def test_the_warmup_is_a_part_of_the_schedule_that_a_time_budget_shortens(name: str) -> None:
+def test_the_warmup_is_a_part_of_the_schedule_that_a_time_budget_shortens(name):
     """At the second step a tenth and a fifth of the time lie behind."""
     options = tiny_options(name, steps=100, warmup=20, learning_rate=0.01, seed=1)
     trainer = trainer_of(TRAINERS[name], TRAIN, HELD, options)
@@ -86,7 +86,7 @@ def test_the_warmup_is_a_part_of_the_schedule_that_a_time_budget_shortens(name: 
         (FitOptions(steps=100, learning_rate=1.0, floor=0.01, warmup=10, rate_steps=8), 12),
     ],
 )
-def test_the_cosine_is_pytorch_s(options: FitOptions, epochs: int) -> None:
+def test_the_cosine_is_pytorch_s(options, epochs):
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=options.learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, options.floor)
@@ -99,7 +99,7 @@ def test_the_cosine_is_pytorch_s(options: FitOptions, epochs: int) -> None:
     assert rate_of(max(0, options.warmup - 1), options) == options.learning_rate
 
 
-def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
+def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing():
     rates = [linear_rate(step, 10, 2.0) for step in range(11)]
     assert rates == pytest.approx([2, 2, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
     assert linear_rate(0, 1, 2.0) == 2.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +32,7 @@ def reference(predicted: list[np.ndarray], where: list[np.ndarray]) -> float:
     return -10 * math.log10(np.concatenate(errors).mean())
 
 
-def test_figures_equal_the_whole_brain() -> None:
+def test_figures_equal_the_whole_brain():
     # Tiles of 2 voxels: those skipped, less than an eighth brain, hold no brain at all.
     validation = Validation(PAIRS, small_options(crop=2, validation_crops=10**6))
     assert validation.baseline() == pytest.approx(reference([p.hf for p in PAIRS], MASKS), abs=1e-4)
@@ -45,18 +43,18 @@ def test_figures_equal_the_whole_brain() -> None:
 
 
 @pytest.mark.parametrize("which", ["crops", "volume"])
-def test_without_pairs_there_is_no_figure(which: str) -> None:
+def test_without_pairs_there_is_no_figure(which):
     empty = Validation([], small_options(validation=which))
     assert math.isnan(empty.baseline())
     assert math.isnan(empty.figure(lambda volume, mask: volume))
 
 
-def test_the_figure_of_a_product_is_that_of_its_voxels() -> None:
+def test_the_figure_of_a_product_is_that_of_its_voxels():
     """Of a product that is known; the identity has the baseline's figure."""
     validation = Validation(PAIRS, small_options(validation_crops=3))
     asked = [np.zeros(p.shape, bool) for p in PAIRS]
 
-    def brighter(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def brighter(volume, mask):
         index = [np.array_equal(volume, p.hf) for p in PAIRS].index(True)
         assert not (asked[index] & mask).any()
         asked[index] |= mask
@@ -67,7 +65,7 @@ def test_the_figure_of_a_product_is_that_of_its_voxels() -> None:
     assert validation.figure(lambda volume, mask: volume) == pytest.approx(validation.baseline())
 
 
-def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path: Path) -> None:
+def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path):
     """As in the tables, however a model takes them."""
     prepared = write_pairs(tmp_path, 2)
     held = {how: open_prepared(prepared, tmp_path / how, how) for how in ("max", "robust")}
@@ -78,11 +76,11 @@ def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path: Path) -> 
     assert Validation(again, small_options()).baseline() == own.baseline()
 
 
-def test_the_range_of_prepared_pairs_follows_their_files(tmp_path: Path) -> None:
+def test_the_range_of_prepared_pairs_follows_their_files(tmp_path):
     """Whether it was kept by an earlier fit or not."""
     prepared, cache = write_pairs(tmp_path, 1), tmp_path / "cache"
 
-    def expected(scaling: str) -> dict[str, Any]:
+    def expected(scaling):
         pairs, spacing = map(read_prepared, prepared), prepared[0].frame.spacing
         return training_range(pairs, prepared[0].contrast, spacing, scaling=scaling)
 
@@ -98,7 +96,7 @@ def test_the_range_of_prepared_pairs_follows_their_files(tmp_path: Path) -> None
     assert prepared_range(prepared, cache, "max") == expected("max") != first
 
 
-def test_whole_volume_validation_is_the_mean_of_the_pairs() -> None:
+def test_whole_volume_validation_is_the_mean_of_the_pairs():
     options = small_options(validation="volume")
     task = trainer_of(OperatorTrainer, PAIRS, PAIRS, options)
     found, baseline = [], []

@@ -40,7 +40,7 @@ def stages(
     return arm.stages(FitOptions(**options), 13, (1.0, 1.0, 1.0))
 
 
-def test_epochs_and_rates_are_those_of_the_paper() -> None:
+def test_epochs_and_rates_are_those_of_the_paper():
     # 13 pairs of 13 patches, 4 a step.
     assert stages("real")[FINETUNE].steps == round(200 * 13 * 13 / 4)
     turned = stages("flip-rotate")[FINETUNE]
@@ -56,7 +56,7 @@ def test_epochs_and_rates_are_those_of_the_paper() -> None:
     assert first.architecture == second.architecture
 
 
-def test_one_factor_scales_everything_and_the_rate_is_the_users() -> None:
+def test_one_factor_scales_everything_and_the_rate_is_the_users():
     schedule = Schedule(factor=0.01).with_rate(1e-5)
     first, second = stages("arnold", schedule, cohort=147).values()
     assert first.steps == round(0.01 * 150 * 147 * 13 / 4)
@@ -66,7 +66,7 @@ def test_one_factor_scales_everything_and_the_rate_is_the_users() -> None:
     assert Schedule().with_rate(None) == Schedule()
 
 
-def test_the_time_budget_is_shared_by_the_stages() -> None:
+def test_the_time_budget_is_shared_by_the_stages():
     both = stages("h2lo", cohort=130, max_seconds=100).values()
     assert [o.max_seconds for o in both] == pytest.approx([75, 25], rel=1e-3)
 
@@ -81,7 +81,7 @@ def fitted(folder: Path, plan: dict[str, FitOptions], **more):
     return fit_arm(plan, pairs, cohort, folder, **more)
 
 
-def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path: Path, monkeypatch) -> None:
+def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path, monkeypatch):
     said: list[str] = []
     fits = []
 
@@ -104,7 +104,7 @@ def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path: Path, mon
     assert {line.split(":")[0] for line in said} == {"pretraining", "fine-tuning"}
 
 
-def test_each_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_each_stage_goes_on_bit_for_bit(tmp_path):
     plan = planned()
     assert plan[PRETRAIN].steps == 3
     whole = fitted(tmp_path / "whole", plan)

@@ -21,7 +21,7 @@ from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.pairs import unprepared
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle, save_bundle
@@ -33,7 +33,7 @@ from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_coh
 from h2lo_bids.training.experiments.crossvalidation import run_fold
 from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
 from h2lo_bids.training.experiments.leaks import check_no_leak, training_subjects
-from h2lo_bids.training.pairs import Pair, find_prepared
+from h2lo_bids.training.pairs import find_prepared
 
 SHA = default_bundle("T1w").sha256
 
@@ -55,11 +55,11 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Path) -> None:
+def test_pairs_are_on_the_frame_centred_and_normalised(root, tmp_path):
     cohort = Cohort(find_cohort([root], "T1w"), seed=1)
     said: list[str] = []
 
-    def pairs(cohort: Cohort) -> dict[str, Pair]:
+    def pairs(cohort):
         opened = cohort.open(FRAME, tmp_path / "cache", say=said.append)
         return {pair.name: pair for part in opened for pair in part}
 
@@ -83,7 +83,7 @@ def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Pat
     assert pairs(cohort)[name].kept != made_of[name].kept
 
 
-def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) -> None:
+def test_a_given_model_makes_the_low_field_images(root, tmp_path):
     bundle = fold_bundle(tmp_path)
     cohort = Cohort(find_cohort([root], "T1w", low=False), bundle=bundle)
     (pair,), (held,) = cohort.open(FRAME, tmp_path / "c")
@@ -93,7 +93,7 @@ def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) ->
         cohort.open(Frame(SHAPE), tmp_path / "c")
 
 
-def test_a_model_that_makes_nothing_is_blamed_not_the_scan(root: Path, tmp_path: Path) -> None:
+def test_a_model_that_makes_nothing_is_blamed_not_the_scan(root, tmp_path):
     model = H2lo(SMALL).eval()
     model.bias.data.fill_(-9.0)
     bundle = save_bundle(tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="x")
@@ -102,7 +102,7 @@ def test_a_model_that_makes_nothing_is_blamed_not_the_scan(root: Path, tmp_path:
         cohort.open(FRAME, tmp_path / "cache")
 
 
-def test_the_split_is_by_subject_and_seed() -> None:
+def test_the_split_is_by_subject_and_seed():
     labels = [f"{n:03d}" for n in range(10)]
     train, held = split_cohort(labels, 42)
     assert (len(train), len(held)) == (8, 2)
@@ -112,8 +112,8 @@ def test_the_split_is_by_subject_and_seed() -> None:
     assert split_cohort(["a"], 1) == (("a",), ())
 
 
-def test_what_is_wrong_is_one_line(root: Path, refused) -> None:
-    def line(kind: type[H2loError]) -> str:
+def test_what_is_wrong_is_one_line(root, refused):
+    def line(kind):
         return refused(kind, find_cohort, [root], "T1w")
 
     with pytest.raises(UsageError, match="no desc-preproc image of T2w; run the participant"):
@@ -129,12 +129,12 @@ def test_what_is_wrong_is_one_line(root: Path, refused) -> None:
     assert "sub-u2_ses-A_desc-lowfield_T1w.json: cannot be read" in line(BadDataError)
 
 
-def test_a_cohort_of_another_scale_than_the_pairs_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_cohort_of_another_scale_than_the_pairs_is_told(root, tmp_path):
     """The same heads are 15 to 20 dB apart between both scales."""
     pairs = write_pairs(tmp_path / "out", 3)
     settings = asking(tmp_path, folds="0")
 
-    def warnings(*roots: Path) -> list[str]:
+    def warnings(*roots):
         sources, said = tuple(pair.sources[0] for pair in pairs), []
         plan_folds(replace(settings, pretrain_derivatives=roots), {"T1w": sources}, said.append)
         return [event["text"] for event in said if event.get("level") == "warning"]
@@ -156,12 +156,12 @@ def fold_bundle(tmp_path: Path) -> Bundle:
     return load_bundle(run_fold(job) / "bundle")
 
 
-def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None:
+def test_no_test_subject_gets_into_any_stage(root, tmp_path):
     bundle = fold_bundle(tmp_path)
     pairs = write_pairs(tmp_path / "out", 4)
     cohort = Cohort(find_cohort([root], "T1w"), bundle=bundle)
 
-    def check(tested, cohort=cohort, bundles=(bundle,)) -> None:
+    def check(tested, cohort=cohort, bundles=(bundle,)):
         check_no_leak(tested, cohort, bundles)
 
     check(pairs[3:])
@@ -196,9 +196,7 @@ def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None
     check((), unknown)  # nobody is tested
 
 
-def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
-    root: Path, tmp_path: Path
-) -> None:
+def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(root, tmp_path):
     pairs = write_pairs(tmp_path / "out", 3)
     how = {"pretrain_derivatives": (root,), "schedule_factor": 1e-3, "features": 2}
     settings = asking(tmp_path, folds="0", **how)
@@ -218,7 +216,7 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
 
 
-def test_the_simulator_of_a_cohort_is_found_in_a_folder_of_models(tmp_path: Path) -> None:
+def test_the_simulator_of_a_cohort_is_found_in_a_folder_of_models(tmp_path):
     job = fold_of(write_pairs(tmp_path / "out", 4), tmp_path, method="arnold")
     shutil.copytree(run_fold(job) / "bundle", tmp_path / "models" / "mine_T1w")
     maker = load_bundle(tmp_path / "models" / "mine_T1w")
@@ -255,7 +253,7 @@ def simulated(root: Path, tmp_path: Path) -> tuple:
     return pairs, sources, settings, arms
 
 
-def test_leaks_are_refused_before_anything_is_fitted(simulated: tuple, tmp_path: Path) -> None:
+def test_leaks_are_refused_before_anything_is_fitted(simulated, tmp_path):
     pairs, sources, _, arms = simulated
     first = replace(arms, fold=(0,))
     plan = plan_folds(first, sources, silent)["T1w"]
@@ -281,9 +279,7 @@ def test_leaks_are_refused_before_anything_is_fitted(simulated: tuple, tmp_path:
     assert not [*first.work.glob("training/T1w/pfsr-*/**/last.pt")]
 
 
-def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(
-    simulated: tuple, tmp_path: Path
-) -> None:
+def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(simulated, tmp_path):
     _, sources, settings, arms = simulated
     with pytest.raises(UsageError, match="fold-1/bundle: is missing, and the arm arnold") as told:
         plan_folds(replace(arms, resolution=2.0), sources, silent)
@@ -306,9 +302,7 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(
 
 
 @pytest.mark.parametrize(("arm", "refused"), [("arnold", True), ("real", False)])
-def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(
-    tmp_path: Path, arm: str, refused: bool
-) -> None:
+def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(tmp_path, arm, refused):
     (pair,), images = write_pairs(tmp_path / "out", 1), []
     for name in ("sub-01_T1w.nii.gz", "sub-01_acq-low_T1w.nii.gz"):
         path = tmp_path / "sub-01" / "anat" / name

@@ -29,7 +29,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
     run_fold,
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
-from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared
+from h2lo_bids.training.pairs import PreparedPair, find_prepared
 
 COUNT = 5
 
@@ -56,9 +56,7 @@ def array(path: Path) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_bundle_on_the_test_subjects(
-    finished: tuple[FoldJob, ...],
-) -> None:
+def test_scores_are_those_of_the_bundle_on_the_test_subjects(finished):
     job = finished[0]
     scores = read_scores(job.folder / "scores.tsv")
     assert {(s.subject, s.method, s.fold, s.region) for s in scores} == {
@@ -85,7 +83,7 @@ def test_scores_are_those_of_the_bundle_on_the_test_subjects(
             assert found == pytest.approx(-10 * np.log10(((image - lf) ** 2).mean()), abs=1e-3)
 
 
-def test_a_time_budget_is_another_option_whether_it_comes_or_goes(tmp_path: Path) -> None:
+def test_a_time_budget_is_another_option_whether_it_comes_or_goes(tmp_path):
     pairs, options = write_pairs(tmp_path / "out", 4), small_options(max_seconds=60.0)
     short = fold_of(pairs, tmp_path, options=options)
     whole = dataclasses.replace(short, options=small_options())
@@ -97,9 +95,7 @@ def test_a_time_budget_is_another_option_whether_it_comes_or_goes(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_same_fold_is_skipped_and_what_lacks_made_again(
-    tmp_path: Path, finished: tuple[FoldJob, ...]
-) -> None:
+def test_the_same_fold_is_skipped_and_what_lacks_made_again(tmp_path, finished):
     job, said = finished[2], []
     assert fold_done(dataclasses.replace(job, devices=2))
     longer = dataclasses.replace(job, options=small_options(steps=9))
@@ -122,7 +118,7 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     assert fold_done(copy)
 
 
-def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
+def test_a_subject_without_a_pair_and_two_grids(tmp_path):
     job = fold_of(write_pairs(tmp_path / "out", 4), tmp_path)
     pairs = job.pairs
     lacking = dataclasses.replace(job, pairs=tuple(p for p in pairs if p.subject != "02"))
@@ -142,9 +138,7 @@ def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> Fin
 
 
 @pytest.mark.slow
-def test_the_final_model_of_a_cross_validation(
-    finished: tuple[FoldJob, ...], tmp_path: Path
-) -> None:
+def test_the_final_model_of_a_cross_validation(finished, tmp_path):
     job = final_model(finished, tmp_path, out_dir=tmp_path)
     best = [json.loads((j.folder / "record.json").read_text())["best_step"] for j in finished]
     assert final_steps(job) == np.median(best)
@@ -200,8 +194,8 @@ def test_the_final_model_of_a_cross_validation(
     ],
 )
 def test_the_final_model_takes_the_part_of_the_schedule_in_which_folds_were_best(
-    seconds: float, limit: float | None, steps: int, best: int, part: float
-) -> None:
+    seconds, limit, steps, best, part
+):
     options = {"steps": 50, "max_seconds": limit}
     record = {"best_step": best, "steps": steps, "seconds": seconds, "options": options}
     job: Any = SimpleNamespace(folds=(1,), records=[record], adapted=SimpleNamespace(steps=100))
@@ -209,9 +203,7 @@ def test_the_final_model_takes_the_part_of_the_schedule_in_which_folds_were_best
 
 
 @pytest.mark.slow
-def test_a_fold_says_what_it_started_from_and_why_it_ended(
-    tmp_path: Path, finished: tuple[FoldJob, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fold_says_what_it_started_from_and_why_it_ended(tmp_path, finished, monkeypatch):
     start = load_bundle(finished[0].folder / "bundle")
     options = small_options(
         steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7,
@@ -242,7 +234,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     # Processes that share the fit start from it, too, on the same pairs.
     given = []
 
-    def stand_in(train: list[Pair], *_: Any, initial: Path, processes: int, **more: Any) -> None:
+    def stand_in(train, *_, initial, processes, **more):
         given.append(([pair.name for pair in train], initial, processes))
 
     monkeypatch.setattr(crossvalidation, "launch", stand_in)
@@ -251,7 +243,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
 
 
 @pytest.mark.slow
-def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
+def test_without_folds_some_subjects_choose_the_weights(tmp_path):
     pairs = write_pairs(tmp_path / "out", 3, Simulated=False)
     options = small_options(steps=6, validate_every=2)
     job = final_of(pairs, tmp_path, options, "02", method="h2lo-mlp")
@@ -272,7 +264,7 @@ def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
     assert "the last ones were kept" in " ".join(last.card.split())
 
 
-def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path: Path) -> None:
+def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
     write_pair(tmp_path / "out", "09", 9, Simulated=False)
     for subject in ("01", "02"):
         write_pair(

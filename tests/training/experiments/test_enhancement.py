@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -37,7 +36,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedPair, ...]:
     return write_pairs(tmp_path_factory.mktemp("pairs"), 4)
 
 
-def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path: Path) -> None:
+def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path):
     plain, swapped = read_prepared(pairs[0]), read_prepared(pairs[0].for_task("enhance"))
     np.testing.assert_array_equal(swapped.hf, plain.lf)
     np.testing.assert_array_equal(swapped.lf, plain.hf)
@@ -68,7 +67,7 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
     assert score_pair(dark, dark.hf)[0].values["wass"] == pytest.approx(expected)
 
 
-def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
+def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path):
     own = fold_of(pairs, tmp_path, method="pfsr", options=OPTIONS)
     folder = run_fold(own)
     assert fold_done(own)
@@ -96,7 +95,7 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
     assert "task" not in fold_of(pairs, tmp_path).identity()  # as before there were two
 
 
-def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> None:
+def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path):
     bundle = fit_final(final_of(pairs[:3], tmp_path, OPTIONS, method="pfsr"))
     assert (bundle.path.name, bundle.task) == ("pfsr_T1w", "enhance")
     scores = score_models(
@@ -109,14 +108,14 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
     assert whole["mine"] != whole["identity"]
 
 
-def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
+def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path):
     places = [write_enhancer(tmp_path, "T1w"), write_bundle(tmp_path / "m", "T1w")]
     both = [(path.name, load_bundle(path)) for path in places]
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
         score_models(both, pairs, out_dir=tmp_path, send=print, lost=print)
 
 
-def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None:
+def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path):
     mask = np.zeros((4, 4, 4), bool)
     mask[1:3] = True
     hf = np.where(mask, np.float32(0.3), np.float32(0))
@@ -150,7 +149,7 @@ def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None
     assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)
 
 
-def test_detail_is_correlated_band_by_band() -> None:
+def test_detail_is_correlated_band_by_band():
     x = np.arange(70)[:, None, None]
     mask = np.ones((70, 40, 40), bool)
     coarse, fine = (np.cos(2 * np.pi * x * f) * mask for f in (1 / 7, 1 / 5))  # 3.5, 2.5 mm

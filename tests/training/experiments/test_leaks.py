@@ -76,7 +76,7 @@ def altered(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
-def test_one_person_is_found_and_others_are_not(shared_data: Path, contrast: str) -> None:
+def test_one_person_is_found_and_others_are_not(shared_data, contrast):
     maps = sorted((shared_data / "labels").glob("*.nii.gz"))[::8]
     people = {(m.name, n): scan(m, n, contrast) for m in maps for n in (1, 2)}
     prints = {key: print_of(*own) for key, own in people.items()}
@@ -93,7 +93,7 @@ def test_one_person_is_found_and_others_are_not(shared_data: Path, contrast: str
                 assert between(mine, theirs) < SAME - 0.1, (one, other)
 
 
-def test_real_people_are_told_apart(shared_data: Path) -> None:
+def test_real_people_are_told_apart(shared_data):
     prints = []
     for name in ("openms_cross_patient19_T1", "openms_cross_patient26_T1"):
         image = nib.as_closest_canonical(nib.load(shared_data / "hf" / f"{name}.nii.gz"))
@@ -106,7 +106,7 @@ def test_real_people_are_told_apart(shared_data: Path) -> None:
     assert between(*prints) < SAME - 0.1
 
 
-def test_text_is_read_back_and_nothing_else() -> None:
+def test_text_is_read_back_and_nothing_else():
     found = np.random.default_rng(0).integers(-7, 8, (21, 25, 23)).astype(np.int8)
     assert np.array_equal(decode(encode(found)), found)
     for text in ("", "x", "eJw=", encode(found[:5]), encode(np.zeros((99, 99, 99), np.int8))):
@@ -114,12 +114,12 @@ def test_text_is_read_back_and_nothing_else() -> None:
             decode(text)
 
 
-def test_nothing_is_like_an_empty_brain() -> None:
+def test_nothing_is_like_an_empty_brain():
     empty = print_of(np.ones((9, 9, 9)), np.zeros((9, 9, 9), bool))
     assert likeness([empty], [empty]).tolist() == [[0]]
 
 
-def test_subjects_of_one_person_are_grouped(tmp_path: Path) -> None:
+def test_subjects_of_one_person_are_grouped(tmp_path):
     pairs = write_pairs(tmp_path, 5)
     assert same_people(pairs) == ()
     assert same_people(()) == ()
@@ -132,10 +132,10 @@ def test_subjects_of_one_person_are_grouped(tmp_path: Path) -> None:
     assert same_people(recorded) == (("01", "02"),)
 
 
-def test_a_model_knows_whom_it_has_seen(tmp_path: Path) -> None:
+def test_a_model_knows_whom_it_has_seen(tmp_path):
     pairs = write_pairs(tmp_path, 3)
 
-    def bundle(told: object) -> Bundle:
+    def bundle(told):
         metadata = {"training_data": {"fingerprints": told}}
         return Bundle(tmp_path, "h2lo", "T1w", {}, Frame(), "", metadata, "")
 
@@ -154,7 +154,7 @@ def _volumes(*paths: Path) -> list[np.ndarray]:
     return [np.asarray(nib.load(path).dataobj) for path in paths]
 
 
-def test_whom_a_model_has_seen_is_known_to_those_that_start_from_it(tmp_path: Path) -> None:
+def test_whom_a_model_has_seen_is_known_to_those_that_start_from_it(tmp_path):
     pairs = write_pairs(tmp_path / "out", 8)
     folder = run_fold(fold_of(pairs, tmp_path))
     first = load_bundle(folder / BUNDLE)

@@ -122,7 +122,7 @@ def test_the_rate_of_fine_tuning_keeps_pretrained_arms_alone_apart(tmp_path, ear
     assert (f"pfsr-{earlier}" in (tmp_path / "table2.tsv").read_text()) == taken
 
 
-def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
+def test_each_method_is_cited_with_its_steps(tmp_path):
     assert training_text(tmp_path) == ""
     for number in (0, 1):
         fold = {"index": number}
@@ -141,7 +141,7 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
 
 
-def test_an_arm_is_not_told_as_the_method_that_it_is_pretrained_on(tmp_path: Path) -> None:
+def test_an_arm_is_not_told_as_the_method_that_it_is_pretrained_on(tmp_path):
     record(tmp_path, "h2lo", "H2LO", {"index": 0}, 5000)
     enhanced = {"task": "enhance", "pretrain_steps": 90}
     record(tmp_path, "pfsr-h2lo", "H2LO", {"index": 0}, 30, **enhanced)

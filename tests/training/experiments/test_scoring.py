@@ -78,7 +78,7 @@ def pairs(tmp_path: Path) -> list[PreparedPair]:
     return [*find_prepared(tmp_path / "pairs", contrast="T1w")]
 
 
-def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
+def test_pictures_are_the_slices_through_the_brain(tmp_path):
     rng = np.random.default_rng(0)
     hf, lf = rng.random((2, 8, 12, 9)).astype(np.float32)
     mask = np.zeros(hf.shape, bool)
@@ -102,7 +102,7 @@ def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
     assert all(np.array_equal(again[key], value) for key, value in found.items())
 
 
-def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPair]) -> None:
+def test_models_are_scored_and_kept_apart(tmp_path, pairs):
     models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     out = tmp_path / "out"
     scores, warned, _ = score(models, pairs, out)
@@ -131,7 +131,7 @@ def test_a_model_of_unknown_training_may_have_seen_anyone(tmp_path, pairs, kind,
     assert any("released does not say whom it was trained on" in line for line in lines) == told
 
 
-def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[PreparedPair]) -> None:
+def test_one_person_under_two_names_is_warned_of(tmp_path, pairs):
     models = [("a", bundle_of(tmp_path / "a"))]
     twin = dataclasses.replace(pairs[1], subject="07", name="07")
     _, lines, _ = score(models, [*pairs, twin], tmp_path / "out")
@@ -139,7 +139,7 @@ def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[Pre
     assert told.startswith("sub-03 and sub-07 have ")
 
 
-def test_neither_a_flagged_nor_a_lost_pair_is_among_the_scored(tmp_path: Path) -> None:
+def test_neither_a_flagged_nor_a_lost_pair_is_among_the_scored(tmp_path):
     check = {"RegistrationCheck": {"Flagged": True, "Reasons": ["the overlap is 0.31"]}}
     for label, changes in (("03", {}), ("04", check), ("05", {})):
         write_pair(tmp_path, label, int(label), FRAME, **changes)
@@ -155,7 +155,7 @@ def test_neither_a_flagged_nor_a_lost_pair_is_among_the_scored(tmp_path: Path) -
     assert lost.message.endswith("remove it and run again")
 
 
-def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path) -> None:
+def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path):
     out = tmp_path / "out"
     for contrast in ("T1w", "T2w"):
         write_pair(out, "03", 3, FRAME, contrast)
@@ -181,9 +181,7 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path: Path)
     assert (len(done.scored), done.failed) == (1, ())
 
 
-def test_a_pair_that_one_model_fails_on_is_scored_with_none(
-    tmp_path: Path, pairs: list[PreparedPair], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pair_that_one_model_fails_on_is_scored_with_none(tmp_path, pairs, monkeypatch):
     models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     factors = iter((1, np.nan, 1, 1))  # the second is that of b on 01
     monkeypatch.setattr(
@@ -195,9 +193,7 @@ def test_a_pair_that_one_model_fails_on_is_scored_with_none(
     assert "01/lf" not in np.load(tmp_path / "out" / "evaluation" / "T1w" / "a" / "pictures.npz")
 
 
-def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
-    tmp_path: Path, pairs: list[PreparedPair]
-) -> None:
+def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(tmp_path, pairs):
     # The same voxel size, but more of them: what it sees differs from the pair by padding only,
     # so its answer can be computed by hand.
     wide = Frame((26, 30, 28), (2.0, 2.0, 2.0))
@@ -212,9 +208,7 @@ def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
         assert found.values == pytest.approx(wanted.values, rel=1e-4)
 
 
-def test_realism_is_of_the_model_the_real_scan_and_the_references(
-    tmp_path: Path, pairs: list[PreparedPair]
-) -> None:
+def test_realism_is_of_the_model_the_real_scan_and_the_references(tmp_path, pairs):
     bundle, out = bundle_of(tmp_path / "m"), tmp_path / "out"
     rng, mask = np.random.default_rng(0), np.ones((40, 40, 40), bool)
     far, near = (
@@ -245,7 +239,7 @@ def test_realism_is_of_the_model_the_real_scan_and_the_references(
     assert float(rows[4]["reference_spectrum_db"]) == pytest.approx(20 * np.log10(30), abs=0.5)
 
 
-def test_where_a_target_was_stripped_by_itself_is_no_dark_tissue() -> None:
+def test_where_a_target_was_stripped_by_itself_is_no_dark_tissue():
     """Of three tissues in shells the low-field mask lacks the outermost 3 mm of the brain."""
     at = np.indices((64, 64, 64)) - 31.5
     radius = np.linalg.norm(at, axis=0)
@@ -259,7 +253,7 @@ def test_where_a_target_was_stripped_by_itself_is_no_dark_tissue() -> None:
     assert [row.values.get("spectrum_db", 0) for row in rows] == pytest.approx([0, 0, 0])
 
 
-def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[PreparedPair]) -> None:
+def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs):
     first, last = pairs
     again = dataclasses.replace(first, session="2", name="01_2")
     assert stranger_to(first, [first, again, last]).name == "03"
@@ -272,7 +266,7 @@ def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[Prepare
     assert stranger_to(last, [first, last, again]) is None
 
 
-def test_references_are_read_one_by_one(tmp_path: Path) -> None:
+def test_references_are_read_one_by_one(tmp_path):
     rng = np.random.default_rng(0)
     data = np.zeros((48, 56, 48), np.float32)
     data[8:40, 6:50, 8:40] = 1 + 0.02 * rng.standard_normal((32, 44, 32))  # 1.2 litres
@@ -298,9 +292,7 @@ def test_references_are_read_one_by_one(tmp_path: Path) -> None:
     assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in failed[1].line
 
 
-def test_a_training_subject_is_not_scored_under_another_name(
-    tmp_path: Path, pairs: list[PreparedPair]
-) -> None:
+def test_a_training_subject_is_not_scored_under_another_name(tmp_path, pairs):
     why = "sub-03 has the high-field image of sub-07, who is a training subject of model m"
     seen = {"07": [encode(brain_of(pairs[1]))]}
     told = {"kind": "real", "subjects": ["07"], "fingerprints": seen}

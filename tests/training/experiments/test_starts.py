@@ -126,7 +126,7 @@ def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, 
     assert "\n" not in str(err.value)
 
 
-def test_whom_the_first_weights_have_seen_neither_chooses_nor_is_tested(tmp_path: Path) -> None:
+def test_whom_the_first_weights_have_seen_neither_chooses_nor_is_tested(tmp_path):
     frame = training_frame(8.0)
     pairs = write_pairs(tmp_path, 5, frame=frame)
     sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
@@ -145,7 +145,7 @@ def test_whom_the_first_weights_have_seen_neither_chooses_nor_is_tested(tmp_path
         plan_folds(replace(begun, folds="2"), sources, sent.append)
 
 
-def test_one_fold_alone_has_no_spread_to_carry(tmp_path: Path) -> None:
+def test_one_fold_alone_has_no_spread_to_carry(tmp_path):
     pairs = write_pairs(tmp_path, 4)
     given = replace(SETTINGS, out_dir=tmp_path)
     people = ("01", "02"), ("03",), ("04",)
@@ -156,7 +156,7 @@ def test_one_fold_alone_has_no_spread_to_carry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [3, 1])
-def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path: Path, kept) -> None:
+def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path, kept):
     sound = write_pairs(tmp_path, 3)
     for subject in ("01", "02"):
         write_pair(tmp_path, subject, int(subject), contrast="T2w")
@@ -175,7 +175,7 @@ def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path: Pat
         assert lost.endswith("or leave T2w out with --contrast")
 
 
-def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
+def test_pairs_that_are_gone_are_not_called_flagged(tmp_path):
     check = {"Flagged": True, "Reasons": ["the overlap is 0.31"], "Figures": {}}
     (pair,) = write_pairs(tmp_path, 1, RegistrationCheck=check)
     settings, sources = Settings(tmp_path, tmp_path, "group"), {"T1w": pair.sources}
@@ -195,7 +195,7 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
             usable_pairs(each, sources)
 
 
-def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path: Path, monkeypatch) -> None:
+def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path, monkeypatch):
     pairs = write_pairs(tmp_path / "out", 4)
     small = {"task": "enhance", "schedule_factor": 1e-3, "features": 2}
     settings = Settings(tmp_path, tmp_path / "out", "group", folds="2", device="cpu", **small)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +45,7 @@ def options(**changes: object) -> FitOptions:
     return adapt_arnold(small_options(**{"steps": 5000, **changes}))
 
 
-def test_the_objective_is_the_published_one() -> None:
+def test_the_objective_is_the_published_one():
     pairs = made_with((1.0, 2.0, 2.0, 1.5), HEADS[:2], seed=9)
     values = (0.7, 1.5, 2.5, 1.1)
     found = []
@@ -65,7 +64,7 @@ def test_the_objective_is_the_published_one() -> None:
 
 
 @pytest.mark.slow
-def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path) -> None:
+def test_finds_the_parameters_of_data_made_with_them(tmp_path):
     # The same noise in data and fit: all four show, and the truth is the best there is.
     pairs = made_with(TRUE, HEADS[:3])
     result = fit(pairs, [], options(), tmp_path)  # the last steps find nothing left to do
@@ -85,7 +84,7 @@ def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path) -> None:
         assert np.corrcoef(made[pair.mask], pair.lf[pair.mask])[0, 1] > 0.98
 
 
-def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
+def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path):
     fit(HEADS[:1], [], options(steps=40), tmp_path)
     rows = history(tmp_path)
     points = [tuple(float(r[k]) for k in ("sigma", "c1", "c2", "c3")) for r in rows]
@@ -97,7 +96,7 @@ def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
     assert min(losses[30:]) <= min(losses[:30])
 
 
-def test_images_without_common_voxels_are_named(tmp_path: Path) -> None:
+def test_images_without_common_voxels_are_named(tmp_path):
     bad = dataclasses.replace(HEADS[0], lf=np.zeros_like(HEADS[0].lf))
     with pytest.raises(BadDataError, match="pair a: no voxel is above 0 in both"):
         fit([bad], [], options(), tmp_path)

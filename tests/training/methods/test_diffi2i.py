@@ -1,7 +1,6 @@
 """DiffI2I's two stages: what moves, what is learnt, and going on after a stop."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def moved(task: DiffI2ITrainer, step: int) -> set[str]:
     return {name for name, now in parts().items() if not torch.equal(before[name], now)}
 
 
-def test_each_stage_trains_its_own_networks() -> None:
+def test_each_stage_trains_its_own_networks():
     # Without an average no stage begins with other weights than the last one's.
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options_of(average=0.0))
     found = [moved(task, step) for step in range(8)]
@@ -51,7 +50,7 @@ def test_each_stage_trains_its_own_networks() -> None:
     assert found[5:] == [{"transformer", "condition", "denoiser"}] * 3
 
 
-def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
+def test_stages_report_their_losses_and_validate_the_product_alone():
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options_of())
     names, validated = [], []
     for step in range(8):
@@ -72,7 +71,7 @@ def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
     )
 
 
-def test_rate_falls_in_every_stage() -> None:
+def test_rate_falls_in_every_stage():
     options = options_of(steps=14, learning_rate=2e-4, floor=1e-6)
     task = trainer_of(DiffI2ITrainer, TRAIN, [], options)
     rates = [task.step(step, step)["rate"] for step in range(14)]
@@ -83,7 +82,7 @@ def test_rate_falls_in_every_stage() -> None:
 
 
 @pytest.mark.slow
-def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
+def test_learns_the_prior_and_a_held_out_subject(tmp_path):
     options = options_of(steps=160, learning_rate=5e-3, validate_every=40)
     result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 5
@@ -102,7 +101,7 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
     assert after < 0.3 * before
 
 
-def test_time_budget_is_shared_by_the_stages() -> None:
+def test_time_budget_is_shared_by_the_stages():
     task = trainer_of(DiffI2ITrainer, TRAIN, [], options_of(steps=1000))
     stages = []
     for step, place in enumerate((0, 420, 440, 570, 580, 990)):

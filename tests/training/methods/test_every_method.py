@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -27,9 +24,7 @@ from h2lo_bids.training.options import default_options, paper_options
         ("inr", (1, 6), {}), ("pfsr", (3,), {"precision": "bf16"}),
     ],
 )  # fmt: skip
-def test_resumed_fit_equals_an_undisturbed_one(
-    tmp_path: Path, name: str, stops: tuple[int, ...], changes: dict[str, Any]
-) -> None:
+def test_resumed_fit_equals_an_undisturbed_one(tmp_path, name, stops, changes):
     options = tiny_options(name, **changes)
     folders = (tmp_path / "whole", tmp_path / "parts")
     whole = fit(TRAIN, HELD, options, folders[0])
@@ -61,7 +56,7 @@ def test_resumed_fit_equals_an_undisturbed_one(
         ("pfsr", {"learning_rate": 1e-4, "batch": 4, "crop": 48, "lambda_grad": 0}),
     ],
 )  # fmt: skip
-def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict) -> None:
+def test_options_are_the_published_ones(protocol, name, expected):
     given = protocol(13, device="cpu")
     adapted = ADAPT[name](given)
     assert {key: getattr(adapted, key) for key in expected} == expected
@@ -71,7 +66,7 @@ def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict
     assert ADAPT[name](adapted) == adapted
 
 
-def test_ablations_are_what_their_names_say() -> None:
+def test_ablations_are_what_their_names_say():
     mlp, plain = (ADAPT[f"h2lo-{n}"](default_options(13, device="cpu")) for n in ("mlp", "nograd"))
     assert (mlp.architecture.trunk, mlp.lambda_grad) == ("mlp", 10)
     assert (plain.architecture.trunk, plain.lambda_grad) == ("siren", 0)
@@ -88,9 +83,7 @@ def test_ablations_are_what_their_names_say() -> None:
         ("pix2pix", 8, {"steps": 100, "learning_rate": 3e-3, "validation": "volume"}),
     ],
 )
-def test_learns_a_held_out_subject(
-    tmp_path: Path, name: str, gain: float, changes: dict[str, Any]
-) -> None:
+def test_learns_a_held_out_subject(tmp_path, name, gain, changes):
     none = Augmentation() if name != "pix2pix" else VARIED
     every = {"validate_every": changes["steps"], "augmentation": none}
     swapped = [[p.swapped() for p in part] if name == "pfsr" else part for part in (TRAIN, HELD)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import ADAPT, adapt_identity
 
 
-def test_nothing_is_fitted(tmp_path: Path) -> None:
+def test_nothing_is_fitted(tmp_path):
     pairs = [ball_pair("a", 1), ball_pair("b", 2)]
     options = adapt_identity(small_options())
     lines: list[str] = []
@@ -36,7 +35,7 @@ def test_nothing_is_fitted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPT)
-def test_cards_tell_only_options_that_belong_to_the_method(name: str, tmp_path: Path) -> None:
+def test_cards_tell_only_options_that_belong_to_the_method(name, tmp_path):
     one = fold_of(write_pairs(tmp_path / "out", 4), tmp_path)
     for sampling, gamma in (("patch", 0.0), ("volume", 0.2)):
         how = {"sampling": sampling, "augmentation": dataclasses.replace(VARIED, gamma=gamma)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +46,7 @@ def whole_and_model(kind: str = "h2lo") -> tuple[torch.Tensor, np.ndarray, Opera
 
 @pytest.mark.parametrize("corner", [(5, 6, 5), (0, 0, 0), (12, 15, 10), (3, 14, 9), (-3, 10, 12)])
 @pytest.mark.parametrize("kind", ["h2lo", "inr"])
-def test_crop_equals_whole_volume(corner: tuple[int, int, int], kind: str) -> None:
+def test_crop_equals_whole_volume(corner, kind):
     whole, volume, model = whole_and_model(kind)
     size = 6
     wide = read_crop(volume, tuple(c - HALO for c in corner), size + 2 * HALO)
@@ -87,7 +86,7 @@ def test_gradient_loss_ignores_a_constant_inside():
     assert float(gradient_loss(a + 0.5, a, kernels, inner)) == pytest.approx(0, abs=1e-10)
 
 
-def test_patch_l1_is_unbiased() -> None:
+def test_patch_l1_is_unbiased():
     pairs = [ball_pair("a", 1), ball_pair("b", 2)]
     torch.manual_seed(0)
     model = H2lo(SMALL)
@@ -103,7 +102,7 @@ def test_patch_l1_is_unbiased() -> None:
     assert draws.std() / np.sqrt(len(draws)) < 0.02 * truth
 
 
-def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
+def test_volume_l1_is_unbiased_over_the_whole_grid():
     pair = ball_pair("a", 1, (12, 13, 11))
     torch.manual_seed(0)
     model = H2lo(SMALL)
@@ -124,7 +123,7 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
 
 
 @pytest.mark.parametrize("kind", [PatchLoss, VolumeLoss])
-def test_shares_of_a_step_add_up_to_it(kind: Any) -> None:
+def test_shares_of_a_step_add_up_to_it(kind):
     estimator = kind(H2lo(SMALL), TRAIN, small_options(batch=3, augmentation=VARIED))
     with torch.no_grad():
         whole = torch.stack(estimator(*estimator.draw(5)[:2]))

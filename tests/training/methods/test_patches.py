@@ -15,7 +15,7 @@ from h2lo_bids.training.methods.patches import PfsrTrainer, Pix2PixTrainer
 SWAPPED = [pair.swapped() for pair in TRAIN]
 
 
-def test_one_step_is_the_published_one() -> None:
+def test_one_step_is_the_published_one():
     """Against the losses written out, and Adam's first step by its formula."""
     rate = 1e-3
     task = trainer_of(
@@ -58,7 +58,7 @@ def _adam_first_step(network: torch.nn.Module, loss: torch.Tensor, rate: float) 
             parameter.data = parameter - rate * g / (g.abs() + 1e-8)
 
 
-def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
+def test_statistics_are_the_mean_over_patches_of_the_present_weights():
     task = trainer_of(Pix2PixTrainer, TRAIN, HELD, tiny_options("pix2pix"))
     for step in range(3):
         task.step(step, step)
@@ -76,14 +76,14 @@ def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
     torch.testing.assert_close(first.mean, torch.stack(found).mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_in_bf16_are_the_same_every_time() -> None:
+def test_gradients_in_bf16_are_the_same_every_time():
     """The one-channel layer's gradient was seen to read memory that nobody had set."""
     task = trainer_of(PfsrTrainer, SWAPPED, [], tiny_options("pfsr", precision="bf16", crop=4))
     with torch.no_grad():
         task.network.tail.weight.normal_()
     x = torch.rand(2, 1, 4, 4, 4)
 
-    def gradients() -> torch.Tensor:
+    def gradients():
         task.network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             out = task.network(x)
@@ -97,7 +97,7 @@ def test_gradients_in_bf16_are_the_same_every_time() -> None:
         assert torch.equal(gradients(), first)
 
 
-def test_a_first_step_is_adam_on_the_mean_absolute_difference() -> None:
+def test_a_first_step_is_adam_on_the_mean_absolute_difference():
     task = trainer_of(PfsrTrainer, SWAPPED, [], tiny_options("pfsr", learning_rate=1e-3))
     source, target, brain = task.draw(0)
     assert source.shape == target.shape == brain.shape == (2, 1, 8, 8, 8)
