@@ -167,9 +167,5 @@ def test_detail_is_correlated_band_by_band():
     records = [{"detail": [detail, {"pfsr-real": {"detail_2mm": 0.0}}]}]
     assert row_values("pfsr-real", [], records, 1)["detail_2mm"] == pytest.approx(-0.5, abs=0.05)
     assert row_values("identity", [], (), 1, records)["detail_3mm"] == pytest.approx(1, abs=0.05)
-    # No mean of some folds only, and none of what is no figure.
-    for older in ({}, {"detail": None}, {"detail": 3}):
-        assert row_values("pfsr-real", [], [*records, older], 2)["detail_2mm"] is None
-    damaged = {"detail": ["x", {"pfsr-real": 1}, {"pfsr-real": {"detail_2mm": "high"}}]}
-    found = row_values("pfsr-real", [], [*records, damaged], 2)["detail_2mm"]
-    assert found == pytest.approx(-0.5, abs=0.05)
+    # No mean of some folds only.
+    assert row_values("pfsr-real", [], [*records, {}], 2)["detail_2mm"] is None
