@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,33 +16,24 @@ from problems import VARIED, ball_pair, history, small_options
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.training.devices import check_shares, launch
 from h2lo_bids.training.fit import fit, load_checkpoint
-from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
+from h2lo_bids.training.pairs import keep_pair, map_pair
 from h2lo_bids.vocabulary import Step
 
 
-class Fitting(NamedTuple):
-    """What `fit` and `launch` are called with."""
-
-    train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
-    options: FitOptions
-    folder: Path
-
-
 @pytest.fixture
-def pairs(tmp_path: Path) -> tuple[Pair, ...]:
+def given(tmp_path: Path) -> Callable[..., tuple]:
+    """Return a function that gives what `fit` and `launch` are called with, for some folder."""
     kept = []
     for n, name in enumerate("abcd"):
         pair, path = ball_pair(name, n + 1), tmp_path / f"{name}.npy"
         keep_pair(path, pair.hf, pair.lf, pair.mask)
         kept.append(map_pair(path, name))
-    return tuple(kept)
 
+    def specify(folder: Path, **changes: object) -> tuple:
+        options = small_options(**{"augmentation": VARIED, "average": 0.9, **changes})
+        return kept[:3], kept[3:], options, folder
 
-def specify(pairs: tuple[Pair, ...], folder: Path, **changes: object) -> Fitting:
-    options = small_options(**{"augmentation": VARIED, "average": 0.9, **changes})
-    return Fitting(pairs[:3], pairs[3:], options, folder)
+    return specify
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -52,39 +43,36 @@ def losses(folder: Path) -> np.ndarray:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    saved = load_checkpoint(folder)
-    assert saved is not None
-    return saved["trainer"]["average"]
+    return load_checkpoint(folder)["trainer"]["average"]
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(pairs, tmp_path, monkeypatch):
+def test_two_processes_equal_one(given, tmp_path, monkeypatch):
     # A cluster's script may have numbered the nodes; all processes are on this one.
     monkeypatch.setenv("NODE_RANK", "3")
     monkeypatch.setenv("GROUP_RANK", "3")
     # Three samples in two processes: the shares differ, the sums must not.
-    one = specify(pairs, tmp_path / "one", batch=3)
-    two = one._replace(folder=tmp_path / "two")
-    fit(*one)
+    one, two = tmp_path / "one", tmp_path / "two"
+    fit(*given(one, batch=3))
     lines: list[str] = []
-    launch(*two, lines.append, processes=2)
+    launch(*given(two, batch=3), lines.append, processes=2)
     assert lines[-1].startswith("step 8 of 8: loss ")
-    a, b = losses(one.folder), losses(two.folder)
+    a, b = losses(one), losses(two)
     assert np.array_equal(a[:, 0], np.arange(1, 9))
     np.testing.assert_allclose(b, a, rtol=1e-4)
-    for name, value in weights(one.folder).items():
-        torch.testing.assert_close(weights(two.folder)[name], value, rtol=0, atol=2e-5)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=0, atol=2e-5)
     # Whoever launched it reads the result as that of a fit of its own.
-    assert fit(*two).steps == 8
+    assert fit(*given(two, batch=3)).steps == 8
 
 
 @pytest.mark.slow
-def test_error_of_one_process_is_the_error_of_the_fit(pairs, tmp_path):
+def test_error_of_one_process_is_the_error_of_the_fit(given, tmp_path):
     """The first process alone reads the history; the others lose it, and report that later."""
-    spec, log = specify(pairs, tmp_path / "fit"), tmp_path / "fit" / "launch.log"
+    spec, log = given(tmp_path), tmp_path / "launch.log"
     fit(*spec, stop_at=2)
-    (spec.folder / "history.csv").unlink()
-    (spec.folder / "history.csv").mkdir()
+    (tmp_path / "history.csv").unlink()
+    (tmp_path / "history.csv").mkdir()
     log.write_text("of an earlier run")
     text = f"IsADirectoryError: .*history.csv.*; see {re.escape(str(log))}, and report it"
     with pytest.raises(H2loError, match=text):
@@ -94,9 +82,9 @@ def test_error_of_one_process_is_the_error_of_the_fit(pairs, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_of_all_processes(pairs, tmp_path):
-    many = {"steps": 5000, "validate_every": 1, "checkpoint_every": 5000}
-    spec, handler = specify(pairs, tmp_path / "fit", **many), signal.getsignal(signal.SIGTERM)
+def test_sigterm_saves_the_step_of_all_processes(given, tmp_path):
+    spec = given(tmp_path, steps=5000, validate_every=1, checkpoint_every=5000)
+    handler = signal.getsignal(signal.SIGTERM)
     said: list[int] = []
 
     def stop(line):
@@ -106,15 +94,13 @@ def test_sigterm_saves_the_step_of_all_processes(pairs, tmp_path):
 
     with pytest.raises(TemporaryError, match="stopped by a signal; run again to go on from there"):
         launch(*spec, stop, processes=2)
-    saved = load_checkpoint(spec.folder)
-    assert saved is not None
-    assert said[-1] <= saved["record"]["step"] < 5000
+    assert said[-1] <= load_checkpoint(tmp_path)["record"]["step"] < 5000
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_too_many_processes(pairs, tmp_path):
+def test_too_many_processes(given, tmp_path):
     with pytest.raises(UsageError, match="1 samples for 2 processes"):
-        launch(*specify(pairs, tmp_path / "fit", batch=1), processes=2)
+        launch(*given(tmp_path, batch=1), processes=2)
     options = small_options(sampling="volume", batch=2)
     with pytest.raises(UsageError, match="1 samples for 2 processes"):
         check_shares(3, options, 2)  # the third pair is alone in its step

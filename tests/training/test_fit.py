@@ -29,9 +29,7 @@ Act = Callable[[int], float | None]
 
 
 def saved_step(folder: Path) -> int:
-    saved = load_checkpoint(folder)
-    assert saved is not None
-    return saved["record"]["step"]
+    return load_checkpoint(folder)["record"]["step"]
 
 
 class Walk:
