@@ -40,7 +40,7 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         affine = np.diag([1.6, 1.6, 5.0, 1.0])
         return nib.Nifti1Image(pair.lf, affine), nib.Nifti1Image(pair.mask.astype("u1"), affine)
 
-    few = replace(embedded.SIMULATIONS["train"], variants=2, inputs=2)  # each costs a bias field
+    few = replace(embedded.SIMULATIONS["train"], variants=2, inputs=1)  # each costs a bias field
     monkeypatch.setitem(embedded.SIMULATIONS, "train", few)
     monkeypatch.setattr(embedded, "simulate_training_pairs", small)
     monkeypatch.setattr(embedded, "simulate_axial_scan", axial)
