@@ -18,9 +18,7 @@ from heads import (
     call,
     importable,
     write_dataset,
-    write_scan,
 )
-from report_samples import make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
 from h2lo_bids.cli import execution
@@ -33,7 +31,6 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.reports.records import SubjectReport, save_subject_report
 from h2lo_bids.settings import Settings
 
 
@@ -60,7 +57,6 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):
     image = add_subject(bids, "pipe") / "anat/sub-pipe_T1w.nii.gz"
     image.unlink()
     os.mkfifo(image)  # to open it would take for ever
-    (add_subject(bids, "deep") / "anat/sub-deep_T1w.json").write_text("[" * 100_000)
     closed = '{"a": ' * 600 + "1" + "}" * 600  # Python reads it, but cannot pickle it
     (add_subject(bids, "closed") / "anat/sub-closed_T1w.json").write_text(closed)
     number = '{"MagneticFieldStrength": ' + "9" * 400 + "}"  # no float is as large
@@ -71,32 +67,12 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):
     assert (code, err) == (1, "")  # as the run would end
     assert "exit with code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
-    assert len(problems) == 3  # those of one kind in one line
     assert "skipped: " in next(line for line in out.splitlines() if "sub-self" in line)
-    for name in ("sub-pipe_T1w", "sub-deep_T1w", "sub-closed_T1w", "sub-number_T1w"):
+    for name in ("sub-pipe_T1w", "sub-closed_T1w", "sub-number_T1w"):
         (line,) = [line for line in problems if name in line]
         assert ";" in line
     read = [line for line in out.splitlines() if line.startswith("read ")]
     assert len(read) == 1
-
-
-def test_derivatives_have_to_be_a_folder(tmp_path, bids):
-    file = tmp_path / "masks"
-    file.write_text("not a dataset")
-    code, _, err = call(bids, tmp_path / "out", "participant", "-d", f"x={file}")
-    assert code == 66
-    assert str(file) in err
-    assert len(err.splitlines()) == 1
-    # What is expected of them is named where it is not there.
-    words = ("-d", f"x={tmp_path / 'none'}", "--skip-bids-validation", "--dry-run")
-    (tmp_path / "none").mkdir()
-    _, out, _ = call(bids, tmp_path / "out", "participant", *words)
-    mask = tmp_path / "none/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
-    assert f"brain mask: computed, as there is no {mask}]" in out
-    low = bids / "sub-01/ses-LF/anat/sub-01_ses-LF_T1w.nii.gz"
-    write_scan(low, tesla=0.064)
-    _, out, _ = call(bids, tmp_path / "out", "participant", "--pairs", *words)
-    assert f"[T1w; brain mask: computed, as there is no {mask}]" in out
 
 
 def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, monkeypatch):
@@ -121,19 +97,6 @@ def test_lines_are_neither_obeyed_nor_lost_by_a_terminal(monkeypatch):
     assert b'"t2w": {\\u2026}' in raw.getvalue()
     Console().line("sub-\x1b[31m01 é\r \udcff")
     assert raw.getvalue().endswith(b"\nsub-\\x1b[31m01 \\xe9\\r \\udcff\n")
-
-
-def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_path, bids):
-    out = tmp_path / "out"
-    (out / "sub-01_old/figures").mkdir(parents=True)  # a copy, of no participant
-    for label in ("01", "02"):
-        save_subject_report(out, SubjectReport(label, (make_scan(f"sub-{label}_T1w"),)))
-    (broken := out / "sub-01/figures/sub-01_desc-summary.json").write_text("{")
-    code, text, err = call(bids, out, "participant", "--reports-only")
-    assert (code, err) == (1, "")
-    assert text.count(f"error: {broken}: not a stored report") == 1
-    assert "_old" not in text
-    assert (out / "sub-02.html").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 75)])
@@ -173,14 +136,6 @@ def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", script]
     env = {**os.environ, **importable()}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize(("total", "refused"), [("2", True), ("1", False)])
-def test_only_a_step_of_several_tasks_is_refused(monkeypatch, total, refused):
-    """A batch job keeps SLURM_STEP_NUM_TASKS of the shell that submitted it."""
-    for name, value in (("STEP_NUM_TASKS", "2"), ("PROCID", "0"), ("NTASKS", total)):
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ("srun started 2 processes" in call("x")[2]) is refused
 
 
 def test_a_deleted_current_folder_and_closed_streams_are_no_obstacle(tmp_path, bids, monkeypatch):
@@ -227,39 +182,6 @@ def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids, us
     assert done.stderr.startswith(f"h2lo: error: {model}: Permission denied; check ")
 
 
-@pytest.mark.slow
-def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
-    label = "a" * 200
-    add_subject(bids, label)
-    (bids / "sub-none" / "func").mkdir(parents=True)
-    out = tmp_path / "a \"b' $c" / "ö"
-    done = h2lo(bids, out, "--skip-bids-validation")
-    assert "sub-none: no T1w or T2w image: no anat folder (found func)" in done.stdout
-    assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
-
-
-def test_many_absent_images_are_one_line_with_one_command(tmp_path):
-    bids = write_dataset(tmp_path / "bids", subjects=0)
-    images = [bids / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_T1w.nii.gz" for n in range(30)]
-    for image in images:
-        image.parent.mkdir(parents=True)
-        image.symlink_to(f"../../.git/annex/objects/{image.name}")
-    words = ("--skip-bids-validation",)
-    code, rehearsed, _ = call(bids, tmp_path / "out", "participant", *words, "--dry-run")
-    assert (code, call(bids, tmp_path / "out", "participant", *words)[0]) == (66, 66)
-    (log,) = (tmp_path / "out").glob("logs/*/h2lo.log")
-    for text in (rehearsed, log.read_text()):
-        lines = [line for line in text.splitlines() if not line.startswith("write ")]
-        (line,) = [line for line in lines if "sub-" in line]
-        assert "(30 images: sub-00_T1w.nii.gz, " in line
-        command = line.partition("datalad get ")[2].partition(" (")[0]
-        done = subprocess.run(
-            ["bash", "-c", f"ls -d {command}"], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.split() == list(map(str, images))
-    assert len((log.parent / "failures.tsv").read_text().splitlines()) == 31
-
-
 def test_nothing_is_written_into_the_input_but_outputs_may_be_in_its_derivatives(tmp_path, bids):
     out, masks = bids / "derivatives" / "h2lo", tmp_path / "masks"
     shutil.copytree(bids / "sub-01", out / "sub-01")
@@ -287,7 +209,7 @@ def test_nothing_is_written_into_the_input_but_outputs_may_be_in_its_derivatives
     assert sorted(bids.rglob("*")) == before
 
 
-@pytest.mark.parametrize("makers", [3.5, True, "h2lo", {"Name": "x"}, [None]])
+@pytest.mark.parametrize("makers", [3.5, {"Name": "x"}, [None]])
 def test_a_folder_of_somebody_is_left_alone_whatever_its_description_says(tmp_path, makers):
     (tmp_path / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers}))
     with pytest.raises(CannotCreateError, match="choose another output folder"):
