@@ -16,11 +16,11 @@ import nibabel as nib
 import psutil
 import pytest
 from heads import (
+    add_subject,
     importable,
     rows_of,
     write_bundle,
     write_dataset,
-    write_pairs,
     write_scan,
 )
 
@@ -35,8 +35,11 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
     gone.symlink_to("../../.git/annex/objects/aa/bb/key")
     # A good scan of the same participant is finished, too.
     write_scan(bids / "sub-text" / "anat" / "sub-text_T2w.nii.gz")
-    out = tmp_path / "out"
+    add_subject(bids, long := "a" * 200)
+    (bids / "sub-none" / "func").mkdir(parents=True)
+    out = tmp_path / "a \"b' $c" / "ö"
     done = h2lo(bids, out, "--clean-workdir", code=1)
+    assert "sub-none: no T1w or T2w image: no anat folder (found func)" in done.stdout
     (table,) = out.glob("logs/*/failures.tsv")
     rows = {row["scan"]: row["message"] for row in rows_of(table)}
     assert len(rows) == len(bad)
@@ -54,7 +57,7 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
     assert "datalad get" in done.stdout
     ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
     assert [label for label in bad if ended[f"sub-{label}_T1w"] != "failed"] == []
-    for name in ("sub-01_desc-lowfield_T1w", "sub-text_desc-lowfield_T2w"):
+    for name in (f"sub-{long}_desc-lowfield_T1w", "sub-text_desc-lowfield_T2w"):
         assert (out / name.partition("_")[0] / "anat" / f"{name}.nii.gz").exists()
     assert not list(out.rglob(".tmp-*"))
     # What a participant still needs to go on is kept.
@@ -108,9 +111,9 @@ def test_a_killed_worker_costs_one_participant_and_the_run_says_75(tmp_path, h2l
     assert "SIGKILL" not in (out / "sub-01.html").read_text()
 
 
-def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo):
+def test_a_run_that_ends_early_leaves_no_process_and_nothing_half_written(tmp_path, h2lo):
     bids = write_dataset(tmp_path / "bids", subjects=1)
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         out = tmp_path / str(code)
         process = h2lo(bids, out, popen=True)
         worker = _worker(process, out, "01")
@@ -118,23 +121,17 @@ def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo
         began = time.monotonic()
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code
-        assert time.monotonic() - began < 15
-        assert len(errors.splitlines()) == 1
-        assert not worker.is_running()
-        assert _left(out) == []
-        for image in out.rglob("*.nii.gz"):
+        if number == signal.SIGKILL:
+            _wait_for(lambda w=worker: not w.is_running() or w.status() == psutil.STATUS_ZOMBIE, 30)
+        else:
+            assert time.monotonic() - began < 15
+            assert len(errors.splitlines()) == 1
+            assert not worker.is_running()
+            assert _left(out) == []
+        for image in out.rglob("[!.]*.nii.gz"):
             if ".h2lo-work" not in image.parts:
                 nib.load(image).get_fdata()
     h2lo(bids, out)
-
-
-def test_a_killed_parent_takes_its_workers_along(tmp_path, h2lo):
-    bids = write_dataset(tmp_path / "bids", subjects=1)
-    process = h2lo(bids, tmp_path / "out", popen=True)
-    worker = _worker(process, tmp_path / "out", "01")
-    process.kill()
-    process.communicate()
-    _wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
 
 
 def test_two_runs_on_one_folder_both_end_whole(tmp_path, h2lo):
@@ -154,34 +151,20 @@ def test_stop_on_first_crash_begins_nothing_else_and_says_so(tmp_path, h2lo):
     bids, out = write_dataset(tmp_path / "bids", subjects=2), tmp_path / "out"
     h2lo(bids, out, "--participant-label", "01")
     (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
-    done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=65)
+    gone = bids / "sub-03/anat/sub-03_T1w.nii.gz"  # as is known before, and so ends nothing
+    gone.parent.mkdir(parents=True)
+    gone.symlink_to("../../.git/annex/objects/key")
+    done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=1)
     assert "sub-01: 0 of 2 scans done" in done.stdout
+    assert "warning: stopped at the first failure: 1 of 2 not done\n" in done.stdout
     assert "<td>not begun</td>" in (out / "sub-01.html").read_text()
     assert not (out / "sub-02").exists()
 
 
-def test_stop_on_first_crash_counts_no_pair_that_was_not_begun(tmp_path, h2lo):
-    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
-    for path in [*bids.glob("sub-01/**/*_T1w.*")]:
-        shutil.copy(path, path.with_name(path.name.replace("T1w", "T2w")))
-    (bids / "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz").write_bytes(b"\x1f\x8b")
-    words = ("--pairs", "--resolution", 8, "--participant-label", "01", "--nprocs", 1)
-    done = h2lo(bids, out, *words, "--stop-on-first-crash", model=False, code=65)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert "sub-01_ses-HF_T1w.nii.gz" in line
-    assert "1 failed, 0 pairs done" in done.stdout
-    assert not list(out.glob("sub-01/**/*_desc-pair*"))
-
-
-def _run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in an environment that can import this checkout."""
-    env = {**os.environ, **importable(), **env}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
-
-
 def _mounts(script: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with mounts of its own."""
-    return _run(["unshare", "-m", "sh", "-ec", script], **env)
+    """Run a shell script with mounts of its own, in which this checkout can be imported."""
+    command, env = ["unshare", "-m", "sh", "-ec", script], {**os.environ, **importable(), **env}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
 
 
 @pytest.fixture
@@ -210,13 +193,18 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, mounts, models, full, size):
     assert full == "work" or ".tmp-" not in done.stdout
 
 
-def test_no_tmp_and_a_read_only_home_are_no_obstacle(tmp_path, mounts):
-    """Nothing but the output folder can be written."""
-    room = Path("/mnt")
+def test_nothing_but_the_output_folder_need_be_written_by_a_user_without_a_name(tmp_path, mounts):
+    """Neither a temporary folder nor a home can be written, nor has the user's number a name."""
+    room, user = Path("/mnt"), "setpriv --reuid=12345 --regid=12345 --clear-groups"
+    if str(Path(sys.executable).resolve()).startswith("/root"):
+        user = ""  # nobody else may run this Python
     write_dataset(tmp_path / "bids", suffixes=("T1w",))
     write_bundle(tmp_path / "model", "T1w")
-    (tmp_path / "out").mkdir()
     (tmp_path / "home").mkdir()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o777)
     words = ["--nprocs", "2", "--omp-nthreads", "1"]
     run = _command(room / "bids", room / "out", ["--model", f"T1w={room / 'model'}"], *words)
     done = mounts(
@@ -226,29 +214,8 @@ def test_no_tmp_and_a_read_only_home_are_no_obstacle(tmp_path, mounts):
         "mount --bind /tmp /tmp; mount -o remount,ro,bind /tmp; "
         "if touch /tmp/x 2>/dev/null; then exit 99; fi; "
         "for d in /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k none $d; done; "
-        f"cd /; {run}",
+        f"cd /; {user} {run}",
         HOME="/mnt/home",
         TMPDIR="",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_any_user_id_without_a_name_can_run_it(models):
-    if os.getuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("only root can become somebody else")
-    if str(Path(sys.executable).resolve()).startswith("/root"):
-        pytest.skip("this Python lies in root's own folder")
-    room = Path("/var/tmp") / f"h2lo-{os.getpid()}"
-    bids = write_dataset(room / "bids", suffixes=("T1w",))
-    try:
-        shutil.copytree(Path(models[1].split("=")[1]), room / "m")
-        (room / "out").mkdir()
-        for path in (room, *room.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        os.chown(room / "out", 12345, 12345)
-        run = _command(bids, room / "out", ["--model", f"T1w={room / 'm'}"])
-        user = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
-        done = _run([*user, "sh", "-c", run], HOME="/root")
-        assert done.returncode == 0, done.stdout + done.stderr
-    finally:
-        shutil.rmtree(room)
