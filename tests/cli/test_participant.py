@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, assert_valid_bids, head, start, write_dataset, write_scan
+from heads import SIDE, head, start, write_dataset, write_scan
 from scipy.ndimage import binary_erosion
 
 from h2lo_bids import load_model, read_image, synthesize
 
 pytestmark = pytest.mark.slow
 
-SPACES = ("", "res-6x6x10_", "res-model_")
-IMAGES = [
-    *(f"{where}desc-lowfield_T{n}w" for where in SPACES for n in (1, 2)),
-    *(f"{where}desc-preproc_T{n}w" for where in ("", "res-model_") for n in (1, 2)),
-    *(f"{scan}{where}desc-brain_mask" for where in SPACES for scan in ("", "space-T2w_")),
-]
-EXPECTED = [
-    *(".bidsignore", "dataset_description.json", "descriptions.json", "descriptions.tsv"),
-    *("index.html", "scans.json", "scans.tsv", "sub-01.html"),
-    *(f"sub-01/anat/sub-01_{name}.{end}" for name in IMAGES for end in ("json", "nii.gz")),
-]
 WORDS = ["--output-spaces", "model", "--lf-grid", "6x6x10", "--precision", "fp32"]
 
 
@@ -63,14 +51,6 @@ def computed(work: Path) -> dict[str, str]:
         for path in work.rglob("result_*.pklz")
         if not path.name.startswith("result_ds_")
     }
-
-
-def test_the_outputs_are_those_promised_and_valid_bids(first):
-    found = {p.relative_to(first).as_posix() for p in first.rglob("*") if p.is_file()}
-    extra = {name for name in found if name.startswith(("logs/", "sub-01/figures/"))}
-    assert sorted(found - extra - {"README.md"}) == sorted(EXPECTED)
-    assert not [name for name in found if ".tmp-" in name]
-    assert_valid_bids(first)
 
 
 def test_values_follow_from_the_operator_evaluated_in_full(first, root, models):
@@ -111,12 +91,9 @@ def test_the_functions_for_notebooks_give_the_image_that_is_written(first, root,
         np.testing.assert_array_equal(made.get_fdata(), written.get_fdata())
 
 
-def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo):
+def test_a_rerun_with_a_moved_work_folder_computes_nothing_again(first, root, h2lo):
     before, written = computed(root / "work"), images(first)
-    stamps = {p: p.stat().st_mtime_ns for p in first.glob("sub-*/anat/*")}
     assert len(before) > 10
-    h2lo(root / "bids", first, *WORDS, "-w", root / "work")
-    assert computed(root / "work") == before
     shutil.move(root / "work", root / "moved")
     try:
         shutil.rmtree(first / "sub-01" / "anat")
@@ -125,15 +102,6 @@ def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo
         assert images(first) == written
     finally:
         shutil.move(root / "moved", root / "work")
-    assert set(stamps) == set(first.glob("sub-*/anat/*"))
-
-
-def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
-    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    done = h2lo(root / "bids", tmp_path / "out", "--dry-run", "--lf-grid", "6x6x10")
-    assert not (tmp_path / "out").exists()
-    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
-    assert "grid  res-6x6x10 [6 x 6 x 10 mm voxels along the scan's own axes" in done.stdout
 
 
 def test_reports_only_makes_the_page_again(first, h2lo, root):
@@ -145,18 +113,6 @@ def test_reports_only_makes_the_page_again(first, h2lo, root):
     assert page.read_text() == before
     done = h2lo(root / "bids", root / "empty", "--reports-only", code=18)
     assert "--reports-only" in done.stderr
-
-
-def test_log_and_table_are_plain(first):
-    text = (first / "logs" / "CITATION.md").read_text()
-    assert "H2LO-BIDS" in text
-    assert "No brain extraction was performed" in text  # --skull-strip skip
-    assert (first / "logs" / "CITATION.bib").exists()
-    log = sorted(first.glob("logs/*/h2lo.log"))[0].read_text()
-    assert "all 2 scans done" in log
-    assert len(re.findall("sub-01: T[12]w synthesize .* took [0-9.]+ s\n", log)) == 6
-    assert "\x1b" not in log
-    assert all(line[:4].isdigit() for line in log.splitlines())
 
 
 def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
@@ -176,9 +132,6 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
     assert "bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetLinks"]["mine"] == (tmp_path / "masks").as_uri()
-    for named in (["raw=masks"], ["a=masks", "a=out"]):
-        words = ["-d", *(f"{word.split('=')[0]}={tmp_path / word.split('=')[1]}" for word in named)]
-        h2lo(root / "bids", tmp_path / "no", *words, code=64)
 
 
 def test_a_run_again_with_another_participant_at_the_same_time_has_the_same_bytes(
@@ -221,8 +174,6 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
     assert not there[~mask].any()
     sidecar = json.loads(low.with_name("sub-01_space-Moved_desc-lowfield_T1w.json").read_text())
     assert sidecar["SpatialReference"] == (tmp_path / "tpl.nii.gz").as_uri()
-    methods = (tmp_path / "out" / "logs" / "CITATION.md").read_text()
-    assert "TemplateFlow" not in methods
     import pandas as pd
 
     points = pd.DataFrame({"x": [5.0, -20.0], "y": [0.0, 15.0], "z": [10.0, -8.0]})
