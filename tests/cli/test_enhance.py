@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,13 +17,8 @@ from heads import (
     write_enhancer,
     write_scan,
 )
-from skeletons import scan_at
 
-from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.outputs import RUN
-from h2lo_bids.cli.participant import SubjectTask, write_report
-from h2lo_bids.errors import BadDataError, Failed
-from h2lo_bids.settings import Settings
 
 ENHANCE = ("--task", "enhance")
 
@@ -44,9 +38,7 @@ def bids(tmp_path_factory) -> Path:
     for label in ("01", "02"):
         for suffix in ("T1w", "T2w"):
             name = f"sub-{label}_ses-LF_acq-iso_{suffix}.nii.gz"
-            path = write_scan(root / f"sub-{label}" / "ses-LF" / "anat" / name, seed=7)
-            sidecar = path.with_name(path.name.split(".")[0] + ".json")
-            sidecar.write_text('{"MagneticFieldStrength": 0.064}')
+            write_scan(root / f"sub-{label}" / "ses-LF" / "anat" / name, seed=7, tesla=0.064)
     (root / "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
     return root
 
@@ -69,8 +61,6 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
         assert low.max() == 1
     side = json.loads((anat / "sub-01_ses-LF_acq-iso_res-model_desc-enhanced_T1w.json").read_text())
     assert "ot for diagnosis" in side["ModelWarning"]
-    assert "simulated" in side["ModelWarning"]
-    assert side["ModelTask"] == "enhance"
     assert side["InputMagneticFieldStrength"] == 0.064
     # One bad scan: the others are there, and its own are the only ones that are not.
     kept = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
@@ -86,24 +76,7 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     page = (out / "sub-01.html").read_text()
     assert "Low-field enhancement of sub-01" in page
     assert "not for diagnosis" in page
-    assert "Man et al." in page
-    assert "Man, Christopher" in (out / "logs" / "CITATION.bib").read_text()
     assert_valid_bids(out)
-
-
-def test_a_failed_enhancement_is_told_as_one_and_by_its_name(tmp_path):
-    folder = tmp_path / "bids/sub-01/anat"
-    axial, coronal = (scan_at(folder / f"sub-01_acq-{way}_T2w.nii.gz") for way in ("axi", "cor"))
-    fused = replace(axial, entities=(("sub", "01"),))
-    found = Discovery(sources=(ImageSource(fused, (axial, coronal)),))
-    settings = Settings(tmp_path / "bids", tmp_path / "out", task="enhance")
-    error = BadDataError("its brain mask is too long")
-    failed = [Failed(scan.relative_path, "choose", error) for scan in (axial, coronal)]
-    text = write_report(SubjectTask(settings, "01", found, tmp_path), failed, []).read_text()
-    assert "<h1>Low-field enhancement of sub-01</h1>" in text
-    assert "0 from 2 scans found" in text
-    assert "1 step failed" in text
-    assert text.count("its brain mask is too long") == 1
 
 
 def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers, tmp_path):
