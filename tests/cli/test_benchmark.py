@@ -18,12 +18,10 @@ from h2lo_bids.evaluation.benchmark import (
     budget_notes,
     epochs,
     paper_figures,
-    row_values,
     subjects,
 )
 from h2lo_bids.evaluation.scores import SCORED, Score
-from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.table import Block, Row
+from h2lo_bids.evaluation.table import tabulate
 
 # The method whose four numbers are fitted soonest.
 FIT = ["--resolution", "8", "--folds", "2"]
@@ -39,7 +37,6 @@ import sys, nibabel as nib
 image = nib.load(sys.argv[1])
 nib.save(nib.Nifti1Image(image.get_fdata() ** 2, image.affine), sys.argv[2])
 """
-TIMES = ("training_seconds", "seconds_per_volume", "peak_memory_gb")
 
 
 def benchmark(bids: Path, out: Path, *words, code: int = 0):
@@ -69,46 +66,25 @@ def first(root, arms) -> Path:
     return root / "out"
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    """Read the table, without what the clock and the memory told."""
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(out / "table1.tsv")]
-
-
 @pytest.mark.slow
-def test_every_arm_stands_in_the_table_and_no_final_model_is_made(first):
-    found = {row["method"]: row for row in rows(first)}
-    assert list(found) == ["identity", "arnold", "square"]
-    assert {row["folds"] for row in found.values()} == {"2"}
-    assert found["arnold"]["parameters"] == "4"
+def test_every_arm_is_in_the_table_and_collecting_again_gives_the_same(first, root, arms):
+    rows = {row["method"]: row for row in rows_of(first / "table1.tsv")}
+    assert list(rows) == ["identity", "arnold", "square"]
+    assert {row["folds"] for row in rows.values()} == {"2"}
+    assert rows["arnold"]["parameters"] == "4"
     assert not (first / "models").exists()
     assert "<img" in (first / "table1.html").read_text()
-
-
-@pytest.mark.slow
-def test_a_rerun_does_nothing_and_reports_alone_give_the_same(first, root, arms):
+    shutil.rmtree(first / "folds/T1w/square/fold-1")
     files = [p for p in first.glob("folds/**/*") if p.is_file()]
     stamps = {p: p.stat().st_mtime_ns for p in files}
-    table = (first / "table1.tsv").read_bytes()
-    done = benchmark(root / "bids", first, *arms)
-    assert "all 4 folds are done already" in done.stdout
+    table = (first / "group_T1w_scores.tsv").read_bytes()
+    done = benchmark(root / "bids", first, *arms, "--collect")  # also runs the commands of others
+    assert "fitting 1 fold, 3 done already" in done.stdout
     (first / "group.html").unlink()  # which table1.html leads to
-    done = benchmark(root / "bids", first, *arms, "--reports-only")
+    benchmark(root / "bids", first, *arms, "--reports-only")
     assert (first / "group.html").is_file()
     assert {p: p.stat().st_mtime_ns for p in files} == stamps
-    assert (first / "table1.tsv").read_bytes() == table
-
-
-@pytest.mark.slow
-def test_tasks_of_a_job_array_then_collecting_give_the_same_bytes(first, root, arms, tmp_path):
-    out = tmp_path / "out"
-    for folder in first.glob("sub-*"):
-        shutil.copytree(folder, out / folder.name)
-    benchmark(root / "bids", out, "--method", "arnold", "--steps", "4", "--fold", "1")
-    assert not (out / "table1.tsv").exists()
-    benchmark(root / "bids", out, *arms)
-    assert rows(out) == rows(first)
-    for path in first.glob("group_*"):
-        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert (first / "group_T1w_scores.tsv").read_bytes() == table
 
 
 def settings(*words: str):
@@ -145,13 +121,9 @@ def test_subjects_and_epochs_stand_as_in_the_paper() -> None:
     both = arms_of([whole])
     assert [subjects(v) for v in (plain, turned, both, {})] == ["5", "5 (*8)", "5+11", ""]
     assert [epochs(v) for v in (plain, turned, both, {})] == ["100", "200", "75+25", ""]
-    assert arms_of([]) == {}
     # A fold of more pairs has more steps: what the least has done is no part of the other's.
     larger = {**record(), "steps": 48, "options": {**record()["options"], "steps": 48}}
     assert epochs(arms_of([larger, record()])) == "100"
-    (column,) = [c for c in benchmark_table("enhance", []).shown if c.heading == "Steps"]
-    told = [row_values("", [], [larger, {**record(), "steps": n}], 2) for n in (40, 30)]
-    assert [column.write(values) for values in told] == ["40", "30 of 40"]
     # A time budget ends both stages: what was done counts, not what was planned.
     ended = {**whole, "steps": 8, "pretrain_steps": 30, "timed_out": True}
     assert epochs(arms_of([whole, ended])) == "7.5+5"
@@ -161,29 +133,14 @@ def test_subjects_and_epochs_stand_as_in_the_paper() -> None:
     )
 
 
-def test_the_table_ranks_arms_and_shows_the_papers_figures_apart() -> None:
-    psnr = {"identity": 20.0, "pfsr-real": 30.0, "pfsr-arnold": 31.0}
+def test_table_2_shows_the_papers_figures_and_says_that_it_is_not_for_diagnosis() -> None:
     scores = [
-        Score(f"{n:02d}", name, n % 2, region, dict.fromkeys(SCORED, value + n / 100))
-        for name, value in psnr.items()
+        Score(f"{n:02d}", "pfsr-real", n % 2, region, dict.fromkeys(SCORED, 30 + n / 100))
         for n in range(4)
         for region in ("foreground", "whole")
     ]
-    rows = tuple(
-        Row(name, name, {s.metric: s for s in summarise(scores) if s.method == name},
-            {"subjects_real": 2, "epochs_real": 10})
-        for name in psnr
-    )  # fmt: skip
-    table = benchmark_table("enhance", [Block("T1w", rows)])
-    heads, laid = (lambda p: (p.heads, dict(p.rows)))(table.lay_out(table.blocks[0]))
-    assert [c.place for c in (laid[n][0] for n in psnr)] == [0, 2, 1]
-    at = [k for k, head in enumerate(heads) if head.group]
-    assert [laid["pfsr-real"][k].text for k in at] == ["30.12", "92.93"]
-    assert [laid["pfsr-real"][k].std for k in at] == ["", ""]
-    text = table.to_md()
-    assert "Table 2" in text
-    assert "not for diagnosis" in text
-    assert "paper (ds006557): PSNR" in text
+    text = benchmark_table("enhance", [tabulate(scores, contrast="T1w")]).to_md()
+    assert all(words in text for words in ("Table 2", "not for diagnosis", "| 30.12 | 92.93 |"))
 
 
 ARMS = ("--task", "enhance", "--arm", "real", "curve", "arnold", "--schedule-factor", "0.002",
@@ -200,8 +157,7 @@ def cohort(root: Path) -> Path:
 @pytest.mark.slow
 def test_arms_run_on_the_folds_of_the_synthesis_models(first, root, cohort, tmp_path) -> None:
     synthesized = shutil.copytree(first, tmp_path / "arms")
-    before = (synthesized / "group_T1w_table.md").read_bytes()
-    splits = (synthesized / "splits.tsv").read_bytes()
+    before = [(synthesized / name).read_bytes() for name in ("group_T1w_table.md", "splits.tsv")]
     benchmark(root / "bids", synthesized, *ARMS, cohort)
     rows = {row["method"]: row for row in rows_of(synthesized / "table2.tsv")}
     assert [*rows] == ["identity", "pfsr-real", "pfsr-curve", "pfsr-arnold"]
@@ -211,8 +167,8 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(first, root, cohort, tmp_
     assert "<img" in (synthesized / "table2.html").read_text()
     assert (synthesized / "enhancement.html").is_file()
     # What the synthesis benchmark has written stays.
-    assert (synthesized / "group_T1w_table.md").read_bytes() == before
-    assert (synthesized / "splits.tsv").read_bytes() == splits
+    after = [(synthesized / name).read_bytes() for name in ("group_T1w_table.md", "splits.tsv")]
+    assert after == before
     again = benchmark(root / "bids", synthesized, *ARMS, cohort)
     assert "all 6 folds are done already" in again.stdout
     other = benchmark(root / "bids", synthesized, *ARMS[:4], "--folds", "3", code=64)
