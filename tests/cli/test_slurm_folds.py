@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,10 @@ from heads import make, record, write_pairs
 from prepared_pairs import write_pair
 
 from h2lo_bids.bids.pairs import discover_pairs
-from h2lo_bids.cli import group
-from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.slurm_tasks import Stage, stages_of
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation.splits import Fold
-from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import Plan
 
 COLLECTED = 1000.0
 """When the last task ended."""
@@ -127,24 +120,6 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
     with pytest.raises(UsageError, match=r"benchmark .*--method arnold --folds 2"):
         stages(*words, "--arm", "real", "arnold")
     assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
-
-
-def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
-    fitted: list[str] = []
-    monkeypatch.setattr(
-        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(task.name for task in tasks)
-    )
-    settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
-    settings = replace(settings, external=(("theirs", "true"),), collect=True)
-    run = Run(settings, Console(), tmp_path / "logs")
-    folds = (Fold(0, ("1",), ("2",), ("3",)), Fold(1, ("2",), ("3",), ("1",)))
-    done = frozenset({("arnold", 0), ("h2lo", 0), ("h2lo", 1), ("theirs", 0)})
-    assert group.fit_folds(run, {"T1w": Plan((), folds, (), done)}) == 4
-    assert fitted == ["folds/T1w/theirs/fold-1"]
-    (failed,) = run.failed
-    assert failed.scan == "folds/T1w/arnold/fold-1"
-    assert "is missing; fit it with --fold 1" in failed.message
-    assert failed.exit_code == 75
 
 
 def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
