@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,14 +41,13 @@ def finish(folder: Path, name: str, code: int) -> None:
     record(folder, "participant", name, f"{code} 5_0")
 
 
-def make_outputs(words: list[str], name: str) -> list[Path]:
+def make_outputs(words: list[str], name: str) -> None:
     """Touch what a dry run lists of a participant, which `test_outputs` compares with a run."""
     asked = read_settings([*words, "--skip-bids-validation"])
     listed = expected_outputs(asked, discover(asked))
-    paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
-    for path in paths:
-        make(path)
-    return paths
+    for item in listed:
+        if item.source.startswith(f"{name}/"):
+            make(item.path)
 
 
 def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
@@ -103,14 +100,13 @@ def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
 
 
 def test_the_mask_of_each_scan_that_is_fused_counts(tmp_path):
-    ways = ("axi", "cor", "sag")
-    for way in ways:
-        write_scan(tmp_path / f"bids/sub-01/anat/sub-01_acq-{way}_T1w.nii.gz", tesla=0.064)
-    masks = [tmp_path / f"m/sub-01/anat/sub-01_acq-{way}_desc-brain_mask.nii.gz" for way in ways]
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
     words += ["--derivatives", f"masks={tmp_path / 'm'}", "--skip-bids-validation"]
-    for mask in masks:
-        make(mask)
+    masks = []
+    for way in ("axi", "cor", "sag"):
+        write_scan(tmp_path / f"bids/sub-01/anat/sub-01_acq-{way}_T1w.nii.gz", tesla=0.064)
+        masks += [tmp_path / f"m/sub-01/anat/sub-01_acq-{way}_desc-brain_mask.nii.gz"]
+        make(masks[-1])
     make_outputs(words, "sub-01")
     record(tmp_path / "run", "participant", "sub-01")
 
@@ -125,32 +121,23 @@ def test_the_mask_of_each_scan_that_is_fused_counts(tmp_path):
         os.utime(mask, (1e9, 1e9))
 
 
-def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
-    shutil.copytree(tmp_path / "bids" / "sub-02", tmp_path / "bids" / "sub_03")
-    (tmp_path / "bids" / "participants.tsv").write_text("participant_id\nsub-01\nsub-77\n")
-    code, said, _ = dataset()
-    assert code == 0
-    assert "2 of 2 tasks to submit" in said
-    for text in ("sub_03 (did you mean sub-03?)", "without a folder: sub-77"):
-        (line,) = [line for line in said.splitlines() if text in line]
-        assert line.startswith("h2lo-slurm: warning: ")
-
-
-def test_who_has_no_task_is_named_and_no_other_session_is_taken(dataset, tmp_path):
-    anat = tmp_path / "bids" / "sub-03" / "ses-B" / "anat"
-    write_scan(anat / "sub-03_ses-B_T1w.nii.gz")
-    shutil.copytree(anat, anat.parents[1] / "ses-C" / "anat")
-    (anat.parents[1] / "ses-C/anat/sub-03_ses-B_T1w.nii.gz").rename(
-        anat.parents[1] / "ses-C/anat/sub-03_ses-C_UNIT1.nii.gz"
-    )
-    (tmp_path / "bids" / "sub-04" / "func").mkdir(parents=True)
+def test_what_no_task_tells_is_said_and_no_other_session_is_taken(dataset, tmp_path):
+    bids = tmp_path / "bids"
+    write_scan(bids / "sub-03/ses-B/anat/sub-03_ses-B_T1w.nii.gz")
+    write_scan(bids / "sub-03/ses-C/anat/sub-03_ses-C_UNIT1.nii.gz")
+    (bids / "sub-04" / "func").mkdir(parents=True)
+    shutil.copytree(bids / "sub-02", bids / "sub_05")
+    (bids / "participants.tsv").write_text("participant_id\nsub-01\nsub-77\n")
     code, said, folder = dataset()
     assert (code, "participant: 3 of 3 tasks to submit" in said) == (0, True)
-    for text in ("/sub-04: no T1w or T2w image: no anat", "sub-03_ses-C_UNIT1.nii.gz"):
+    for text in (
+        "/sub-04: no T1w or T2w image: no anat", "sub-03_ses-C_UNIT1.nii.gz",
+        "sub_05 (did you mean sub-05?)", "without a folder: sub-77",
+    ):  # fmt: skip
         (line,) = [line for line in said.splitlines() if text in line]
-        assert line.startswith("h2lo-slurm: warning: skipped: ")
+        assert line.startswith("h2lo-slurm: warning: ")
     # Of participants that are named, one lacks the session: its others are not taken instead.
-    write_scan(tmp_path / "bids/sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz")
+    write_scan(bids / "sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz")
     dataset("--session-label", "A", "--participant-label", "01", "03", options=True)
     tasks = (folder / "participant.tsv").read_text().splitlines()
     assert tasks[-1] == "sub-03\t--participant-label 03 --session-label A"
@@ -177,10 +164,9 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     assert done() == [[False, False], [False]]
     first, last = stages_of(asked, run)
     assert (first.name, last.name, last.settings.collect) == ("participant", "collect", True)
-    assert read_settings(last.settings.words()) == last.settings  # which its script gives
-    made = [make_outputs(words, name) for name in ("sub-01", "sub-02")]
+    for name in ("sub-01", "sub-02"):
+        make_outputs(words, name)
     ratings = tmp_path / "out/trial/ratings/sub-02_T1w_x.tsv"
-    assert ratings in made[1]
     (tmp_path / "out/trial.html").touch()
     for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
         record(run, stage, name)
@@ -222,21 +208,6 @@ def test_tasks_keep_their_lines(dataset, tmp_path):
     assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
 
 
-def test_a_list_that_another_user_keeps_to_himself_is_one_line(dataset, tmp_path):
-    tasks = dataset()[2] / "participant.tsv"
-    tasks.chmod(0)
-    rights = "-dac_override,-dac_read_search"  # root would read it
-    drop = f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
-    words = ["participant", "--skull-strip", "skip", "--skip-bids-validation"]
-    code = "import sys; from h2lo_bids.cli.slurm import main; sys.exit(main(sys.argv[1:]))"
-    command = [*drop.split(), sys.executable, "-c", code, tmp_path / "bids", tmp_path / "out"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
-    assert done.returncode == 74
-    *warnings, last = done.stderr.splitlines()
-    assert last.startswith(f"h2lo-slurm: error: {tasks}: Permission denied; ask its owner ")
-    assert all(line.startswith("h2lo-slurm: warning: squeue ") for line in warnings)
-
-
 def test_other_participants_belong_to_the_same_run_but_not_other_options():
     base = Settings(Path("/b"), Path("/o"))
     assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
@@ -265,12 +236,9 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     assert "jobs=:8:9 " in text
     squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error' >&2; exit 1\n")
     assert "warning: squeue ended with code 1 (slurm_load_jobs error): tasks" in dataset()[1]
-    code, said, _ = dataset("--submit")
-    assert (code, said.count("error: squeue ended with code 1")) == (75, 1)
+    assert dataset("--submit")[0] == 75
     monkeypatch.setenv("PATH", str(tmp_path))  # as in a container
     assert "warning: squeue is not available: tasks in the queue would be" in dataset()[1]
-    shutil.rmtree(folder)
-    assert "warning" not in dataset()[1]
 
 
 def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
@@ -291,17 +259,13 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
     assert f"4 tasks failed; table: {folder}/failures.tsv" in said
     rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
     # What a killed task had recorded before is not how it ended; one that never began is no row.
-    assert [row[1:3] for row in rows[1:]] == [
-        ["sub-01", "65"],
-        ["sub-02", "n/a"],
-        ["sub-03", "137"],
-        ["sub-04", "1"],
+    assert [(*row[1:3], row[7]) for row in rows[1:]] == [
+        ("sub-01", "65", 'it "broke" 2_x'),
+        ("sub-02", "n/a", "killed or out of time; see its log"),
+        ("sub-03", "137", "exit code 137; see its log"),
+        ("sub-04", "1", "exit code 1; see its log"),  # such as an import that failed
     ]
-    assert rows[1][4:] == ["sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
     assert rows[2][3] == f"{folder}/log/participant-5_1.log"
-    assert rows[2][7].startswith("killed or out of time")
-    assert "exit code 137" in rows[3][7]
-    assert rows[4][7] == "exit code 1; see its log"  # such as an import that failed
 
 
 @pytest.mark.parametrize(
@@ -311,7 +275,6 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
         (("--scratch", "${TMPDIR:-/tmp}"), "participant", "${TMPDIR:-/tmp}: give variables as $N"),
         (("--setup=x\ny",), "participant", "more than one line"),
         (("--image", "/no.sif"), "participant", "--image /no.sif"),
-        (("--warn", "60"), "participant", "--sbatch=--signal=B:USR1@SECONDS"),
         ((), "evaluate", "evaluate is one job"),
     ],
 )
