@@ -32,15 +32,9 @@ def test_delong_gives_the_published_areas_and_errors():
     # SAS/STAT user's guide, example "Comparing Receiver Operating Characteristic Curves".
     assert areas == pytest.approx([0.7366, 0.6478, 0.7258], abs=5e-5)
     assert np.sqrt(np.diag(covariance)) == pytest.approx([0.0927, 0.1000, 0.1028], abs=5e-5)
-
-
-def test_delong_bounds_cover_the_area_of_two_normal_classes():
-    rng, truth, lesion = np.random.default_rng(0), norm.cdf(1 / math.sqrt(2)), np.arange(80) < 40
-    hits = 0
-    for _ in range(400):
-        found = st.area(rng.normal(lesion, 1)[None], lesion, np.zeros(80))
-        hits += found["delong_low"] <= truth <= found["delong_high"]
-    assert 0.91 < hits / 400 < 0.98
+    found = st.area(scores[:1], well, np.zeros(len(well)))
+    assert found["delong_low"] == pytest.approx(0.7366 - 1.96 * 0.0927, abs=2e-4)
+    assert found["delong_high"] == pytest.approx(0.7366 + 1.96 * 0.0927, abs=2e-4)
 
 
 def test_no_interval_is_said_of_three_lesions_that_are_all_seen():
@@ -52,19 +46,11 @@ def test_bootstrap_resamples_subjects_and_not_lesions():
     rng = np.random.default_rng(1)
     subjects, lesion = np.tile(np.repeat(np.arange(20), 30), 2), np.arange(1200) < 600
     shift = rng.normal(1.5, 3, 20)[subjects]  # lesions of one person are alike
-    found = st.area((lesion * shift + rng.normal(0, 1, 1200))[None], lesion, subjects)
+    ratings = (lesion * shift + rng.normal(0, 1, 1200))[None]
+    found = st.area(ratings, lesion, subjects)
     assert found["boot_high"] - found["boot_low"] > 3 * (found["delong_high"] - found["delong_low"])
-    one = st.area(lesion[None].astype(float), lesion, np.zeros(1200))
-    assert one["auc"] == 1
-    assert "boot_low" not in one
-
-
-@pytest.mark.parametrize("people", [1, 2, 4, 5])
-def test_few_people_bound_no_area_of_others(people):
-    lesion, subjects = np.arange(200) % 2 > 0, np.arange(200) % people
-    found = st.area(np.random.default_rng(0).normal(lesion, 1)[None], lesion, subjects)
-    assert ("boot_low" in found) == (people >= 5)
-    assert found["delong_low"] < found["auc"]
+    for people in (4, 5):  # too few, enough
+        assert ("boot_low" in st.area(ratings, lesion, subjects % people)) == (people == 5)
 
 
 def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
@@ -105,11 +91,16 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     assert np.isnan(st.hotelling_ratings(*pairs)).all()
 
 
+def draw(rng, logits):
+    """Draw whether each lesion is seen."""
+    return (rng.random(len(logits)) < expit(logits)).astype(float)
+
+
 def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
     rng = np.random.default_rng(5)
     diameters = rng.uniform(2, 15, 3000)
     a, b = -6.0, 4.0
-    seen = (rng.random(3000) < 1 / (1 + np.exp(-(a + b * np.log(diameters))))).astype(float)
+    seen = draw(rng, a + b * np.log(diameters))
     truth = math.exp((math.log(4) - a) / b)
     found = st.diameter_seen(diameters, seen, np.arange(3000) // 10)
     assert found["diameter80"] == pytest.approx(truth, rel=0.05)
@@ -118,29 +109,21 @@ def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
         assert "diameter80" not in st.diameter_seen(diameters, other, np.arange(3000) // 10)
 
 
-@pytest.mark.parametrize("people", [2, 3])
-def test_intervals_of_few_people_hold_what_they_claim(people):
-    rng, truth, covered, found_an_effect = (
-        np.random.default_rng(0),
-        math.log(5) + math.log(4) / 2,
-        [],
-        [],
-    )
-    groups = np.repeat(np.arange(people), 12)
+def test_intervals_of_few_people_hold_what_they_claim():
+    rng, truth, people = np.random.default_rng(0), math.log(5) + math.log(4) / 2, 2
+    covered, found_an_effect, groups = [], [], np.repeat(np.arange(people), 12)
     both, dose = np.tile(groups, 2), np.repeat([1.0, 2.0], len(groups))
     for _ in range(100):
         diameters = rng.uniform(2, 15, len(groups))
-        logit = 2 * (np.log(diameters) - math.log(5))
-        seen = (rng.random(len(groups)) < 1 / (1 + np.exp(-logit))).astype(float)
-        found = st.diameter_seen(diameters, seen, groups)
+        logits = 2 * (np.log(diameters) - math.log(5))
+        found = st.diameter_seen(diameters, draw(rng, logits), groups)
         ends = [math.log(found.get(f"diameter80_{end}", math.nan)) for end in ("low", "high")]
         if np.isfinite(ends).all():
             covered.append(ends[0] <= truth <= ends[1])
         # A dose that each person takes in another way, and all together in none.
-        logit = np.tile(logit, 2) + rng.normal(0, 0.5, people)[both] * (dose - 1)
-        seen = (rng.random(len(both)) < 1 / (1 + np.exp(-logit))).astype(float)
-        alike = np.zeros(len(both))
-        if effect := st.dose_response(seen, dose, np.tile(diameters, 2), both, alike):
+        logits = np.tile(logits, 2) + rng.normal(0, 0.5, people)[both] * (dose - 1)
+        given = (draw(rng, logits), dose, np.tile(diameters, 2), both, np.zeros(len(both)))
+        if effect := st.dose_response(*given):
             found_an_effect.append(effect["p"] < 0.05)
     assert np.mean(covered) > 0.9
     assert np.mean(found_an_effect) < 0.14
@@ -151,9 +134,7 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     seen = np.where(diameters > 2, 1.0, 0.5)  # all but the smallest, each time
     found = st.diameter_seen(diameters, seen, np.arange(len(seen)) % 12)
     assert 2 < found["diameter80"] < 3
-    share = 1 / (
-        1 + math.exp(-(found["intercept"] + found["slope"] * math.log(found["diameter80"])))
-    )
+    share = expit(found["intercept"] + found["slope"] * math.log(found["diameter80"]))
     assert share == pytest.approx(0.8)
     # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
     flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.arange(8))
@@ -164,14 +145,11 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     assert math.isnan(alone["diameter80_high"])
 
 
-def test_intraclass_correlation_is_the_published_one():
+def test_agreement_of_volumes_and_the_published_intraclass_correlation():
     ratings = np.array(  # Shrout and Fleiss 1979, table 2
         [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
     )
     assert st.intraclass_correlation(ratings) == pytest.approx(0.29, abs=0.005)
-
-
-def test_agreement_of_volumes():
     truth = np.arange(10.0)
     found = st.agreement(truth, truth + 2 + np.array([1, -1] * 5))
     spread = np.std([1, -1] * 5, ddof=1)
@@ -193,25 +171,18 @@ def test_subjects_needed_reach_the_power_by_statsmodels():
     assert st.subjects_needed(np.zeros(5), 0.8) is None
     assert st.subjects_needed(np.ones(1), 0.8) is None
     assert st.subjects_needed(np.ones(5), 0.8) == 2
-
-
-@pytest.mark.parametrize(
-    ("effect", "needed80", "needed90"), [(5.414, 3, 3), (11.4, 3, 3), (12, 2, 3), (16, 2, 2)]
-)
-def test_a_large_effect_needs_no_fewer_subjects_than_its_power_says(effect, needed80, needed90):
     # By numeric integration of the noncentral t, two subjects reach .452, .794, .817 and .924.
     spread = np.linspace(-1, 1, 12)
-    differences = effect + spread / spread.std(ddof=1)
-    assert st.subjects_needed(differences, 0.8) == needed80
-    assert st.subjects_needed(differences, 0.9) == needed90
+    for effect, *needed in ((5.414, 3, 3), (11.4, 3, 3), (12, 2, 3), (16, 2, 2)):
+        differences = effect + spread / spread.std(ddof=1)
+        assert [st.subjects_needed(differences, power) for power in (0.8, 0.9)] == needed
 
 
 def test_dose_response_finds_the_odds_it_was_drawn_with():
     rng = np.random.default_rng(7)
     subjects, dose = np.repeat(np.arange(60), 60), np.tile([0.5, 1, 2], 1200)
     diameters = rng.uniform(3, 12, 3600)
-    logit = -2 + 2 * np.log(diameters) - 1.2 * dose
-    seen = (rng.random(3600) < 1 / (1 + np.exp(-logit))).astype(float)
+    seen = draw(rng, -2 + 2 * np.log(diameters) - 1.2 * dose)
     alike = np.zeros(3600)
     found = st.dose_response(seen, dose, diameters, subjects, alike)
     assert found["low"] < math.exp(-1.2) < found["high"]
@@ -222,8 +193,7 @@ def test_dose_response_finds_the_odds_it_was_drawn_with():
     rng = np.random.default_rng(8)
     thickness = np.tile([5.0, 2, 5], 1200)
     noise = np.where(dose == 2, 2.0, 1)
-    logit = -2 + 2 * np.log(diameters) - 1.2 * noise
-    seen = (rng.random(3600) < 1 / (1 + np.exp(-logit))).astype(float)
+    seen = draw(rng, -2 + 2 * np.log(diameters) - 1.2 * noise)
     found = st.dose_response(seen, thickness, diameters, subjects, noise)
     assert found["low"] < 1 < found["high"]
     found = st.dose_response(seen, noise, diameters, subjects, thickness)
@@ -248,12 +218,3 @@ def test_sensitivity_has_the_errors_of_its_participants():
     )
     assert st.sensitivity(np.full(20, 0.5), groups[:20])["sensitivity_low"] < 0.2
     assert st.sensitivity(seen, np.zeros(27)) == {"sensitivity": mean}
-
-
-def test_an_interval_of_sensitivity_holds_the_truth_whose_lesions_are_alike():
-    rng, groups, hits = np.random.default_rng(0), np.repeat(np.arange(12), 7), 0
-    for _ in range(200):
-        of_each = rng.beta(1.5, 1, 12)  # 0.6 on average
-        found = st.sensitivity((rng.random(84) < of_each[groups]).astype(float), groups)
-        hits += found["sensitivity_low"] <= 0.6 <= found["sensitivity_high"]
-    assert 0.92 <= hits / 200 <= 0.995  # Wilson's of 84 cases: 0.78
