@@ -5,8 +5,8 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from skeletons import anat, scan_at
 
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.resample import block_means, lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
@@ -20,11 +20,8 @@ IMAGE = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)
 IMAGE.set_filename("/data/sub-01_T1w.nii.gz")
 
 
-def scan(root, name="sub-01_ses-A_acq-x_T1w"):
-    *entities, suffix = name.split("_")
-    pairs = tuple(tuple(e.split("-")) for e in entities)
-    path = root / "raw" / "sub-01" / "ses-A" / "anat" / f"{name}.nii.gz"
-    return Scan(path, "01", dict(pairs).get("ses"), suffix, pairs)
+def scan(root, name="acq-x_T1w"):
+    return scan_at(root / anat("01", "A", name))
 
 
 def write(folder, name, data=None, affine=AFFINE):
@@ -35,30 +32,30 @@ def write(folder, name, data=None, affine=AFFINE):
 
 
 def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
-    anat = tmp_path / "d" / "sub-01" / "ses-A" / "anat"
+    labels = (tmp_path / "d" / anat("01", "A", "")).parent
     for name in (
         "sub-01_ses-A_desc-brain_mask.nii.gz", "sub-01_ses-A_acq-y_label-lesion_mask.nii.gz",
         "sub-01_ses-A_space-MNI152NLin6Asym_label-lesion_mask.nii.gz",
         "sub-01_ses-A_space-T2w_label-lesion_mask.nii.gz", "sub-01_ses-A_T1w.nii.gz",
     ):  # fmt: skip
-        write(anat, name)
+        write(labels, name)
+    find = ("x", tmp_path / "d", scan(tmp_path))
     with pytest.raises(MissingInputError, match="no mask, dseg or probseg for sub-01"):
-        find_label("x", tmp_path / "d", scan(tmp_path))
-    mine = write(anat, "sub-01_ses-A_label-lesion_mask.nii.gz")
-    assert find_label("x", tmp_path / "d", scan(tmp_path)) == mine
-    other = find_label("x", tmp_path / "d", scan(tmp_path, "sub-01_ses-A_T2w"))
-    assert "space-T2w" in other.name
-    own = write(anat, "sub-01_ses-A_acq-x_label-lesion_mask.nii.gz")  # names more of the scan
-    assert find_label("x", tmp_path / "d", scan(tmp_path)) == own
+        find_label(*find)
+    mine = write(labels, "sub-01_ses-A_label-lesion_mask.nii.gz")
+    assert find_label(*find) == mine
+    assert "space-T2w" in find_label("x", tmp_path / "d", scan(tmp_path, "T2w")).name
+    own = write(labels, "sub-01_ses-A_acq-x_label-lesion_mask.nii.gz")  # names more of the scan
+    assert find_label(*find) == own
     own.unlink()
-    write(anat, "sub-01_ses-A_label-wm_probseg.nii.gz")
+    write(labels, "sub-01_ses-A_label-wm_probseg.nii.gz")
     with pytest.raises(BadDataError, match="2 label images fit"):
-        find_label("x", tmp_path / "d", scan(tmp_path))
+        find_label(*find)
     with pytest.raises(MissingInputError, match="no such folder"):
         find_label("x", tmp_path / "none", scan(tmp_path))
-    write(anat, "sub-02_ses-A_label-lesion_mask.nii.gz")
+    write(labels, "sub-02_ses-A_label-lesion_mask.nii.gz")
     with pytest.raises(BadDataError, match="another participant"):
-        find_label("x", tmp_path / "d", scan(tmp_path))
+        find_label(*find)
 
 
 def ball(at=(10, 12, 8), radius=3):
@@ -71,9 +68,7 @@ def ball(at=(10, 12, 8), radius=3):
         ("mask", np.zeros(SHAPE), AFFINE, "is empty"),
         ("probseg", ball() * 0.4, AFFINE, "is empty"),
         ("mask", ball() * 0.7, AFFINE, "a mask holds whole numbers"),
-        ("dseg", ball() * 1.5, AFFINE, "a dseg holds whole numbers"),
         ("probseg", ball() * 2.0, AFFINE, "values beyond those of a probseg"),
-        ("mask", ball()[:10], AFFINE, "another grid than /data/sub-01_T1w.nii.gz"),
         ("mask", ball(), np.diag([1, 1, 1.1, 1]), "lies elsewhere than"),
         ("mask", ~BRAIN, AFFINE, "most of it lies outside the brain"),
     ],
@@ -115,17 +110,13 @@ def lines_to(sides, profile="box"):
     return response_lines(SHAPE, AFFINE, *lf_grid(AFFINE, SHAPE, sides), VoxelResponse(profile))
 
 
-def test_partial_volume_is_the_share_of_the_voxel():
+def test_partial_volume_is_the_share_of_the_voxel_and_a_gaussian_slice_reaches_its_neighbours():
     share = ball((9.5, 11.5, 7.5), 4).astype(float)
     found = weigh_by_axis(share, lines_to((2.5, 2, 5)))
     truth = brute_force(share, *lf_grid(AFFINE, SHAPE, (2.5, 2, 5)))
     assert found == pytest.approx(truth, abs=0.02)
     assert found.sum() * 25 == pytest.approx(share.sum(), rel=1e-5)
     assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) == []
-
-
-def test_a_gaussian_slice_reaches_its_neighbours_and_keeps_the_volume():
-    share = ball((9.5, 11.5, 7.5), 3).astype(float)
     box, gauss = (weigh_by_axis(share, lines_to((1, 1, 4), kind)) for kind in ("box", "gauss"))
     assert (gauss > 0.01).sum() > (box > 0.01).sum()
     assert gauss.sum() == pytest.approx(box.sum(), rel=0.03)
