@@ -39,41 +39,37 @@ def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> N
         assert (one[name] != other[name]) or not name.endswith(".nii.gz")
 
 
-@pytest.mark.slow
-def test_a_person_does_not_depend_on_what_else_is_simulated(
-    tmp_path: Path, ball_folder: Path
-) -> None:
-    options = {"resolution": 4, "labels": ball_folder}
-    few = contents(tmp_path / "few", contrasts=["T2w"], acquisitions=["cor"], **options)
-    many = contents(tmp_path / "many", subjects=2, **options)
-    scans = [name for name in few if name.startswith("sub-01")]
-    assert len(scans) == 4
-    assert all(few[name] == many[name] for name in scans)
-    high = "sub-0{0}/ses-HF/anat/sub-0{0}_ses-HF_T2w.nii.gz"
-    assert many[high.format(1)] != many[high.format(2)]
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, ball_folder: Path) -> Path:
     return simulate(tmp_path_factory.mktemp("site"), resolution=3, labels=ball_folder)
 
 
+@pytest.mark.slow
+def test_a_person_does_not_depend_on_what_else_is_simulated(
+    site: Path, tmp_path: Path, ball_folder: Path
+) -> None:
+    options = {"subjects": 2, "contrasts": ["T2w"], "acquisitions": ["cor"], "resolution": 3}
+    few = contents(tmp_path / "few", labels=ball_folder, **options)
+    scans = [name for name in few if name.startswith("sub-01")]
+    assert len(scans) == 4
+    assert all(few[name] == (site / name).read_bytes() for name in scans)
+    high = "sub-0{0}/ses-HF/anat/sub-0{0}_ses-HF_T2w.nii.gz"
+    assert few[high.format(1)] != few[high.format(2)]
+
+
 def test_layout_grids_and_sidecars(site: Path) -> None:
     assert_valid_bids(site)
     images = {p.name: p for p in site.rglob("*.nii.gz")}
-    low = {
-        f"sub-01_ses-LF_acq-{a}_{c}" for a in ("axi", "cor", "sag", "iso") for c in ("T1w", "T2w")
-    }
-    high = {"sub-01_ses-HF_acq-MPRAGE_T1w", "sub-01_ses-HF_T2w"}
-    assert set(images) == {f"{stem}.nii.gz" for stem in low | high}
-    expected = {
-        "sub-01_ses-HF_acq-MPRAGE_T1w": ((70, 86, 86), (3, 3, 3)),
-        "sub-01_ses-LF_acq-axi_T1w": ((112, 136, 40), (1.6, 1.6, 5)),
-        "sub-01_ses-LF_acq-cor_T2w": ((120, 40, 146), (1.5, 5, 1.5)),
-        "sub-01_ses-LF_acq-sag_T1w": ((40, 136, 112), (5, 1.6, 1.6)),
-    }
-    for stem, (shape, zooms) in expected.items():
-        image = nib.load(images[f"{stem}.nii.gz"])
+    low = {f"ses-LF_acq-{a}_{c}" for a in ("axi", "cor", "sag", "iso") for c in ("T1w", "T2w")}
+    stems = low | {"ses-HF_acq-MPRAGE_T1w", "ses-HF_T2w"}
+    assert set(images) == {f"sub-01_{stem}.nii.gz" for stem in stems}
+    for stem, shape, zooms in (
+        ("ses-HF_acq-MPRAGE_T1w", (70, 86, 86), (3, 3, 3)),
+        ("ses-LF_acq-axi_T1w", (112, 136, 40), (1.6, 1.6, 5)),
+        ("ses-LF_acq-cor_T2w", (120, 40, 146), (1.5, 5, 1.5)),
+        ("ses-LF_acq-sag_T1w", (40, 136, 112), (5, 1.6, 1.6)),
+    ):
+        image = nib.load(images[f"sub-01_{stem}.nii.gz"])
         assert image.shape == shape
         np.testing.assert_allclose(image.header.get_zooms(), zooms, rtol=1e-6)
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -126,17 +122,6 @@ def test_unusable_folders_get_one_line(tmp_path: Path, refused) -> None:
         assert not (tmp_path / "new").exists()
 
 
-def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = [str(tmp_path / "out"), "--resolution", "4", "--labels", str(ball_folder)]
-    arguments += ["--contrast", "T2w", "--lf", "iso"]
-    assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    names = ["sub-01_ses-HF_T2w", "sub-01_ses-LF_acq-iso_T2w", "dataset"]
-    assert [line.split(":")[0] for line in lines] == names
-    assert main(arguments) == CannotCreateError.exit_code
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 @pytest.mark.parametrize("acquisitions", [(), ("axi",)])
 def test_the_dataset_tells_of_the_sessions_that_are_there(tmp_path, ball_folder, acquisitions):
     options = {"resolution": 4, "contrasts": ["T1w"], "labels": ball_folder}
@@ -153,18 +138,10 @@ def test_the_dataset_tells_of_the_sessions_that_are_there(tmp_path, ball_folder,
     ("words", "end"),
     [
         ("--subject 2", "did you mean --subjects?"),
-        (
-            "--negative-signal 0.5",
-            "is no longer an option; use h2lo-phantom without it: low-field "
-            "T1w scans show a fifth of the inverted fluid signal",
-        ),
+        ("--negative-signal 0.5", "is no longer an option; use h2lo-phantom without it: low-field"),
         ("--subjects 0", "'0' is not a whole number of 1 to 1000000000"),
-        ("--seed -1", "'-1' is not a whole number of 0 to 9223372036854775808"),
         ("--resolution 9", "'9' is not a number from 0.5 to 4"),
-        ("--lesion-severity 3", "'3' is not a number from 0 to 2"),
         ("--lesions 1 --lesion-diameter 99", "'99' is not a number from 1 to 40"),
-        ("--lesions -1", "'-1' is not a whole number of 0 to 1000000000"),
-        ("--contrast FLAIR", "FLAIR"),
         ("--contrast", "expected at least one argument"),
         ("--lf obl", "obl"),
     ],
