@@ -32,12 +32,3 @@ def test_validators_skip_every_result_that_bids_has_no_name_for() -> None:
 def test_what_is_loaded_is_fresh() -> None:
     bids_app_spec.load("io_spec.json")["queries"].clear()
     assert set(bids_app_spec.load("io_spec.json")["queries"]) == {"t1w", "t2w"}
-
-
-def test_the_bibliography_names_what_is_used() -> None:
-    references = bids_app_spec.load("references.yml")
-    needed = {"h2lo", "ants", "nipype", "pybids", "synthstrip", "deepbet", "templateflow", "bids"}
-    assert needed <= references.keys()
-    for fields in references.values():
-        assert {"type", "author", "title"} <= fields.keys()
-        assert all(type(value) is str for value in fields.values())

@@ -82,13 +82,24 @@ def test_nothing_is_claimed_without_a_fact():
         assert "[@h2lo]" in text
 
 
-def test_scaling_and_training_are_those_of_the_model():
+def test_scaling_training_and_method_are_those_of_the_model():
     robust = of_model(scaling="robust")
     assert "N4 bias field correction [@n4]" in robust
     assert "maximum" not in robust
     assert "simulated" in of_model(training_kind="simulated")
     assert "simulated" not in of_model(training_kind="real")
     assert "was not trained." in of_model(training_kind="none")
+    pix = of_model(method="pix2pix")
+    assert "by the Pix2Pix network in 3D [@pix2pix] with" in pix
+    assert "with cubic splines" in pix
+    assert "operator" not in pix
+    own = of_model(method="h2lo")
+    assert "by the H2LO neural operator [@h2lo] with" in own
+    assert "splines" not in own
+    assert "returned without synthesis, with" in of_model(method="identity")
+    scans = [replace(make_scan(), model=ModelInfo(n, method=n)) for n in ("arnold", "inr")]
+    both = describe(SubjectReport("01", tuple(scans))).markdown
+    assert "the simulator of Arnold et al. [@arnold] and the conditional implicit" in both
 
 
 def test_noise_and_deviations_are_in_the_text(tmp_path):
@@ -100,34 +111,12 @@ def test_noise_and_deviations_are_in_the_text(tmp_path):
     assert "made by the model of each fold, for the standard deviation over them." in text
 
 
-def test_the_method_that_made_the_images_is_named():
-    pix = of_model(method="pix2pix")
-    assert "by the Pix2Pix network in 3D [@pix2pix] with" in pix
-    assert "with cubic splines" in pix
-    assert "operator" not in pix
-    own = of_model(method="h2lo")
-    assert "by the H2LO neural operator [@h2lo] with" in own
-    assert "splines" not in own
-    scans = [replace(make_scan(), model=ModelInfo(n, method=n)) for n in ("arnold", "inr")]
-    both = describe(SubjectReport("01", tuple(scans))).markdown
-    assert "the simulator of Arnold et al. [@arnold] and the conditional implicit" in both
-    assert "returned without synthesis, with" in of_model(method="identity")
-
-
-@pytest.mark.parametrize(
-    ("author", "short"),
-    [
-        ("Solo, A.", "Solo, 1999"),
-        ("Müller, J. and Čapek, K.", "Müller and Čapek, 1999"),
-        ("Big, A. and others", "Big et al., 1999"),
-        ("A, A. and B, B. and C, C.", "A et al., 1999"),
-    ],
-)
-def test_short_citations(author, short):
-    assert Work("a", {"author": author, "year": "1999"}).short == short
-
-
-def test_a_reference_is_escaped_and_linked():
+def test_a_reference_is_short_in_the_text_and_escaped_and_linked_below_it():
+    for author, short in (
+        ("Solo, A.", "Solo"), ("Müller, J. and Čapek, K.", "Müller and Čapek"),
+        ("Big, A. and others", "Big et al."), ("A, A. and B, B. and C, C.", "A et al."),
+    ):  # fmt: skip
+        assert Work("a", {"author": author, "year": "1999"}).short == f"{short}, 1999"
     fields = {"author": "Müller, J. and others", "title": "A {B}rain & <b>", "journal": "C"}
     more = {"volume": "3", "pages": "1--9", "year": "1999", "url": "https://e.org/?a=1&b=2"}
     assert Work("a", fields | more).html == (
@@ -145,5 +134,5 @@ def test_a_reference_is_escaped_and_linked():
 def test_our_bibliography_is_complete():
     for key, work in works().items():
         assert work.link.startswith("https://"), key
-        assert work.fields["title"], key
-        assert work.fields["author"], key
+        assert {"type", "author", "title"} <= work.fields.keys(), key
+        assert all(type(value) is str and value for value in work.fields.values()), key
