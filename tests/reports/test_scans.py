@@ -79,20 +79,15 @@ def test_links_lead_to_places_on_the_subjects_pages(out):
 
 
 def test_what_an_earlier_run_made_of_a_scan_that_failed_is_no_news(out):
-    told = "what is shown here may be from an earlier run"
-    for subject, count in (("01", 0), ("02", 1)):
-        page = render_subject_report(load_subject_report(out, subject), out)
-        assert page.count(told) == count
-
-
-def test_an_image_fused_without_a_broken_scan_is_of_this_run(out):
+    # An image that was fused without a broken scan is of this run.
     part = Failure(FUSION, "is truncated", scan="sub-01_ses-HF_T1w")
     write_scan_failure(out, part.scan, part)
     write_scan_pages(out)
     assert rows_of(out / "scans.tsv")[0]["status"] == "done"
-    page = render_subject_report(load_subject_report(out, "01"), out)
-    assert "is truncated" in page
-    assert "may be from an earlier run" not in page
+    told = "what is shown here may be from an earlier run"
+    for subject, count in (("01", 0), ("02", 1)):
+        page = render_subject_report(load_subject_report(out, subject), out)
+        assert (page.count(told), page.count("is truncated")) == (count, 1 - count)
 
 
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):
@@ -106,7 +101,7 @@ def test_many_sessions_get_a_page_each(report_folder, tmp_path):
         entities = (("sub", "01"), ("ses", session))
         scans.append(replace(report.scans[0], stem=stem, entities=entities))
         failures.append(Failure("conform", f"broke in {session}", "", stem))
-    report = replace(report, scans=tuple(scans), found=tuple(found), failures=tuple(failures))
+    report = SubjectReport("01", tuple(scans), tuple(found), tuple(failures))
     save_subject_report(tmp_path, report)
     write_subject_report(report, tmp_path / "sub-01.html")
     write_scan_pages(tmp_path)
@@ -122,11 +117,8 @@ def test_many_sessions_get_a_page_each(report_folder, tmp_path):
     for page in pages.values():
         for value in page.values("href", "a"):
             target, _, place = value.partition("#")
-            assert (
-                not target.startswith("sub-")
-                or not place
-                or (place in pages[target].values("id", "section"))
-            )
+            if target.startswith("sub-") and place:
+                assert place in pages[target].values("id", "section")
     links = set(pages["index.html"].values("href", "a"))
     assert {f"sub-01_ses-{s}.html#scan-1" for s in "ABCDE"} <= links
 
@@ -150,10 +142,3 @@ def test_a_broken_record_costs_its_subject_only(out):
     assert str(broken) in problem
     assert {row["participant_id"] for row in rows_of(out / "scans.tsv")} == {"sub-02"}
     assert str(broken) in Page((out / "index.html").read_text()).text
-
-
-def test_the_same_records_give_the_same_bytes(out):
-    write_scan_pages(out)
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
-    write_scan_pages(out)
-    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
