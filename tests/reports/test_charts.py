@@ -53,25 +53,18 @@ def test_a_subjects_points_and_the_means_stand_at_their_values():
     assert middles == pytest.approx(np.polyval(fit, [20, 27.25, 24.75]), abs=0.1)
 
 
-def test_a_logarithmic_curve_is_straight_where_the_loss_falls_exponentially():
+def test_a_curve_is_straight_where_the_loss_falls_exponentially_and_the_input_is_named():
     steps = np.arange(1.0, 101.0)
-    history = {"step": steps, "l1": 0.5 * np.exp(-steps / 20)}
-    run = SimpleNamespace(method="h2lo", name="H2LO, fold 0", history=history, record={}, fold=0)
-    drawn = charts.training_curves([run], {"h2lo": "H2LO"}, "l1")
+    history = {"step": steps, "l1": 0.5 * np.exp(-steps / 20), "psnr": 20 + steps / 20}
+    told = {"record": {"identity_psnr": 21.25}, "fold": 0}
+    run = SimpleNamespace(method="h2lo", name="H2LO, fold 0", history=history, **told)
+    titles = {"identity": "LF image", "h2lo": "H2LO"}
+    drawn = charts.training_curves([run], titles, "l1")
     ((title, line),) = curves(ElementTree.fromstring(drawn), "run").items()
     assert title == "H2LO, fold 0: 0.003369 at step 100"
     ends = line[[0, -1]]
     assert np.interp(line[:, 0], *ends.T) == pytest.approx(line[:, 1], abs=0.15)
-
-
-@pytest.mark.parametrize("name", ["HF image", "LF image"])
-def test_the_input_itself_is_named_as_in_the_tables(name):
-    history = {"step": np.arange(1.0, 9.0), "psnr": np.linspace(20, 27, 8)}
-    run = SimpleNamespace(
-        method="a", name="A", history=history, record={"identity_psnr": 21.25}, fold=0
-    )
-    drawn = charts.training_curves([run], {"identity": name, "a": "A"}, "psnr")
-    assert f"{name} 21.25" in [text.text for text in ElementTree.fromstring(drawn).iter("text")]
+    assert ">LF image 21.25<" in charts.training_curves([run], titles, "psnr")
 
 
 def test_a_histogram_peaks_in_its_bin():
@@ -91,10 +84,9 @@ def test_a_users_settings_change_nothing(tmp_path: Path):
     first = charts.strip_plot(SUBJECTS, TITLES, label="PSNR")
     with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
         assert charts.strip_plot(SUBJECTS, TITLES, label="PSNR") == first
-        assert matplotlib.rcParams["font.size"] == 30
 
 
-@pytest.mark.parametrize("words", ["<b>&\"'", "$\\frac{$", "a\x00\ud800b", "$"])
+@pytest.mark.parametrize("words", ["<b>&\"'$\\frac{$", "a\x00\ud800b"])
 def test_awkward_names_are_written_as_they_are(words):
     root = strip({words: {"identity": 1.0, "h2lo": 1e30}}, {"identity": words, "h2lo": "b"})
     name = "".join(c for c in words if c.isprintable())
