@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from prepared_pairs import write_pair
 
 from h2lo_bids.evaluation.benchmark import paper_figures
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.evaluation.table import Column, Table, tabulate, write_tables
-from h2lo_bids.io import write_json
+from h2lo_bids.io import atomic_write_text, write_json
 from h2lo_bids.reports.group import write_group_report
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
-_SIZE = 48
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,8 @@ def make_group(out: Path, sample: Sample | None = None) -> Path:
     folds = tuple(Fold(fold, **parts(sample, fold)) for fold in range(sample.folds))
     if folds:
         write_splits(out / "splits.tsv", dict.fromkeys(sample.contrasts, folds))
-    config = out / "logs" / "20260101T000000_x" / "config.toml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text('[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n')
+    config = '[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n'
+    atomic_write_text(out / "logs" / "20260101T000000_x" / "config.toml", config)
     return out
 
 
@@ -75,8 +73,7 @@ def make_fold(
     test = parts(sample, fold)["test"]
     write_json(folder / "record.json", record(contrast, method, fold, sample))
     write_pictures(folder / "pictures.npz", test, seed=list(METHODS).index(method))
-    scores = make_scores(test, method, fold)
-    write_scores(folder / "scores.tsv", scores)
+    write_scores(folder / "scores.tsv", scores := make_scores(test, method, fold))
     return scores
 
 
@@ -87,11 +84,10 @@ def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b")) -
     scores = []
     for number, model in enumerate(models):
         folder = out / "evaluation" / "T1w" / model
-        folder.mkdir(parents=True)
-        write_pictures(folder / "pictures.npz", sample.subjects, seed=number)
         told = {"name": f"{model} 1", "method": "h2lo", "sha256": "d" * 64}
         content = {"title": model, "model": told, "parameters": 581_409, "warnings": ["Too good."]}
         write_json(folder / "record.json", content)
+        write_pictures(folder / "pictures.npz", sample.subjects, seed=number)
         scores += make_scores(sample.subjects, model, None)
     write_tables(out / "evaluation_T1w", scores, tabulate(scores))
     return out
@@ -146,17 +142,10 @@ def write_history(path: Path, *, seed: int, whole: bool = True) -> None:
     path.write_text("\n".join(lines) + ("\n" if whole else "\n151,1e-4,0.0"))
 
 
-def ball(size: int = _SIZE, shift: float = 0.0) -> np.ndarray:
-    """Give a bright ball with a dark hole, (size, size, size)."""
-    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
-    radius = np.sqrt((x - shift) ** 2 + y**2 + z**2)
-    return np.where(radius < 0.7, np.where(radius < 0.3, 0.25, 0.8), 0.0).astype(np.float32)
-
-
 def write_pictures(path: Path, subjects: tuple[str, ...], *, seed: int) -> None:
-    """Write slices and histograms of some test subjects."""
-    rng = np.random.default_rng(seed)
-    hf = np.stack([ball()[_SIZE // 2]] * 3)
+    """Write slices and histograms of some test subjects: a bright disc with a dark hole."""
+    rng, radius = np.random.default_rng(seed), np.hypot(*np.mgrid[-1:1:48j, -1:1:48j])
+    hf = np.stack([np.select([radius < 0.3, radius < 0.7], [0.25, 0.8], 0.0)] * 3)
     arrays = {}
     for subject in subjects:
         lf = hf * 0.7 + 0.03 * rng.random(hf.shape) * (hf > 0)
@@ -170,22 +159,12 @@ def write_pictures(path: Path, subjects: tuple[str, ...], *, seed: int) -> None:
 
 
 def make_pairs(out: Path, contrast: str, sample: Sample) -> None:
-    """Write a prepared pair of each subject; the last one is misplaced and flagged."""
-    for subject in sample.subjects:
-        bad = subject == sample.subjects[-1]
-        folder = out / f"sub-{subject}" / "ses-HF" / "anat"
-        stem = f"sub-{subject}_ses-HF_res-model_desc-"
-        for kind, data in (("pairHF", ball()), ("pairLF", ball(shift=0.25 if bad else 0.0))):
-            path = folder / f"{stem}{kind}_{contrast}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(data, np.diag([4.0, 4.0, 4.0, 1.0])), path)
-        check = {
-            "Flagged": bad,
-            "Reasons": [sample.reason] if bad else [],
-            "Figures": {"dice": 0.61 if bad else 0.96, "margin": 0.11, "translation_mm": 1.42},
-        }
-        content = {"Simulated": True, "Fusion": "mrr", "RegistrationCheck": check, "Warnings": []}
-        write_json(folder / f"{stem}pairLF_{contrast}.json", content)
+    """Write a prepared pair of each subject; the last one is flagged."""
+    for number, subject in enumerate(sample.subjects):
+        check = {"Flagged": False, "Reasons": [], "Figures": {"dice": 0.96, "translation_mm": 1.42}}
+        if subject == sample.subjects[-1]:
+            check |= {"Flagged": True, "Reasons": [sample.reason]}
+        write_pair(out, subject, number, contrast=contrast, RegistrationCheck=check)
 
 
 def make_model(out: Path, contrast: str) -> None:
