@@ -101,16 +101,10 @@ def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, more, line
     assert line in refused(UsageError, check_values, settings(tmp_path, *words.split(), **more))
 
 
-@pytest.mark.parametrize(
-    ("words", "more"),
-    [
-        ("a b lf-grid=2x2x4", THICK),
-        ("a lf-grid=2x2x2", GRIDS),
-        ("", GRIDS | {"level": "participant"}),
-    ],
-)
-def test_a_condition_of_its_own_grid_is_taken(tmp_path, words, more):
-    check_values(settings(tmp_path, *words.split(), **more))
+def test_a_condition_of_its_own_grid_is_taken(tmp_path):
+    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", **THICK))
+    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **GRIDS))
+    check_values(settings(tmp_path, level="participant", **GRIDS))
 
 
 def box(*ends):
