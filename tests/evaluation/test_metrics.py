@@ -4,9 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy, pearsonr, wasserstein_distance
@@ -27,8 +24,7 @@ def ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None, **how: i
     return metrics.mean_ssim(metrics.ssim_map(a, b, **how), where)
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-@pytest.mark.parametrize("window", [7, 11])
+@pytest.mark.parametrize(("everywhere", "window"), [(True, 11), (False, 7)])
 def test_image_metrics_equal_other_libraries(everywhere: bool, window: int) -> None:
     a, b = images(3)
     where = np.ones(a.shape, bool) if everywhere else a > 0.6
@@ -61,8 +57,7 @@ def test_closed_forms_of_image_metrics() -> None:
 
 
 def test_histogram_metrics_equal_scipy() -> None:
-    a, b = images(1)
-    p, q = metrics.histogram(a), metrics.histogram(b)
+    p, q = map(metrics.histogram, images(1))
     centres = (np.arange(128) + 0.5) / 128
     assert metrics.wasserstein(p, q) == pytest.approx(wasserstein_distance(centres, centres, p, q))
     assert metrics.histogram_ncc(p, q) == pytest.approx(pearsonr(p, q)[0])
@@ -88,37 +83,14 @@ def test_values_outside_the_range_are_counted_at_its_ends() -> None:
     assert (counts[0], counts[64], counts[127]) == pytest.approx((0.4, 0.2, 0.4))
 
 
-@settings(max_examples=50, deadline=None)
-@given(*[hnp.arrays(float, (2, 8, 9), elements=st.floats(0, 1))] * 2)
-def test_bounds_and_symmetry(a: np.ndarray, b: np.ndarray) -> None:
-    p, q = metrics.histogram(a), metrics.histogram(b)
-    assert 0 <= metrics.jensen_shannon(p, q) <= math.log(2) + 1e-12
-    assert metrics.jensen_shannon(p, q) == pytest.approx(metrics.jensen_shannon(q, p))
-    assert 0 <= metrics.wasserstein(p, q) <= 1
-    assert ssim(a, b) == pytest.approx(ssim(b, a))
-    assert ssim(a, b) <= 100 + 1e-9
-
-
-def test_ssim_by_brute_force_at_one_pixel() -> None:
-    a, b = images(4)
-    x, y = (v[2, 5:12, 8:15].ravel() for v in (a, b))
-    (vx, vxy), (_, vy) = np.cov(x, y)
-    top = (2 * x.mean() * y.mean() + 1e-4) * (2 * vxy + 9e-4)
-    bottom = (x.mean() ** 2 + y.mean() ** 2 + 1e-4) * (vx + vy + 9e-4)
-    values = metrics.ssim_map(a, b)
-    assert values[2, 8, 11] == pytest.approx(top / bottom)
-    assert np.isfinite(values).sum() == 9 * (20 - 6) * (23 - 6)
-
-
-@pytest.mark.parametrize("bins", [2, 64])
-def test_nmi_equals_scipy_entropies(bins: int) -> None:
+def test_nmi_equals_scipy_entropies() -> None:
     a, b = images(5)
     where = a > 0.3
     for x, y, chosen in ((a.ravel(), b.ravel(), None), (a[where], b[where], where)):
-        joint = np.histogram2d(x, y, bins=bins, range=[[0, 1], [0, 1]])[0]
+        joint = np.histogram2d(x, y, bins=32, range=[[0, 1], [0, 1]])[0]
         hx, hy, hxy = (entropy(v) for v in (joint.sum(1), joint.sum(0), joint.ravel()))
         expected = (hx + hy - hxy) / math.sqrt(hx * hy)
-        assert metrics.nmi(a, b, chosen, bins=bins) == pytest.approx(expected)
+        assert metrics.nmi(a, b, chosen, bins=32) == pytest.approx(expected)
 
 
 def test_closed_forms_of_nmi() -> None:
@@ -146,10 +118,6 @@ def test_what_is_undefined_or_cannot_be_compared(refused) -> None:
     for metric in (metrics.psnr, metrics.ncc, metrics.nmi):
         assert "foreground voxel" in refused(BadDataError, metric, a, b, nowhere)
     assert "foreground voxel" in refused(BadDataError, metrics.histogram, a, nowhere)
-
-
-def test_evaluate_refuses_voxels_that_some_metrics_would_leave_out(refused) -> None:
-    a, b = images()
     gap = np.where(np.indices(a.shape)[1] > 10, np.nan, a)
     for pair in ((gap, b), (b, gap)):
         assert "has NaN voxels" in refused(BadDataError, metrics.evaluate, *pair, a)
