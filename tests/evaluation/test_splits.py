@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
@@ -39,6 +39,7 @@ def check(folds: tuple[Fold, ...], subjects: list[str]) -> None:
         assert all(list(p) == sorted(set(p)) for p in (fold.train, fold.validation, fold.test))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(3, 40), st.integers(2, 12), st.integers(0, 9))
 def test_disjoint_test_sets_cover_everybody_once(count: int, k: int, seed: int) -> None:
     held = -(-count // k)
@@ -53,6 +54,7 @@ def test_disjoint_test_sets_cover_everybody_once(count: int, k: int, seed: int) 
     assert folds == make_folds(labels(count)[::-1], folds=k, seed=seed)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(3, 30), st.integers(1, 8), st.integers(1, 10), st.integers(1, 5))
 def test_overlapping_test_sets_are_balanced(count: int, k: int, test: int, val: int) -> None:
     assume(count - test - val >= 1)
@@ -70,9 +72,7 @@ def test_overlapping_test_sets_are_balanced(count: int, k: int, test: int, val: 
     [
         (4, {"folds": 5}, "5 folds of 1 to test, 1 to validate"),
         (3, {"folds": 2}, "2 folds of 2 to test, 1 to validate"),
-        (9, {"folds": 3, "validation": 6}, "3 folds of 3 to test, 6 to validate"),
         (9, {"folds": 3, "test": 7, "validation": 2}, "cross-validate nothing), --val-count or "),
-        (2, {"folds": 2}, "change --folds (group: 0 to cross-validate nothing)"),
     ],
 )
 def test_too_few_subjects_is_one_line(refused, count: int, values: dict, remedy: str) -> None:
@@ -83,7 +83,6 @@ def test_too_few_subjects_is_one_line(refused, count: int, values: dict, remedy:
 @pytest.mark.parametrize("seed", range(4))
 def test_one_person_stays_on_one_side(test: int | None, seed: int) -> None:
     people, same = labels(9), [("s000", "s004", "s007"), ("s002", "s003")]
-    assert {label for group in same for label in group} < set(people)
     folds = make_folds(people, folds=3, test=test, seed=seed, same=same)
     check(folds, people)
     for fold in folds:
@@ -96,15 +95,12 @@ def test_one_person_stays_on_one_side(test: int | None, seed: int) -> None:
     check_together(folds, same)
 
 
-def test_one_person_under_two_names_is_one_subject(refused) -> None:
+def test_one_person_under_two_names_is_one_subject_whom_no_folds_divide(refused) -> None:
     both = {"subjects": ["a", "b"], "same": [("a", "b")]}
     line = refused(UsageError, hold_out, **both)
     assert line.endswith("cannot be divided into 1 to validate and others to train; add pairs")
     line = refused(UsageError, make_folds, folds=5, **both)
     assert "1 subject with pairs cannot make 5 folds" in line
-
-
-def test_given_folds_that_divide_a_person_are_refused(refused) -> None:
     folds = (Fold(0, ("a", "b"), ("c",), ("d",)), Fold(1, ("a", "c"), ("b",), ("d",)))
     check_together(folds, [("c", "x")])  # x is in no part
     line = refused(UsageError, check_together, folds, [("a", "b")])
@@ -132,10 +128,8 @@ def test_the_authors_folds_literally() -> None:
 def test_the_authors_folds_with_other_subjects(refused) -> None:
     notes: list[str] = []
     folds = ds006557_folds([h for h in HYPE if h not in ("HYPE00", "HYPE20")], "T1w", notes.append)
-    assert notes == [
-        "T1w: not in the authors' folds: HYPE00, HYPE20 (no pair)",
-        "T1w: not in the authors' folds: HYPE06 (not in the authors' T1w list)",
-    ]
+    told = ("HYPE00, HYPE20 (no pair)", "HYPE06 (not in the authors' T1w list)")
+    assert notes == [f"T1w: not in the authors' folds: {who}" for who in told]
     assert folds[0].test == ("HYPE16", "HYPE17", "HYPE18", "HYPE19", "HYPE21", "HYPE22")
     bare = ds006557_folds([str(n) for n in range(23)], "T2w")
     assert bare[2].validation == ("1", "8")
@@ -154,11 +148,9 @@ def test_splits_come_back(tmp_path: Path) -> None:
     }
     path = write_splits(tmp_path / "splits.tsv", splits)
     before = path.read_bytes()
-    lines = before.decode().splitlines()
-    assert lines[0].split("\t") == ["contrast", "fold", "participant_id", "part"]
-    assert lines[1].split("\t")[::3] == ["T1w", "train"]
-    assert len(lines) == 1 + 3 * 9 + 2 * 7
-    assert set(json.loads((tmp_path / "splits.json").read_text())) == set(lines[0].split("\t"))
+    heads = before.decode().splitlines()[0].split("\t")
+    assert heads == ["contrast", "fold", "participant_id", "part"]
+    assert set(json.loads((tmp_path / "splits.json").read_text())) == set(heads)
     for contrast, folds in splits.items():
         people = labels(9 if contrast == "T2w" else 7)
         assert read_folds(path, people, contrast) == folds
@@ -190,7 +182,6 @@ def test_other_forms_of_folds(tmp_path: Path, refused) -> None:
         ("0 train a|0 test b|0 validation b", "fold 0: sub-b is listed twice"),
         ("0 train a|0 test b|0 validation x", "sub-x has no T1w pair; remove it from the file, or"),
         ("0 train a|0 test b", "fold 0 has no validation subject"),
-        ("0 train a|0 validation b", "fold 0 has no test subject"),
         ("0 test a|0 test b|0 validation c|0 validation d", "fold 0 has no train subject"),
         ("x train a", "fold 'x', part 'train'"),
         ("0 val a", "fold '0', part 'val'"),
@@ -206,9 +197,9 @@ def test_complaints_about_folds_are_one_line(tmp_path, refused, rows, complaint)
     assert complaint in line
 
 
-@pytest.mark.parametrize("content", [b"fold\tsubject\n", b"", b"\x00\x01", b"\xff\xfe\x00"])
-def test_files_that_are_no_folds(tmp_path: Path, refused, content: bytes) -> None:
+def test_files_that_are_no_folds(tmp_path: Path, refused) -> None:
     path = tmp_path / "f.tsv"
-    path.write_bytes(content)
-    assert str(path) in refused(BadDataError, read_folds, path, ["a"], "T1w")
+    for content in (b"fold\tsubject\n", b"", b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        assert str(path) in refused(BadDataError, read_folds, path, ["a"], "T1w")
     refused(MissingInputError, read_folds, tmp_path / "absent.tsv", ["a"], "T1w")
