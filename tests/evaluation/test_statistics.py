@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from samples import cohort, made_up
-from scipy.stats import norm, rankdata, t, wilcoxon
+from scipy.stats import norm, rankdata, wilcoxon
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import SCORED
@@ -34,15 +34,12 @@ def by_enumeration(differences: np.ndarray) -> float:
     return float(np.mean(np.abs(sums - centre) >= seen - 1e-9))
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 9, 12])
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
 @pytest.mark.parametrize("ties", [False, True])
 def test_exact_p_is_the_share_of_all_signs(n: int, ties: bool) -> None:
-    rng = np.random.default_rng(n)
-    for _ in range(4):
-        values = rng.normal(0.5, 1, n)
-        values = np.round(2 * values) / 2 if ties else values
-        if values.any():
-            assert signed_rank(values)[1] == pytest.approx(by_enumeration(values))
+    values = np.random.default_rng(n).normal(0.8, 1, n)
+    values = np.round(2 * values) / 2 if ties else values
+    assert signed_rank(values)[1] == pytest.approx(by_enumeration(values))
 
 
 @pytest.mark.parametrize(("n", "digits"), [(400, 9), (400, 1), (30, 0)])
@@ -63,30 +60,15 @@ def test_extremes() -> None:
     assert all(math.isnan(v) for v in signed_rank(np.array([])))
 
 
-def test_interval_is_seeded_and_degenerate_samples_have_one() -> None:
-    values = np.random.default_rng(0).normal(size=9)
+def test_interval_is_that_of_the_normal_law_seeded_and_known_of_degenerate_samples() -> None:
+    for n, tolerance in ((400, 0.02), (12, 0.1)):
+        values = norm.ppf((np.arange(n) + 0.5) / n, 5, 2)  # without a skew
+        expected = norm.interval(0.95, values.mean(), values.std() / math.sqrt(n))
+        assert confidence_interval(values) == pytest.approx(expected, abs=tolerance)
     assert confidence_interval(values, seed=3) == confidence_interval(values, seed=3)
     assert confidence_interval(values, seed=3) != confidence_interval(values, seed=4)
     assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
     assert all(math.isnan(v) for v in confidence_interval(np.array([1.0])))
-
-
-def test_interval_of_many_values_is_that_of_the_normal_law() -> None:
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    expected = norm.interval(0.95, values.mean(), values.std() / 20)
-    assert confidence_interval(values) == pytest.approx(expected, abs=0.02)
-
-
-def test_interval_covers_as_often_as_theory_says() -> None:
-    # The bootstrap's deviation is that of the sample divided by n: to first order it covers
-    # as often as Student's t stays below z sqrt((n - 1) / n).
-    n, trials, covered = 12, 1500, 0
-    rng = np.random.default_rng(n)
-    for trial in range(trials):
-        low, high = confidence_interval(rng.standard_normal(n), seed=trial, resamples=999)
-        covered += low <= 0 <= high
-    expected = 1 - 2 * t.sf(norm.ppf(0.975) * math.sqrt((n - 1) / n), n - 1)
-    assert covered / trials == pytest.approx(expected, abs=0.025)
 
 
 def test_holm_rejects_what_its_steps_reject_and_keeps_what_was_not_tested() -> None:
@@ -111,10 +93,8 @@ def of(rows: tuple[Summary, ...], metric: str) -> Summary:
 
 
 def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
-    scores = []
-    for fold, values in enumerate(([1.0, 3.0], [5.0, 6.0, 10.0])):
-        for number, value in enumerate(values):
-            scores += made_up(f"{fold}{number}", "h2lo", fold, value)
+    values = {"00": 1.0, "01": 3.0, "10": 5.0, "11": 6.0, "12": 10.0}
+    scores = [s for who, v in values.items() for s in made_up(who, "h2lo", int(who[0]), v)]
     rows = summarise(scores)
     assert tuple(row.metric for row in rows) == SCORED
     js = of(rows, "js")
@@ -125,20 +105,14 @@ def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
     assert of(rows, "psnr").mean == 5.5  # of the whole volume
 
 
-def test_without_folds_the_participants_are_averaged() -> None:
-    scores = [s for n, v in enumerate((1.0, 2.0, 6.0)) for s in made_up(f"{n}", "a", None, v)]
-    row = of(summarise(scores), "js")
-    assert (row.mean, row.over, row.fold_means) == (3.0, "participants", ())
+def test_without_folds_the_participants_are_averaged_however_many_sessions_they_have() -> None:
+    values = {"1_A": 0.0, "1_B": 2.0, "2": 2.0, "3": 6.0}
+    row = of(summarise([s for who, v in values.items() for s in made_up(who, "a", None, v)]), "js")
+    assert (row.n, row.mean, row.over, row.fold_means) == (3, 3.0, "participants", ())
     assert row.std == statistics.pstdev([1.0, 2.0, 6.0])
     one = of(summarise(made_up("1", "a", 0, 2.0)), "js")
     assert (one.mean, one.over, one.fold_means) == (2.0, "participants", ((0, 2.0),))
     assert all(math.isnan(v) for v in (one.std, one.low, one.high))
-
-
-def test_sessions_of_a_participant_count_once() -> None:
-    scores = [*made_up("1_A", "a", None, 0.0), *made_up("1_B", "a", None, 2.0)]
-    row = of(summarise([*scores, *made_up("2", "a", None, 4.0)]), "js")
-    assert (row.n, row.mean) == (2, 2.5)
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
