@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from shapes import ball
+from shapes import ball, ellipsoid, reoriented
 
 from h2lo_bids.evaluation import realism
 from h2lo_bids.evaluation.realism import noise_deviation, snr_of, tissue_levels
@@ -86,7 +86,7 @@ def test_levels_snr_and_cnr_are_those_drawn() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 2])
 def test_noise_is_that_within_the_acquired_plane(axis: int) -> None:
     rng = np.random.default_rng(axis)
     shape, spacing = np.full(3, 48), np.ones(3)
@@ -126,14 +126,11 @@ def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() ->
     assert coarse[1:5] == pytest.approx([20 * math.log10(0.02) + 10 * math.log10(3)] * 4, abs=0.2)
 
 
-def test_spectra_of_scaled_noise_lie_as_far_apart_as_the_scale() -> None:
+def test_spectra_lie_as_far_apart_as_their_scales_and_histograms_as_the_mass_moved() -> None:
     noise, mask = np.random.default_rng(0).standard_normal((50, 50, 50)), ball((50,) * 3, 24)
     a, b = (realism.appearance((1 + sd * noise) * mask, mask, SPACING) for sd in (0.01, 0.03))
     assert realism.spectrum_distance(a, b) == pytest.approx(20 * math.log10(3), abs=0.05)
     assert realism.spectrum_distance(b, b) == 0
-
-
-def test_histogram_distance_is_the_mass_moved_and_ignores_the_scale() -> None:
     mask = np.ones((20, 20, 20), bool)
     dark = [np.where(np.arange(8000) < share * 8000, 1.0, 2.0) for share in (0.3, 0.5)]
     a, b = (realism.appearance(v.reshape(20, 20, 20), mask, SPACING) for v in dark)
@@ -151,22 +148,16 @@ def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
     assert math.isnan(some.values()["snr_low"])  # no noise to divide by
 
 
-SHAPE = (60, 64, 40)
-
-
-def layers():
-    """Three tissues in shells, with borders as soft as those of a low-field scan."""
-    at = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
-    radius = (((at - np.array(SHAPE) / 2) / (26, 28, 17)) ** 2).sum(-1)
-    image = np.select([radius < 0.3, radius < 0.7], [0.8, 0.5], 0.2)
-    return gaussian_filter(image, 2), radius < 1
-
-
 @pytest.mark.parametrize(("contrast", "white"), [("T1w", 0.8), ("T2w", 0.2)])
 def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
-    image, mask = layers()
-    noisy = image + 0.02 * np.random.default_rng(0).standard_normal(SHAPE)
-    affine = np.diag([1.6, 1.6, 5.0, 1.0])
+    # Three tissues in shells, with borders as soft as those of a low-field scan.
+    shape, affine = (60, 64, 40), np.diag([1.6, 1.6, 5.0, 1.0])
+    mask, *shells = (
+        ellipsoid(share * np.array((26, 28, 17)), (30, 32, 20), np.eye(4), shape)
+        for share in (1, 0.55, 0.84)
+    )
+    image = gaussian_filter(np.select(shells, [0.8, 0.5], 0.2), 2)
+    noisy = image + 0.02 * np.random.default_rng(0).standard_normal(shape)
     inside = nib.Nifti1Image(mask.astype(np.uint8), affine)
     got = snr_of(nib.Nifti1Image(noisy, affine), inside, contrast)
     assert got["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.1)
@@ -177,9 +168,8 @@ def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
     # Of voxels with equal sides the plane is the axial one, however the array lies.
     smooth = gaussian_filter(noisy - image, (0, 0, 2)) + image
     cube = nib.Nifti1Image(smooth, np.eye(4)), nib.Nifti1Image(mask.astype(np.uint8), np.eye(4))
-    turned = [v.as_reoriented(np.array([[0, -1], [2, -1], [1, 1]])) for v in cube]  # LIA
-    assert turned[0].shape == (60, 40, 64)
+    turned = [reoriented(v, "LIA") for v in cube]
     assert snr_of(*turned, contrast) == snr_of(*cube, contrast)
-    empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    empty = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
     assert snr_of(nib.Nifti1Image(noisy, affine), empty, contrast) == {}
     assert snr_of(inside, inside, contrast) == {}  # no noise
