@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -11,8 +12,15 @@ import pytest
 from group_samples import make_group
 from report_browser import Browser, find_chromium
 from report_samples import Ball, make_ball, make_report, make_scan
+from samples import bounded_once
 
 from h2lo_bids.reports.figures import make_figures, make_registration_figures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bounded_once() -> Iterator[None]:
+    with bounded_once():
+        yield
 
 
 @pytest.fixture(scope="session")
