@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from prepared_pairs import write_pair
 
-from h2lo_bids.evaluation.benchmark import paper_figures
-from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.benchmark import benchmark_table
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
-from h2lo_bids.evaluation.table import Column, Table, tabulate, write_tables
+from h2lo_bids.evaluation.table import Table, tabulate, write_tables
 from h2lo_bids.io import atomic_write_text, write_json
 from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.vocabulary import SYNTHESIZE
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
 
@@ -187,19 +187,11 @@ def sample_table(out: Path, *, more: str = "") -> Table:
     for path in sorted(out.glob("group_*_scores.tsv")):
         contrast = path.name.split("_")[1]
         block = tabulate(read_scores(path), METHODS, contrast=contrast, reference="h2lo")
-        rows = [replace(row, values={"seconds": 1.5}) for row in block.rows]
+        rows = [replace(row, values={"training_seconds": 1.5}) for row in block.rows]
         rows += [replace(rows[1], name=more, title=more, partial=True)] if more else []
         notes = (f"{more}: 1 of 3 folds.",) if more else ()
         blocks.append(replace(block, rows=tuple(rows), notes=notes))
-    return Table(
-        name="table1",
-        title="A made-up comparison",
-        metrics=METRICS,
-        blocks=tuple(blocks),
-        values={"seconds": {"Description": "Time of training", "Units": "s"}},
-        shown=(Column("Training (s)", write=lambda values: str(values.get("seconds", ""))),),
-        printed=paper_figures(),
-    )
+    return benchmark_table(SYNTHESIZE, blocks)
 
 
 def page_of(out: Path, level: str = "group", failures=()) -> str:
