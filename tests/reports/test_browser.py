@@ -57,8 +57,13 @@ CONTROLS = (
 )
 
 
-@pytest.mark.parametrize("name", ["subject", "scans", "group", "bare", "evaluate", "table"])
-@pytest.mark.parametrize(("width", "flags"), [(1280, [DARK]), (400, [])])
+PAGES = ("subject", "scans", "group", "bare", "evaluate", "table")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "flags"),
+    [*((name, 400, [DARK]) for name in PAGES), *((name, 1280, []) for name in PAGES[::2])],
+)
 def test_fits_is_quiet_legible_and_asks_for_nothing(look, name, width, flags):
     """Contrast is at least 4.5 (WCAG AA) between every text and what is behind it."""
     found = look(
