@@ -20,6 +20,7 @@ SEVERAL = 5
 Its 95 % interval held the true area in 48 of 100 simulated studies of two people, in 67 of three.
 """
 _LEAST_SPREAD = 1e-9
+_RESAMPLES, _FOLDS = 1000, 20
 _LARGEST = math.log(1000)
 """Beyond a metre a diameter has no bound."""
 _MOST_SUBJECTS = 10**6
@@ -65,7 +66,6 @@ def area(
     lesion: np.ndarray,
     subjects: np.ndarray,
     *,
-    resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
     """Estimate the mean area of several realisations; bound it by DeLong and by the bootstrap.
@@ -76,7 +76,7 @@ def area(
         (K, N), of N cases in each of K realisations, the readings of `delong`.
     lesion, subjects
         (N,): which cases have a lesion, and whose each case is.
-    resamples, seed
+    seed
         Of the bootstrap over subjects; with fewer than `SEVERAL` there is no such interval.
     """
     areas, covariance = delong(ratings[:, lesion], ratings[:, ~lesion])
@@ -89,7 +89,7 @@ def area(
     if (count := len(names)) < SEVERAL:
         return result
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
     resampled = weighted_areas(ratings, lesion, codes, drawn)
     low, high = np.nanpercentile(resampled, (2.5, 97.5)).tolist()
     return result | ({"boot_low": low, "boot_high": high} if high - low > _LEAST_SPREAD else {})
@@ -113,12 +113,7 @@ def weighted_areas(
 
 
 def hotelling_ratings(
-    channels: np.ndarray,
-    lesion: np.ndarray,
-    groups: np.ndarray,
-    diameters: np.ndarray,
-    *,
-    folds: int = 20,
+    channels: np.ndarray, lesion: np.ndarray, groups: np.ndarray, diameters: np.ndarray
 ) -> np.ndarray:
     """Rate cases by a channelized Hotelling observer that never saw their group.
 
@@ -139,8 +134,6 @@ def hotelling_ratings(
         (N,): whose each case is; subjects, or lesions where there are few subjects.
     diameters
         (N,), mm.
-    folds
-        At most; with no more groups each is left out alone.
 
     Returns
     -------
@@ -151,7 +144,7 @@ def hotelling_ratings(
     from sklearn.model_selection import GroupKFold
 
     ratings, sizes = np.full(len(channels), np.nan), np.log(diameters)
-    count = min(folds, len(np.unique(groups)))
+    count = min(_FOLDS, len(np.unique(groups)))  # of few groups each is left out alone
     for train, test in GroupKFold(count).split(channels, lesion, groups) if count > 1 else ():
         healthy = train[~lesion[train]]
         if len(train) < 3 or not 0 < len(healthy) < len(train):
@@ -218,21 +211,17 @@ def _quantile(groups: int) -> float:
     return float(t.ppf(1 - ALPHA / 2, groups - 1))
 
 
-def diameter_seen(
-    diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray, probability: float = 0.8
-) -> dict[str, float]:
-    """Fit the probability of seeing a lesion to its diameter, errors clustered by group.
+def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Fit the probability of seeing a lesion to its diameter; find that seen with 80 %.
 
     The logit is linear in the logarithm of the diameter; the interval is by the delta
-    method and Student's t over groups; there is none for a single group.
+    method and Student's t over groups; there is none for a single group. There is no diameter
+    if the fit has no rising slope; it and its bounds are infinite beyond a metre.
 
     Parameters
     ----------
     diameters, seen, groups
         (L,): mm; share of realisations; whose each lesion is.
-    probability
-        At which the diameter is wanted; there is none if the fit has no rising slope, and it
-        and its bounds are infinite beyond a metre.
     """
     import statsmodels.api as sm
 
@@ -247,7 +236,7 @@ def diameter_seen(
     a, b = map(float, fit.params)
     if not np.isfinite([a, b]).all() or b <= 0 or abs(b) > 100:
         return {"intercept": a, "slope": b}
-    wanted = (math.log(probability / (1 - probability)) - a) / b
+    wanted = (math.log(0.8 / (1 - 0.8)) - a) / b
     gradient = np.array([-1 / b, -wanted / b])
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
     # Where the fit nearly separates its covariance is not known, and the interval NaN.
