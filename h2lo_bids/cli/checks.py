@@ -24,7 +24,7 @@ Templates = dict[str, dict[str, tuple[Path, Path | None]]]
 """Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
     "lambda_grad": ("h2lo",),
-    "crop": ("h2lo", "inr"),
+    "crop": ("h2lo", "inr", "arnold", "identity"),  # the last two are only validated on crops
     "batch": ("h2lo", "inr"),
     "learning_rate": ("h2lo", "inr"),
     "sampling": ("h2lo", "inr", "diffi2i"),
@@ -306,6 +306,8 @@ def _check_names(settings: Settings) -> None:
 
 def _check_owners(settings: Settings) -> None:
     """Refuse options that none of the methods takes; with several, they are for those that do."""
+    if settings.fold:  # a task of a job array, whose other tasks may have other methods
+        return
     families = {FAMILY_OF[name] for name in settings.methods}
     methods = " and ".join(settings.methods)
     for option, owners in _OWN_OPTIONS.items():

@@ -12,8 +12,10 @@ import tomli_w
 from heads import call
 
 from h2lo_bids.cli import phantom, slurm
+from h2lo_bids.cli.checks import check_values
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.vocabulary import METHODS
 
 BASE = ["/bids", "/out", "participant"]
 
@@ -158,6 +160,17 @@ def test_a_wrong_command_line_is_one_line_and_its_code(tmp_path, monkeypatch, li
     (line,) = err.splitlines()
     assert (found, line.startswith("h2lo: error: "), text in line) == (code, True, True), line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_of_an_array_takes_the_options_of_the_other_tasks(method):
+    given = "--crop 16 --batch 4 --learning-rate 1e-3 --devices 2 --init embedded --fold 0"
+    check_values(read_settings([*BASE[:2], "benchmark", "--method", method, *given.split()]))
+
+
+@pytest.mark.parametrize("method", ["arnold", "identity"])
+def test_a_method_that_is_validated_on_crops_takes_their_side(method):
+    check_values(read_settings([*BASE[:2], "group", "--method", method, "--crop", "16"]))
 
 
 @pytest.mark.parametrize(
