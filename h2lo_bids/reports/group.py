@@ -179,14 +179,16 @@ def _plain(value: Any) -> str:
 
 
 def _commands(out_dir: Path, level: str) -> list[str]:
-    """Return the command lines of the last runs of this level, from their logs."""
-    levels = {"evaluate"} if level == "evaluate" else {"group", "train", "benchmark"}
+    """Return the command lines of the last runs of this level and task, from their logs."""
+    levels = {"evaluate"} if level == "evaluate" else {"group", "benchmark"}
     commands: list[str] = []
-    for path in sorted(out_dir.glob("logs/*/config.toml")):
+    for path in sorted(out_dir.glob("logs/*/config.toml"), reverse=True):
         try:
-            run = tomllib.loads(path.read_text(encoding="utf-8")).get("run", {})
-        except (OSError, ValueError):
+            options = tomllib.loads(path.read_text(encoding="utf-8"))
+            command, of = options["run"]["command"], options["run"]["analysis-level"]
+        except (OSError, ValueError, LookupError, TypeError):
             continue
-        if isinstance(run, dict) and run.get("analysis-level") in levels and run.get("command"):
-            commands.append(str(run["command"]))
-    return list(dict.fromkeys(commands[::-1]))[:_COMMANDS]
+        enhances = options.get("task") == ENHANCE and of != "evaluate"
+        if of in levels and enhances == (level == ENHANCE):
+            commands.append(str(command))
+    return list(dict.fromkeys(commands))[:_COMMANDS]

@@ -309,3 +309,12 @@ def test_a_page_of_many_subjects_stays_small(tmp_path):
     assert "4 further subjects are not shown" in Page(html).text
     assert len(html) < 15e6
     assert page_of(out) == html
+
+
+def test_a_page_lists_the_commands_of_its_own_task(tmp_path):
+    for name, task in (("1", ""), ("2", 'task = "enhance"\n')):
+        config = tmp_path / "logs" / name / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(f'{task}[run]\nanalysis-level = "group"\ncommand = "h2lo {name}"\n')
+    shown = text_of(tmp_path), text_of(tmp_path, "enhance")
+    assert [re.findall(r"h2lo (\d)", text) for text in shown] == [["1"], ["2"]]
