@@ -29,15 +29,15 @@ from h2lo_bids.settings.options import PROFILES
 if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
 
-_SIMULATED = (
+SIMULATED = (
     "The model was trained on simulated pairs, not on scans of the same people at both field "
     "strengths: to simulate a particular scanner, give a model trained on its scans with --model"
 )
-_PREDICTION = (
+PREDICTION = (
     "This image is a prediction, not an acquired image: it may show structures that do not exist "
     "and hide ones that do. Not for diagnosis"
 )
-_TRAINED_ON_SIMULATED = (
+TRAINED_ON_SIMULATED = (
     "The model was trained on simulated data, not on scans of the same people at both field "
     "strengths"
 )
@@ -244,7 +244,7 @@ def enhanced_sidecars(
         "Software": software_versions(),
     }
     facts = _model_facts(model)
-    warning = f"{_TRAINED_ON_SIMULATED}. {_PREDICTION}" if facts["ModelWarning"] else _PREDICTION
+    warning = f"{TRAINED_ON_SIMULATED}. {PREDICTION}" if facts["ModelWarning"] else PREDICTION
     return {
         "preproc": sidecar("preproc", Sources=[*scans, uris["mask"]], SkullStripped=True, **made),
         "mask": sidecar("brain", Type="Brain", Sources=scans, **made, SpatialReference=scans[0]),
@@ -302,7 +302,7 @@ def _model_facts(model: Bundle) -> dict[str, Any]:
         "ModelTrainingDataKind": kind,
         "ModelTrainingData": training.get("description"),
         "ModelTrainingDataLicense": training.get("licence"),
-        "ModelWarning": _SIMULATED if kind == "simulated" else None,
+        "ModelWarning": SIMULATED if kind == "simulated" else None,
     }
 
 

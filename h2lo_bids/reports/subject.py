@@ -22,6 +22,7 @@ from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import Columns, columns, write_table
 from h2lo_bids.io import atomic_write_text
+from h2lo_bids.outputs import PREDICTION, SIMULATED, TRAINED_ON_SIMULATED
 from h2lo_bids.reports.methods import describe
 from h2lo_bids.reports.mosaic import data_uri
 from h2lo_bids.reports.page import asset, render
@@ -88,20 +89,9 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
     """Return the warnings of a scan: those on record, and those that its facts call for."""
     warnings, kind = [], scan.model.training_kind if scan.model is not None else ""
     if scan.enhances:
-        warnings.append(
-            "The enhanced image is a prediction, not an acquired image: it may show structure "
-            "that is not there and hide what is. It is not for diagnosis."
-        )
-    if kind == "simulated" and scan.enhances:
-        warnings.append(
-            "This model was trained on simulated data, not on acquired low-field scans."
-        )
-    elif kind == "simulated":
-        warnings.append(
-            "This model was trained on simulated pairs, not on acquired low-field scans. Its "
-            "output shows how the method works; fit a model to your own pairs before you draw "
-            "conclusions about a scanner."
-        )
+        warnings.append(f"{PREDICTION}.")
+    if kind == "simulated":
+        warnings.append(f"{TRAINED_ON_SIMULATED if scan.enhances else SIMULATED}.")
     elif kind == "unknown":
         warnings.append(
             "The checkpoint of this model does not say what it was trained on: check that your "
