@@ -6,14 +6,11 @@ Imports nothing heavy, so that help and refusals come at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
-import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,12 +95,12 @@ class Parser(argparse.ArgumentParser):
             if unknown and unknown[0] in self.replaced:
                 return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
-        if "arguments are required" in message:
-            return (
-                "; give them before the options, some of which take all words up to the next "
-                f"option; see {self.prog} --help"
-            )
         choice = _CHOICE.search(message)
+        if "arguments are required" in message or (choice and choice[1] in LEVELS):
+            return (
+                "; give positional arguments before the options, some of which take all words up "
+                f"to the next option; see {self.prog} --help"
+            )
         return did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ""
 
 
@@ -207,10 +204,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
         level = next((word for word in words if word in (*LEVELS, *LEVEL_ALIASES)), None)
         parser = build_parser(canonical(level)) if level else build_short_parser()
         parser.parse_args(["--help"])
-    try:
-        given = _parse(words)
-    except UsageError as err:
-        raise UsageError(_swallowed(words) or str(err)) from err
+    given = _parse(words)
     file = given.pop("config_file", None)
     configured = {} if file is None else _read_config(file)
     given = {**configured, **given, "level": canonical(given["level"])}
@@ -224,23 +218,6 @@ def read_settings(argv: Sequence[str]) -> Settings:
                 f"{' and '.join(takers)}; {mode} does not take it"
             )
     return Settings(**given)
-
-
-def _swallowed(words: Sequence[str]) -> str:
-    """Name an option that took bids_dir, out_dir or the level for its values, if one did."""
-    starts = [n for n, word in enumerate([*words, "-"]) if word[:1] == "-"]
-    for start, stop in pairwise(starts):
-        for first in range(start + 2, stop if words[stop - 1] in (*LEVELS, *LEVEL_ALIASES) else 0):
-            free, taken = words[: starts[0]], words[first:stop]
-            right = [*free, *taken, *words[starts[0] : first], *words[stop:]]
-            with contextlib.suppress(UsageError):
-                build_parser().parse_args(right)
-                return (
-                    f"{words[start]} takes all words up to the next option, and so took "
-                    f"{' and '.join([*filter(None, [', '.join(taken[:-1])]), taken[-1]])} as well; "
-                    f"write bids_dir, out_dir, analysis_level first: {shlex.join(['h2lo', *right])}"
-                )
-    return ""
 
 
 def _spelled(words: Iterable[str]) -> Iterator[str]:
