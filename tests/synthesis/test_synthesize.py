@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nibabel.affines import apply_affine, from_matvec
 from scipy.interpolate import RegularGridInterpolator
 
 from h2lo_bids.errors import UsageError
@@ -24,26 +22,43 @@ from h2lo_bids.synthesis.engine import (
     synthesize,
     synthesize_at,
 )
-from h2lo_bids.synthesis.options import EngineOptions, noting_device, resolve_device
-from h2lo_bids.synthesis.predict import predict, predict_on_grid
+from h2lo_bids.synthesis.options import EngineOptions, noting_device
+from h2lo_bids.synthesis.predict import predict
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.fixture(scope="session")
+def inr():
+    """Draw weights that keep the signal's size through all layers, as trained ones do."""
+    torch.manual_seed(0)
+    model = ConditionalInr(InrArchitecture(4, 8, 16, 4)).eval().requires_grad_(False)
+    for linear in model.linears:
+        linear.weight.normal_(0, (2 / linear.in_features) ** 0.5)
+        linear.bias.normal_(0, 0.1)
+    for layer in model.encoder.convolutions:
+        layer.weight.normal_(0, (2 / (layer.in_channels * 27)) ** 0.5)
+        layer.bias.normal_(0, 0.1)
+    return model
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(*[st.integers(2, 16)] * 3),
     tile=st.integers(2, 17),
     fill=st.sampled_from([0.02, 0.5, 1.0]),
+    kind=st.sampled_from(["siren", "mlp", "inr"]),
     seed=st.integers(0, 2**16),
 )
-def test_tiles_equal_the_whole_volume(draw_model, naive, shape, tile, fill, seed):
-    model, rng = draw_model(("siren", "mlp")[seed % 2]), np.random.default_rng(seed)
+def test_tiles_equal_the_whole_volume(draw_model, naive, inr, shape, tile, fill, kind, seed):
+    model, rng = inr if kind == "inr" else draw_model(kind), np.random.default_rng(seed)
     volume = rng.random(shape, dtype=np.float32)
     mask = rng.random(shape) < fill
     got = synthesize(model, volume, mask, options=EngineOptions(tile=tile))
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
+    whole = naive(model, volume)
+    atol = 1e-4 if kind == "inr" else 2e-5
+    np.testing.assert_allclose(got[mask], whole[mask], atol=atol)
     assert not got[~mask].any()
-    np.testing.assert_allclose(predict(model, volume, mask), got, atol=2e-5)
+    np.testing.assert_allclose(predict(model, volume, mask), got, atol=atol)
 
 
 def test_the_first_layer_is_not_rounded_to_bfloat16(model, volume):
@@ -80,15 +95,6 @@ def test_any_layout_and_type_of_volume(model, naive, volume):
         np.testing.assert_array_equal(synthesize(model, other, mask), expected)
 
 
-def test_points_on_voxels_match_the_grid(model, volume):
-    mask = volume > 0.4
-    grid = synthesize(model, volume, mask)
-    points = np.argwhere(mask)
-    shuffled = np.random.default_rng(0).permutation(len(points))
-    got = synthesize_at(model, volume, points[shuffled], options=EngineOptions(tile=5))
-    np.testing.assert_allclose(got, grid[mask][shuffled], atol=2e-6)
-
-
 def test_many_points_in_one_cell_and_none(model, volume):
     points = np.full((70_000, 3), 4.25)
     got = synthesize_at(model, volume, points)
@@ -101,14 +107,6 @@ def test_unknown_settings_are_usage_errors():
     for bad in ({"precision": "fp8"}, {"tile": 0}, {"threads": 0}):
         with pytest.raises(UsageError):
             EngineOptions(**bad)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_an_absent_gpu_is_one_line(model, volume, refused):
-    for name in ("cuda", "cuda:3"):
-        options = EngineOptions(device=name)
-        assert name in refused(UsageError, synthesize, model, volume, volume > 0, options=options)
-    assert resolve_device("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("devices", [["cuda", "cuda"], ["cuda", "cuda", "cpu"]])
@@ -144,27 +142,6 @@ def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(
     np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
 
 
-# The conditional INR, against brute force.
-
-
-def trained_like(sizes: InrArchitecture, seed: int = 0) -> ConditionalInr:
-    """Draw weights that keep the signal's size through all layers, as trained ones do."""
-    torch.manual_seed(seed)
-    model = ConditionalInr(sizes).eval().requires_grad_(False)
-    for linear in model.linears:
-        linear.weight.normal_(0, (2 / linear.in_features) ** 0.5)
-        linear.bias.normal_(0, 0.1)
-    for layer in model.encoder.convolutions:
-        layer.weight.normal_(0, (2 / (layer.in_channels * 27)) ** 0.5)
-        layer.bias.normal_(0, 0.1)
-    return model
-
-
-@pytest.fixture(scope="module")
-def inr():
-    return trained_like(InrArchitecture(4, 8, 16, 4))
-
-
 def brute_force(model, volume, points):
     """Interpolate the feature field with SciPy, and read it at each position."""
     with torch.no_grad():
@@ -186,19 +163,6 @@ def brute_force(model, volume, points):
     return np.array(out)
 
 
-@pytest.mark.parametrize("tile", [3, 7, 40])
-@pytest.mark.parametrize("sizes", [InrArchitecture(4, 8, 16, 4), InrArchitecture()])
-def test_tiles_of_the_inr_equal_the_whole_volume(naive, volume, sizes, tile):
-    model = trained_like(sizes)
-    mask = np.random.default_rng(2).random(volume.shape) < 0.6
-    options = EngineOptions(tile=tile)
-    got = synthesize(model, volume, mask, options=options)
-    expected = naive(model, volume)
-    assert got.dtype == np.float32
-    assert not got[~mask].any()
-    np.testing.assert_allclose(got[mask], expected[mask], atol=1e-4 * np.ptp(expected))
-
-
 @pytest.mark.parametrize("kind", ["model", "inr"])
 def test_off_grid_queries_equal_brute_force(request, volume, kind):
     operator = request.getfixturevalue(kind)
@@ -208,14 +172,3 @@ def test_off_grid_queries_equal_brute_force(request, volume, kind):
     expected = brute_force(operator, volume, points)
     atol = 5e-5 if kind == "model" else 1e-4 * np.ptp(expected)
     np.testing.assert_allclose(got, expected, atol=atol)
-
-
-@pytest.mark.parametrize("kind", ["model", "inr"])
-def test_other_grids_are_queried_not_resampled(request, volume, kind):
-    operator = request.getfixturevalue(kind)
-    target = from_matvec(nib.eulerangles.euler2mat(z=0.35) @ np.diag([1.6, 1.6, 5]), [3, 2, 1])
-    mask = np.random.default_rng(0).random((7, 6, 3)) > 0.3
-    got = predict_on_grid(operator, volume, np.eye(4), target, mask)
-    expected = brute_force(operator, volume, apply_affine(target, np.argwhere(mask)))
-    np.testing.assert_allclose(got[mask], expected, atol=1e-4 * np.ptp(expected))
-    assert not got[~mask].any()
