@@ -69,22 +69,6 @@ def test_equals_a_brute_force_blend() -> None:
         assert out[tuple(voxel)] == pytest.approx(top / below, abs=1e-6)
 
 
-def test_patches_that_disagree_blend_without_a_jump() -> None:
-    """A network that paints each patch in one colour gives slopes, not steps."""
-    mask = np.ones((64, 16, 16), bool)
-    colours = iter([0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
-
-    def network(x: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(x, next(colours))
-
-    one = EngineOptions(threads=1)
-    out = blend_patches(network, noise(mask.shape), mask, 16, one)[:, 8, 8]
-    assert out.min() == pytest.approx(0, abs=0.01)
-    assert out.max() == pytest.approx(1, abs=0.01)
-    # The steepest slope of sin^2 over 8 voxels is pi / 2 / 8; butted patches would jump by 1.
-    assert np.abs(np.diff(out)).max() <= np.pi / 16 + 1e-6
-
-
 def test_patches_without_brain_are_not_computed() -> None:
     mask = np.zeros((64, 64, 64), bool)
     mask[2:9, 2:9, 2:9] = mask[53:60, 53:60, 53:60] = True
@@ -99,7 +83,7 @@ def test_patches_without_brain_are_not_computed() -> None:
     assert not blend_patches(network, noise(mask.shape), mask & False, 16).any()
 
 
-def test_threads_and_order_leave_no_trace() -> None:
+def test_threads_leave_no_trace() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv3d(1, 1, 3, padding=1)
     options = [EngineOptions(threads=n) for n in (1, 2)]
@@ -108,56 +92,40 @@ def test_threads_and_order_leave_no_trace() -> None:
 
 
 def generator() -> Pix2Pix:
-    torch.manual_seed(5)
-    return Pix2Pix(Pix2PixArchitecture(channels=4, downs=3)).eval()
+    return Pix2Pix(Pix2PixArchitecture(channels=4, downs=3))
 
 
 def enhancer() -> Pfsr:
-    torch.manual_seed(3)
-    model = Pfsr(PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2)).eval()
-    model.tail.weight.data = torch.normal(0.0, 0.2, model.tail.weight.shape)
+    model = Pfsr(PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2))
+    torch.nn.init.normal_(model.tail.weight, 0.0, 0.02)  # untrained, it is the identity
     return model
 
 
-def test_pix2pix_on_one_patch_is_the_network_itself() -> None:
-    """A volume smaller than a patch: zeros around, [0, 1] to [-1, 1] and back."""
-    volume, model = noise((13, 16, 10)), generator().train()
+@pytest.mark.parametrize(
+    ("make", "predicted", "gain"),
+    [(generator, predict_pix2pix, 2), (enhancer, predict_pfsr, 1)],  # the former in [-1, 1]
+)
+def test_one_patch_is_what_the_network_makes_of_it(make, predicted, gain) -> None:
+    """A volume smaller than a patch has zeros around."""
+    torch.manual_seed(5)
+    volume, model = noise((13, 16, 10)), make().train()
     mask = volume > 0.3
     volume[~mask] = 0
-    made = predict_pix2pix(model, volume, mask)
+    made = predicted(model, volume, mask)
     assert not model.training
-    whole = np.zeros((16, 16, 16), np.float32)
-    inner = (slice(1, 14), slice(0, 16), slice(3, 13))
-    whole[inner] = volume
+    whole = torch.from_numpy(np.pad(volume, [(1, 2), (0, 0), (3, 3)]))[None, None]
     with torch.no_grad():
-        direct = model(torch.from_numpy(whole)[None, None] * 2 - 1)[0, 0].numpy()
-    np.testing.assert_allclose(made[mask], (direct[inner][mask] + 1) / 2, atol=1e-6)
+        direct = (model(gain * whole + 1 - gain) - 1 + gain)[0, 0].numpy() / gain
+    np.testing.assert_allclose(made[mask], direct[1:14, :, 3:13][mask], atol=1e-6)
     assert made.dtype == np.float32
     assert not made[~mask].any()
-    half = predict_pix2pix(model, volume, mask, options=EngineOptions(precision="bf16"))
+    half = predicted(model, volume, mask, options=EngineOptions(precision="bf16"))
     assert 0 < np.abs(half - made).max() < 0.05
-
-
-def test_pfsr_leaves_no_seam() -> None:
-    """What patches change against the whole volume in one comes and goes slowly."""
-    network = enhancer()
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (96, 48, 48)), indexing="ij")
-    volume = (0.5 + 0.3 * np.sin(3 * axes[0]) * np.cos(2 * axes[1] + axes[2])).astype(np.float32)
-    patched = predict_pfsr(network, volume, np.ones(volume.shape, bool))
-    with torch.no_grad():
-        whole = network(torch.from_numpy(volume)[None, None])[0, 0].numpy()
-    # Away from the volume's own border, where both see zeros.
-    inner = (slice(8, -8),) * 3
-    change, added = (patched - whole)[inner], (whole - volume)[inner]
-    assert np.ptp(change) > 0  # the attention of a patch is its own
-    for axis in range(3):
-        assert np.abs(np.diff(change, axis=axis)).max() < 0.02 * np.ptp(added)
 
 
 def test_patches_fit_the_grid() -> None:
     shapes = [(208, 256, 256), (40, 30, 20), (22, 26, 24)]
     assert [patch_side(shape, 32) for shape in shapes] == [64, 64, 32]
-    assert patch_side((22, 26, 24), 8) == 32
 
 
 # DiffI2I: slice by slice, inside the mask.
@@ -167,29 +135,16 @@ TINY = DiffI2IArchitecture(
 )
 
 
-@pytest.fixture
-def diffuser() -> DiffI2I:
+def test_each_slice_is_what_the_model_makes_of_it_by_the_seed_alone() -> None:
+    """A mask in slices 2, 3 and 5 of 7, of 11 x 9 voxels at its widest."""
     torch.manual_seed(0)
-    return DiffI2I(TINY).eval()
-
-
-@pytest.fixture
-def scan() -> tuple[np.ndarray, np.ndarray]:
-    """A volume and a mask in slices 2, 3 and 5 of 7, of 11 x 9 voxels at its widest."""
-    rng = np.random.default_rng(0)
-    volume = rng.random((17, 14, 7), dtype=np.float32)
+    diffuser, volume = DiffI2I(TINY).eval(), noise((17, 14, 7))
     mask = np.zeros(volume.shape, bool)
     mask[3:14, 4:10, 2:4] = True
     mask[5:8, 2:11, 5] = True
     mask[6, 6] = False
-    return volume * mask, mask
-
-
-def test_each_slice_is_what_the_model_makes_of_it(
-    diffuser: DiffI2I, scan: tuple[np.ndarray, np.ndarray]
-) -> None:
-    volume, mask = scan
-    found = predict_diffi2i(diffuser, volume, mask, seed=3)
+    volume *= mask
+    found = predict_diffi2i(diffuser, volume, mask, seed=3, options=EngineOptions(threads=1))
     assert found.dtype == np.float32
     assert (found[~mask] == 0).all()
     start = torch.randn(1, TINY.prior, generator=torch.Generator().manual_seed(3))
@@ -202,13 +157,7 @@ def test_each_slice_is_what_the_model_makes_of_it(
         np.testing.assert_allclose(
             found[3:14, 2:11, z][inside], made[:11, :9][inside], rtol=1e-4, atol=1e-6
         )
-
-
-def test_bytes_depend_on_the_seed_but_not_on_threads(
-    diffuser: DiffI2I, scan: tuple[np.ndarray, np.ndarray]
-) -> None:
-    one = predict_diffi2i(diffuser, *scan, options=EngineOptions(threads=1))
     torch.manual_seed(5)
-    two = predict_diffi2i(diffuser, *scan, options=EngineOptions(threads=2))
-    assert one.tobytes() == two.tobytes()
-    assert one.tobytes() != predict_diffi2i(diffuser, *scan, seed=1).tobytes()
+    again = predict_diffi2i(diffuser, volume, mask, seed=3, options=EngineOptions(threads=2))
+    assert found.tobytes() == again.tobytes()
+    assert found.tobytes() != predict_diffi2i(diffuser, volume, mask, seed=1).tobytes()
