@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -49,12 +48,6 @@ def drawn(model, affine=None, shape=(48, 48, 48), *, level=0.5, seed=1, number=1
     image, mask = np.full(shape, level, np.float32), np.ones(shape, bool)
     affine = np.eye(4) if affine is None else affine
     return add_noise(image, mask, affine, model, seed=seed, realisation=number, **options) - image
-
-
-def test_a_model_survives_json():
-    model = coloured()
-    again = NoiseModel.from_dict(json.loads(json.dumps(model.to_dict())))
-    assert again == model
 
 
 @pytest.mark.parametrize(

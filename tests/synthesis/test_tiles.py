@@ -37,12 +37,6 @@ def test_a_ball_is_covered_tightly(tile):
     assert covered < 1.4 * ball.sum()
 
 
-def test_far_blobs_do_not_pay_for_what_lies_between():
-    mask = np.zeros((60, 60, 60), dtype=bool)
-    mask[:4, :4, :4] = mask[-4:, -4:, -4:] = True
-    assert sum(mask[box].size for box in cover(mask, 60)) == 2 * 4**3
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*[st.integers(-12, 12)] * 3), st.integers(1, 9))
 def test_read_crop_pads_with_zeros(start: tuple[int, int, int], size: int) -> None:
