@@ -11,9 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from h2lo_bids import io
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
-from h2lo_bids.models import bundle as bundle_module
 from h2lo_bids.models.bundle import (
-    default_bundle,
     load_bundle,
     load_model,
     member_files,
@@ -32,30 +30,23 @@ def names(folder):
     return sorted(item.name for item in folder.iterdir())
 
 
-def same(a, b):
-    left, right = a.state_dict(), b.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+def assert_same(a, b):
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
 
 
-def test_a_bundle_comes_back_as_it_was(saved, model):
-    again = load_bundle(saved.path, contrast="T2w")
+def test_a_bundle_comes_back_as_it_was_from_any_folder(saved, model, monkeypatch):
+    monkeypatch.chdir(saved.path.parent)
+    again = load_bundle("m", contrast="T2w")
     assert again == saved
     assert (again.contrast, again.frame, again.card) == ("T2w", FRAME, "# é\n")
     assert again.metadata["parameters"] == 581_409
     assert again.metadata["training_data"] == {"kind": "simulated"}
     assert again.sha256 == hashlib.sha256(again.weights_path.read_bytes()).hexdigest()
-    loaded = load_model(again)
-    assert same(loaded, model)
-    assert not loaded.training
     assert names(saved.path.parent) == ["m"]
-
-
-def test_a_bundle_is_found_again_from_another_folder(saved, monkeypatch):
-    """As in a notebook whose synthesis reads the weights again."""
-    monkeypatch.chdir(saved.path.parent)
-    bundle = load_bundle(saved.path.name)
-    monkeypatch.chdir("/")
-    load_model(bundle)
+    monkeypatch.chdir("/")  # as in a notebook whose synthesis reads the weights again
+    loaded = load_model(again)
+    assert_same(loaded, model)
+    assert not loaded.training
 
 
 def test_the_same_model_gives_the_same_bytes(saved, model, tmp_path):
@@ -77,12 +68,6 @@ def test_a_save_replaces_the_old_bundle_or_leaves_it(saved, model, tmp_path, mon
     again = save_bundle(saved.path, H2lo(), **new)
     assert again.contrast == "T1w"
     assert names(tmp_path) == ["m"]
-
-
-def test_a_model_for_the_other_contrast_is_refused(saved, refused):
-    message = refused(UsageError, load_bundle, saved.path, contrast="T1w")
-    assert "was trained for T2w and cannot be applied to a T1w scan" in message
-    assert "--model T1w=PATH" in message
 
 
 def test_weights_that_were_cut_or_changed_are_refused(saved, refused):
@@ -118,7 +103,7 @@ def test_weights_of_another_model_are_named(saved, name, value, message, refused
     assert message in refused(BadDataError, load_model, bundle)
 
 
-@pytest.mark.parametrize("name", ["metadata.json", "weights.safetensors", "README.md"])
+@pytest.mark.parametrize("name", ["metadata.json", "weights.safetensors"])
 def test_an_absent_file_is_named(saved, name, refused):
     (saved.path / name).unlink()
     for path in (saved.path, saved.path / "nothing" / name):
@@ -128,20 +113,6 @@ def test_an_absent_file_is_named(saved, name, refused):
     (saved.path / name).unlink()
     (saved.path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "run: git lfs pull" in refused(MissingInputError, load_bundle, saved.path)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "h2lo-bids bundle 1"}', '{"format": 3}'])
-def test_broken_metadata_is_one_line(saved, text, refused):
-    (saved.path / "metadata.json").write_text(text)
-    assert "metadata.json" in refused(BadDataError, load_bundle, saved.path)
-
-
-def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model, refused):
-    monkeypatch.setattr(bundle_module, "_EMBEDDED", tmp_path)
-    assert "no T1w model of h2lo comes with" in refused(UsageError, default_bundle, "T1w")
-    folder = tmp_path / "h2lo_T1w"
-    save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
-    assert default_bundle("T1w").path == folder
 
 
 def test_further_files_are_kept_and_checked(model, tmp_path):
@@ -182,22 +153,16 @@ def test_every_method_comes_back_from_its_bundle(tmp_path, method):
     model = make_model(METHODS[method], make_architecture(METHODS[method], sizes))
     for value in model.parameters():
         torch.nn.init.normal_(value)
-    b = save_bundle(
-        tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="", method=method
-    )
+    frame = {"contrast": "T1w", "frame": FRAME, "metadata": {}, "card": ""}
+    b = save_bundle(tmp_path / "m", model, method=method, **frame)
     loaded = load_model(load_bundle(b.path))
     assert (b.method, b.task) == (method, "enhance" if method == "pfsr" else "synthesize")
     assert loaded.architecture == model.architecture
     assert family_of(loaded) == METHODS[method]
-    assert same(loaded, model)
-    assert all(value.is_floating_point() for value in model.state_dict().values())
-    counts = {sum(p.numel() for p in m.parameters()) for m in (model, loaded)}
-    assert counts == {b.metadata["parameters"]}
+    assert_same(loaded, model)
+    assert b.metadata["parameters"] == sum(p.numel() for p in loaded.parameters())
     other = {"enhance": "synthesize", "synthesize": "enhance"}[b.task]
-    text = (
-        rf"was trained to {b.task} \({method}\) and cannot be used to {other}; pass --task {b.task}"
-    )
-    with pytest.raises(UsageError, match=text):
+    with pytest.raises(UsageError, match=f"cannot be used to {other}; pass --task {b.task}"):
         load_bundle(b.path, task=other)
 
 
@@ -215,7 +180,8 @@ def test_members_come_back_in_their_order(tmp_path):
     extras = member_files([b.path for _, b in folds])
     _, whole = save("final", 99, extras=extras)
     loaded = members(load_bundle(whole.path))
-    assert all(same(a, b) for a, (b, _) in zip(loaded, folds, strict=True))
+    for member, (model, _) in zip(loaded, folds, strict=True):
+        assert_same(member, model)
     assert members(folds[0][1]) == ()
     _, other = save("other", 3, frame=Frame((16, 18, 21)))
     with pytest.raises(UsageError, match="its frame is not that of"):

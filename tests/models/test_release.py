@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -26,11 +25,6 @@ ARGS = {
 }
 
 
-def same(a, b):
-    left, right = a.state_dict(), b.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-
-
 STATE = {"bias": torch.zeros(())}
 
 
@@ -40,63 +34,59 @@ def release(path, model, *, bias_shape=(), args=ARGS, **extra):
     return path
 
 
+def assert_same(bundle, model):
+    torch.testing.assert_close(load_model(bundle).state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bias_shape", [(), (1,)])
 def test_a_released_checkpoint_loads(tmp_path, model, bias_shape):
     path = release(tmp_path / "h2lo_T1w_fold0.pth", model, bias_shape=bias_shape)
     b = load_bundle(path, contrast="T1w")
-    assert (b.contrast, b.frame.anchor, b.metadata["training_data"]["kind"]) == (
-        "T1w", "array", "unknown",
-    )  # fmt: skip
+    assert (b.contrast, b.frame.anchor) == ("T1w", "array")
+    assert b.metadata["training_data"]["kind"] == "unknown"
     assert "ds006557" not in json.dumps(b.metadata) + b.card
-    assert b.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert same(load_model(b), model)
+    assert_same(b, model)
+    with pytest.raises(UsageError, match="trained for T1w"):
+        load_bundle(path, contrast="T2w")
 
 
 def test_numpy_scalars_in_a_training_checkpoint_load(tmp_path, model):
     figures = {"val_psnr": np.float64(28.4), "val_ssim": np.float32(0.9), "steps": np.int64(3)}
     path = release(tmp_path / "x_T1w.pth", model, optimizer_state_dict={"state": {}}, **figures)
-    assert same(load_model(load_bundle(path)), model)
+    assert_same(load_bundle(path), model)
     # A NumPy 1 file says numpy.core.multiarray where NumPy 2 says numpy._core.
     content = path.read_bytes()
     assert b"numpy._core.multiarray" in content
     target = tmp_path / "old_T1w.pth"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
         for item in source.infolist():
-            data = source.read(item)
-            if item.filename.endswith("data.pkl"):
-                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            data = source.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
             archive.writestr(item, data)
-    assert same(load_model(load_bundle(target)), model)
+    assert_same(load_bundle(target), model)
 
 
-def test_the_contrast_comes_from_the_name_or_the_caller(tmp_path, model):
+@pytest.mark.parametrize("told", ["T1w", "t1w", "T1"])
+def test_the_contrast_is_the_file_s_own_or_of_its_name_or_the_caller(tmp_path, model, told):
     plain = release(tmp_path / "best.pth", model)
     assert load_bundle(plain, contrast="T2w").contrast == "T2w"
     with pytest.raises(UsageError, match="or in its file name"):
         load_bundle(plain)
-    with pytest.raises(UsageError, match="trained for T2w"):
-        load_bundle(release(tmp_path / "h2lo_T2w_fold0.pth", model), contrast="T1w")
-
-
-@pytest.mark.parametrize("told", ["T1w", "t1w", "T1"])
-def test_the_contrast_that_a_file_states_comes_before_its_name(tmp_path, model, told):
     path = release(tmp_path / "T2w_best.pth", model, args={**ARGS, "contrast": told})
     assert load_bundle(path).contrast == load_bundle(path, contrast="T1w").contrast == "T1w"
     with pytest.raises(UsageError, match="trained for T1w"):
         load_bundle(path, contrast="T2w")
 
 
-@pytest.mark.parametrize("args", [{}, None])
+@pytest.mark.parametrize("args", [{"args": {}}, {}])
 def test_weights_without_arguments_are_of_the_release_s_sizes(tmp_path, model, args):
     """Those of the release's own parser: its weights alone do not say omega."""
     path = tmp_path / "h2lo_T1w.pth"
-    torch.save({"model_state_dict": model.state_dict()} | ({} if args is None else
-               {"args": args}), path)  # fmt: skip
+    torch.save({"model_state_dict": model.state_dict(), **args}, path)
     found = load_bundle(path)
     assert found.architecture == {
         "n_basis": 128, "channels": 32, "trunk": "siren", "width": 256, "omega": 30.0,
     }  # fmt: skip
-    assert same(load_model(found), model)
+    assert_same(found, model)
 
 
 class Bomb:
@@ -124,27 +114,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model, refused):
     assert not target.exists()
 
 
-def test_broken_checkpoints_are_one_line(tmp_path, model, refused):
-    path = release(tmp_path / "h2lo_T1w.pth", model)
-    content = path.read_bytes()
-    for broken in (content[: len(content) // 2], b"", b"hello\n", content[1000:]):
-        path.write_bytes(broken)
-        assert str(path) in refused(BadDataError, load_bundle, path)
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        {"args": ARGS},
         {"model_state_dict": {}},
         {"model_state_dict": STATE, "args": [1]},
-        [1, 2],
         {"model_state_dict": STATE, "args": {**ARGS, "decoder_depth": 5}},
         {"model_state_dict": STATE, "args": {**ARGS, "trunk_type": "rnn"}},
         {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": "wide"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": 10**9}},
         {"model_state_dict": STATE, "args": {**ARGS, "contrast": "FLAIR"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "contrast": ["T1w"]}},
     ],
 )
 def test_other_checkpoints_are_refused(tmp_path, content, refused):
