@@ -26,15 +26,17 @@ def write(path: Path, data: np.ndarray = DATA, affine: np.ndarray = OBLIQUE) -> 
     return path
 
 
-def patched(path: Path, offset: int, fmt: str, *values: float) -> Path:
-    """Overwrite header bytes of a plain .nii, as a corrupt file has them."""
+def patched(path: Path, **fields: object) -> Path:
+    """Overwrite header fields of a plain .nii past nibabel's checks, as corrupt files have them."""
     raw = bytearray(path.read_bytes())
-    struct.pack_into("<" + fmt, raw, offset, *values)
+    header = np.frombuffer(raw, nib.Nifti1Header.template_dtype, count=1)
+    for key, value in fields.items():
+        header[key] = value
     path.write_bytes(raw)
     return path
 
 
-def complaint(path: Path, kind: type[H2loError]) -> str:
+def complaint(path: Path, kind: type[H2loError] = BadDataError) -> str:
     with pytest.raises(kind) as caught:
         load_checked(path)
     message = str(caught.value)
@@ -45,35 +47,29 @@ def complaint(path: Path, kind: type[H2loError]) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-@pytest.mark.parametrize("kind", [np.int16, np.float64])
-def test_good_files_equal_nibabels_reading(tmp_path: Path, name: str, kind: type) -> None:
-    path = write(tmp_path / name, DATA.astype(kind))
-    checked = load_checked(path)
-    assert checked.warnings == ()
-    assert checked.image.get_data_dtype() == np.float32
-    assert checked.image.get_filename() == str(path)
-    np.testing.assert_array_equal(
-        checked.image.get_fdata(), nib.load(path).get_fdata(dtype=np.float32)
-    )
-    np.testing.assert_allclose(checked.image.affine, OBLIQUE, atol=1e-6)
-
-
-def test_scaling_big_endian_and_nifti2(tmp_path: Path) -> None:
-    scaled = nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
+def test_good_files_equal_nibabels_reading(tmp_path: Path) -> None:
+    scaled = nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), OBLIQUE)
     scaled.header.set_slope_inter(0.5, -3)
-    scaled.to_filename(tmp_path / "s.nii.gz")
-    truth = nib.load(tmp_path / "s.nii.gz").get_fdata()
-    np.testing.assert_allclose(load_checked(tmp_path / "s.nii.gz").image.get_fdata(), truth)
-
-    header = nib.Nifti1Header(endianness=">")
-    header.set_data_dtype(np.float32)
-    nib.Nifti1Image(DATA, OBLIQUE, header).to_filename(tmp_path / "b.nii")
-    assert (tmp_path / "b.nii").read_bytes()[:4] == struct.pack(">i", 348)
-    np.testing.assert_array_equal(load_checked(tmp_path / "b.nii").image.get_fdata(), DATA)
-
-    nib.Nifti2Image(DATA, OBLIQUE).to_filename(tmp_path / "n2.nii.gz")
-    np.testing.assert_array_equal(load_checked(tmp_path / "n2.nii.gz").image.get_fdata(), DATA)
+    swapped = nib.Nifti1Header(endianness=">")
+    swapped.set_data_dtype(np.float32)
+    for name, image in {
+        "int.nii": nib.Nifti1Image(DATA.astype(np.int16), OBLIQUE),
+        "double.nii.gz": nib.Nifti1Image(DATA.astype(np.float64), OBLIQUE),
+        "scaled.nii.gz": scaled,
+        "big-endian.nii": nib.Nifti1Image(DATA, OBLIQUE, swapped),
+        "nifti2.nii.gz": nib.Nifti2Image(DATA, OBLIQUE),
+        "one-volume.nii.gz": nib.Nifti1Image(DATA[..., None], OBLIQUE),
+    }.items():
+        image.to_filename(path := tmp_path / name)
+        checked, truth = load_checked(path), nib.load(path).get_fdata(dtype=np.float32)
+        assert checked.warnings == ()
+        assert checked.image.get_data_dtype() == np.float32
+        assert checked.image.get_filename() == str(path)
+        np.testing.assert_array_equal(checked.image.get_fdata(), truth.reshape(truth.shape[:3]))
+        np.testing.assert_allclose(checked.image.affine, OBLIQUE, atol=1e-6)
+    assert (tmp_path / "big-endian.nii").read_bytes()[:4] == struct.pack(">i", 348)
+    path = patched(write(tmp_path / "axis-of-0.nii"), dim=(4, *DATA.shape, 0, 0, 0, 0))
+    np.testing.assert_array_equal(load_checked(path).image.get_fdata(), DATA)
 
 
 def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,17 +94,11 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     pointer = tmp_path / "pointer.nii.gz"
     pointer.write_text("/annex/objects/MD5E-s1--abc.nii.gz\n")
     assert f"run: datalad get {pointer}" in complaint(pointer, MissingInputError)
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "git lfs pull" in complaint(pointer, MissingInputError)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
 
     locked = write(tmp_path / "locked.nii.gz")
-    original = Path.open
-
-    def refuse(self: Path, *args: object, **kwargs: object) -> object:
-        if self == locked:
-            raise PermissionError(13, "Permission denied")
-        return original(self, *args, **kwargs)  # type: ignore[call-overload]
-
     monkeypatch.setattr(Path, "open", refuse)
     assert "Permission denied" in complaint(locked, MissingInputError)
 
@@ -133,47 +123,30 @@ def test_bytes_after_the_gzip_stream(tmp_path: Path, side: int, tail: bytes, war
     raw = bytearray(path.read_bytes())
     raw[-len(tail) - 6] ^= 0xFF
     path.write_bytes(raw)
-    assert "damaged" in complaint(path, BadDataError)
+    assert "damaged" in complaint(path)
 
 
-def test_a_fourth_axis_of_length_0_is_one_volume(tmp_path: Path) -> None:
-    path = patched(write(tmp_path / "d.nii"), 40, "8h", 4, *DATA.shape, 0, 0, 0, 0)
-    np.testing.assert_array_equal(load_checked(path).image.get_fdata(), DATA)
-    one = load_checked(write(tmp_path / "one.nii.gz", DATA[..., None])).image
-    np.testing.assert_array_equal(one.get_fdata(), DATA)
-    more = write(tmp_path / "more.nii.gz", np.stack([DATA, DATA], -1))
-    assert "2 volumes" in complaint(more, BadDataError)
-
-
-def test_truncated_and_damaged_content(tmp_path: Path) -> None:
+def test_truncated_content(tmp_path: Path) -> None:
     plain = write(tmp_path / "cut.nii")
     plain.write_bytes(plain.read_bytes()[:-10])
-    assert "truncated" in complaint(plain, BadDataError)
+    assert "truncated" in complaint(plain)
     packed = tmp_path / "short.nii.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert "truncated" in complaint(packed, BadDataError)
+    assert "truncated" in complaint(packed)
     raw = packed.read_bytes()
     for share in (0.001, 0.5, 0.999):
         packed.write_bytes(raw[: max(2, int(share * len(raw)))])
-        assert "truncated" in complaint(packed, BadDataError)
-    flipped = write(tmp_path / "flipped.nii.gz")
-    raw = bytearray(flipped.read_bytes())
-    raw[-6] ^= 0xFF  # in the checksum
-    flipped.write_bytes(raw)
-    assert "damaged" in complaint(flipped, BadDataError)
+        assert "truncated" in complaint(packed)
 
 
-@pytest.mark.parametrize("content", [b"hi", b"this is text, not an image\n" * 50, b"\x00" * 4000])
-@pytest.mark.parametrize("packed", [False, True])
-def test_text_named_nifti(tmp_path: Path, content: bytes, packed: bool) -> None:
-    path = tmp_path / "text.nii.gz"
-    path.write_bytes(gzip.compress(content) if packed else content)
-    complaint(path, BadDataError)
-    plain = tmp_path / "text.nii"
-    plain.write_bytes(gzip.compress(content) if packed else content)
-    complaint(plain, BadDataError)
+def test_what_is_no_nifti(tmp_path: Path) -> None:
+    for content in (b"hi", b"this is text, not an image\n" * 50, b"\x00" * 4000):
+        for name in ("text.nii", "text.nii.gz"):
+            for own in (content, gzip.compress(content)):
+                (tmp_path / name).write_bytes(own)
+                complaint(tmp_path / name)
     nib.MGHImage(DATA, OBLIQUE).to_filename(tmp_path / "a.mgz")
-    assert "convert" in complaint(tmp_path / "a.mgz", BadDataError)
+    assert "convert" in complaint(tmp_path / "a.mgz")
 
 
 def spoiled(value: float) -> np.ndarray:
@@ -188,53 +161,45 @@ def spoiled(value: float) -> np.ndarray:
         *((spoiled(value), "has 1 NaN or infinite") for value in (np.nan, -np.inf, 1e300)),
         (0 * DATA, "all zero"),
         (0 * DATA + 5, "(5)"),
-        *(
-            (DATA[:4].reshape(shape), "3-D")
-            for shape in ((28, 32), (28, 32, 1), (1, 28, 32), (896,))
-        ),
+        *((DATA[:4].reshape(shape), "3-D") for shape in ((28, 32), (28, 32, 1), (896,))),
         (DATA[:4].reshape(28, 8, 1, 4), "4 volumes"),
         (np.ones((8, 8, 8), np.complex64), "complex"),
         (np.ones((8, 8, 8), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "colour"),
     ],
 )
 def test_voxels_that_are_no_scan(tmp_path: Path, data: np.ndarray, said: str) -> None:
-    assert said in complaint(write(tmp_path / "a.nii.gz", data), BadDataError)
+    assert said in complaint(write(tmp_path / "a.nii.gz", data))
 
 
-@pytest.mark.parametrize(
-    ("offset", "fmt", "values", "said"),
-    [
-        *((84, "f", (side,), "voxel size") for side in (-1000.0, np.nan, 1000.0, 1e-6)),
-        *((40, "4h", dims, "dimensions") for dims in ((0, 1, 1, 1), (3, -4, 4, 4), (9, 4, 4, 4))),
-        (40, "4h", (3, 0, 4, 4), "dimensions"),
-        *((108, "f", (start,), "outside the file") for start in (-8.0, 1e20, np.nan)),
-    ],
-)
-def test_headers_that_are_damaged(
-    tmp_path: Path, offset: int, fmt: str, values: tuple[float, ...], said: str
-) -> None:
-    path = patched(write(tmp_path / "h.nii"), offset, fmt, *values)
-    assert said in complaint(path, BadDataError)
+def test_headers_that_are_damaged(tmp_path: Path) -> None:
+    for field, said, values in (
+        ("pixdim", "voxel size", [(1, 1, z, 3, *[0] * 4) for z in (-1e3, np.nan, 1e3, 1e-6)]),
+        ("dim", "dimensions", [(n, 4, 4, 4, *[1] * 4) for n in (0, 9)]),
+        ("dim", "dimensions", [(3, side, 4, 4, *[1] * 4) for side in (0, -4)]),
+        ("vox_offset", "outside the file", [-8.0, 1e20, np.nan]),
+    ):
+        for value in values:
+            assert said in complaint(patched(write(tmp_path / "h.nii"), **{field: value}))
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("dims", "said"),
     [
-        ((3, 32767, 32767, 32767), "header claims"),
+        ((3, 32767, 32767, 32767, 1), "header claims"),
         ((4, 4000, 4000, 4000, 2), "header claims"),
-        ((3, 645, 645, 645), "is truncated (at most"),  # just within what a head may have
+        ((3, 645, 645, 645, 1), "is truncated (at most"),  # just within what a head may have
     ],
 )
 def test_gigantic_headers_are_refused_before_allocation(
     tmp_path: Path, dims: tuple[int, ...], said: str, packed: bool
 ) -> None:
-    path = patched(write(tmp_path / "g.nii"), 40, f"{len(dims)}h", *dims)
+    path = patched(write(tmp_path / "g.nii"), dim=(*dims, 1, 1, 1))
     if packed:
         (tmp_path / "g.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
         path = tmp_path / "g.nii.gz"
     tracemalloc.start()
-    assert said in complaint(path, BadDataError)
+    assert said in complaint(path)
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
 
@@ -243,12 +208,12 @@ def test_gigantic_headers_are_refused_before_allocation(
 def test_gzip_bomb_is_bounded_by_the_header(tmp_path: Path, extension: int | None) -> None:
     plain, bomb = write(tmp_path / "a.nii"), tmp_path / "bomb.nii.gz"
     if extension:  # of an impossible length; the voxels lie among the zeros
-        start = patched(plain, 108, "f", 2**25).read_bytes()[:348]
+        start = patched(plain, vox_offset=2**25).read_bytes()[:348]
         plain.write_bytes(start + b"\x01\0\0\0" + struct.pack("<ii", extension, 6))
     bomb.write_bytes(gzip.compress(plain.read_bytes()) + gzip.compress(bytes(2**20)) * 256)
     tracemalloc.start()
     if extension:
-        assert "all zero" in complaint(bomb, BadDataError)
+        assert "all zero" in complaint(bomb)
     else:
         np.testing.assert_array_equal(load_checked(bomb).image.get_fdata(), DATA)
     assert tracemalloc.get_traced_memory()[1] < (2**27 if extension else 2**23)
@@ -257,7 +222,6 @@ def test_gzip_bomb_is_bounded_by_the_header(tmp_path: Path, extension: int | Non
 
 # Which transform of a header counts.
 
-SMALL = np.random.default_rng(3).uniform(0, 1, (8, 9, 10)).astype(np.float32)
 ONE = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0) * 2, [1, 2, 3])
 OTHER = nib.affines.from_matvec(nib.eulerangles.euler2mat(0, 0, 0.5) * 2, [-9, 0, 4])
 SHEARED = ONE @ np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -268,26 +232,12 @@ IMPOSSIBLE = ((SHEARED, "sheared"), (SINGULAR, "singular"), (ONE * np.nan, "fini
 
 
 def save(
-    folder: Path,
-    sform: np.ndarray | None,
-    sform_code: int,
-    qform: np.ndarray | None,
-    qform_code: int,
+    folder: Path, sform: np.ndarray, sform_code: int, qform: np.ndarray, qform_code: int
 ) -> Path:
-    image = nib.Nifti1Image(SMALL, None)
-    image.header.set_zooms((2, 2, 2))
-    if qform is not None:
-        image.header.set_qform(qform, qform_code)
-    if sform is not None:
-        image.header.set_sform(sform, sform_code)
-    image.header["sform_code"], image.header["qform_code"] = sform_code, qform_code
-    path = folder / "a.nii.gz"
-    # nibabel's own saving would restore the codes, hence the bytes by hand.
-    header = image.header
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
-    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + SMALL.tobytes(order="F")))
-    return path
+    """Write an image whose header has these transforms, also such as nibabel would not write."""
+    path = write(folder / "a.nii", affine=qform)
+    rows = dict(zip(("srow_x", "srow_y", "srow_z"), sform, strict=False))
+    return patched(path, sform_code=sform_code, qform_code=qform_code, **rows)
 
 
 @pytest.mark.parametrize(
@@ -296,10 +246,10 @@ def save(
         (ONE, 1, ONE, 1, ONE, ""),
         (ONE, 4, ONE, 1, ONE, ""),
         (ONE, 0, OTHER, 1, OTHER, ""),
-        (ONE, 4, None, 0, ONE, ""),
+        (ONE, 4, OTHER, 0, ONE, ""),
         (ROUNDED, 1, OTHER, 1, ROUNDED, ""),  # as float32, or text of five digits, leave it
         (ONE, 1, OTHER, 1, ONE, "qform disagree"),
-        (WIDER, 1, None, 0, WIDER, "voxel size disagree"),
+        (WIDER, 1, OTHER, 0, WIDER, "voxel size disagree"),
         *((bad, 1, OTHER, 1, OTHER, said) for bad, said in IMPOSSIBLE),
     ],
 )
@@ -307,7 +257,7 @@ def test_a_coded_and_sound_sform_comes_first(
     tmp_path: Path,
     sform: np.ndarray,
     sform_code: int,
-    qform: np.ndarray | None,
+    qform: np.ndarray,
     qform_code: int,
     expected: np.ndarray,
     said: str,
@@ -319,16 +269,13 @@ def test_a_coded_and_sound_sform_comes_first(
     assert int(checked.image.header["sform_code"]) == code
 
 
-def test_no_code_at_all_warns_and_follows_nibabel(tmp_path: Path) -> None:
+def test_without_a_sound_transform_a_header_is_followed_or_refused(tmp_path: Path) -> None:
     path = save(tmp_path, ONE, 0, OTHER, 0)
     checked = load_checked(path)
     np.testing.assert_allclose(checked.image.affine, nib.load(path).affine)
     assert [str(path) in line for line in checked.warnings] == [True]
-
-
-@pytest.mark.parametrize(("bad", "said"), IMPOSSIBLE)
-def test_an_impossible_sform_alone_is_refused(tmp_path: Path, bad: np.ndarray, said: str) -> None:
-    assert said in complaint(save(tmp_path, bad, 1, None, 0), BadDataError)
+    for bad, said in IMPOSSIBLE:
+        assert said in complaint(save(tmp_path, bad, 1, OTHER, 0))
 
 
 @pytest.mark.parametrize(("length", "warned"), [(1, 0), (1.0000004, 0), (1 + 1e-5, 0), (1.5, 1)])
@@ -338,10 +285,9 @@ def test_a_quaternion_too_long_is_a_half_turn(
 ) -> None:
     """What nifti1_io, and so FSL and ITK, make of it: 180 degrees about the axis."""
     axis = np.array([0.6, 0.0, 0.8])
-    path = save(tmp_path, None, 0, OTHER, 1)
-    header = {"quatern_b": 0.6, "quatern_c": 0.0, "quatern_d": 0.8}
-    rewrite(path, qfac, **{key: part * length for key, part in header.items()})
-    checked = load_checked(path)
+    path = save(tmp_path, ONE, 0, OTHER, 1)
+    vector = {f"quatern_{key}": part * length for key, part in zip("bcd", axis, strict=True)}
+    checked = load_checked(patched(path, pixdim=(qfac, 2, 2, 2, *[0] * 4), **vector))
     turn = 2 * np.outer(axis, axis) - np.eye(3)
     sides = np.diag([2, 2, -2 if qfac < 0 else 2])
     np.testing.assert_allclose(checked.image.affine[:3, :3], turn @ sides, atol=2e-3)
@@ -349,25 +295,12 @@ def test_a_quaternion_too_long_is_a_half_turn(
     assert ["length" in line for line in checked.warnings] == [True] * warned
 
 
-def rewrite(path: Path, qfac: float, **fields: float) -> None:
-    """Write header fields past nibabel's checks."""
-    raw = bytearray(gzip.decompress(path.read_bytes()))
-    header = np.frombuffer(raw[:348], nib.Nifti1Header.template_dtype).copy()
-    header["pixdim"][0][0] = qfac
-    for key, value in fields.items():
-        header[key] = value
-    path.write_bytes(gzip.compress(header.tobytes() + bytes(raw[348:])))
-
-
 def test_voxel_sizes_count_without_their_sign(tmp_path: Path) -> None:
-    path = save(tmp_path, None, 0, OTHER, 1)
-    rewrite(path, 1.0, pixdim=[[1, 2, -2, 2, 0, 0, 0, 0]])
+    path = patched(save(tmp_path, ONE, 0, OTHER, 1), pixdim=(1, 2, -2, 2, *[0] * 4))
     checked = load_checked(path)
     np.testing.assert_allclose(checked.image.affine, OTHER, atol=1e-5)
     assert ["without its sign" in line for line in checked.warnings] == [True]
-    rewrite(path, 1.0, quatern_b=np.nan)
-    with pytest.raises(BadDataError, match="qform is not finite"):
-        load_checked(path)
+    assert "qform is not finite" in complaint(patched(path, quatern_b=np.nan))
 
 
 @pytest.mark.parametrize(("unit", "sides"), [("meter", 1e-3), ("micron", 1e3)])
@@ -376,7 +309,7 @@ def test_lengths_are_converted_only_where_they_are_a_heads_then(
 ) -> None:
     path = tmp_path / "a.nii.gz"
     for affine in (OTHER, OTHER * [[sides], [sides], [sides], [1]]):
-        image = nib.Nifti1Image(SMALL, affine)
+        image = nib.Nifti1Image(DATA, affine)
         image.set_qform(affine, 1)
         image.header.set_xyzt_units(unit)
         nib.save(image, path)
@@ -387,8 +320,7 @@ def test_lengths_are_converted_only_where_they_are_a_heads_then(
         )
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
-    with pytest.raises(BadDataError, match="is not a head's; convert it again"):
-        load_checked(path)
+    assert "is not a head's; convert it again" in complaint(path)
 
 
 def test_real_scans_pass(shared_data: Path) -> None:
