@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
-from shapes import AFFINE, SPACING, ellipsoid
+from shapes import AFFINE, SPACING, ellipsoid, reoriented
 
-from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain import (
     BrainMask,
     compare_masks,
@@ -24,7 +24,7 @@ from h2lo_bids.imaging.brain import (
     stripped_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.masks import dice, volume_ml
+from h2lo_bids.imaging.masks import bounding_box, dice
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 
@@ -54,7 +54,9 @@ def test_stripped_scan_is_noticed_and_kept() -> None:
     assert result.method == "stripped"
     np.testing.assert_array_equal(np.asarray(result.image.dataobj), brain)
     assert len(result.notes) == 1
-    assert volume_ml(brain, AFFINE) == pytest.approx(4 / 3 * np.pi * 65 * 80 * 62 / 1000, rel=0.02)
+    box = bounding_box(brain)
+    assert looks_stripped(nifti(data[box]))
+    np.testing.assert_array_equal(stripped_mask(nifti(data[box])), brain[box])
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
@@ -68,14 +70,6 @@ def test_heads_on_zero_background_are_not_stripped(scale: float, defaced: bool) 
     assert not looks_stripped(nifti(np.where(brain, values, noise)))
 
 
-def test_stripped_brain_in_a_tight_box() -> None:
-    values, brain = head()
-    ends = np.argwhere(brain)
-    box = tuple(slice(a, b + 1) for a, b in zip(ends.min(0), ends.max(0), strict=True))
-    assert looks_stripped(nifti(np.where(brain, values, 0)[box]))
-    np.testing.assert_array_equal(stripped_mask(nifti((brain * values)[box])), brain[box])
-
-
 def test_empty_slices_cost_a_stripped_brain_no_part_but_an_eye_is_left_out() -> None:
     values, brain = head()
     gapped, eye = brain.copy(), np.roll(ellipsoid((12, 12, 12)), 20, axis=2)
@@ -86,10 +80,10 @@ def test_empty_slices_cost_a_stripped_brain_no_part_but_an_eye_is_left_out() -> 
 
 
 def test_implausible_volume_is_noted_in_one_line() -> None:
-    small = make_result(ellipsoid((20, 20, 20)), nifti(head()[0]), "given", "a.nii")
-    assert len(small.notes) == 1
-    assert small.notes[0].startswith("a.nii: ")
-    assert make_result(head()[1], nifti(head()[0]), "given", "a.nii").notes == ()
+    image = nifti(head()[0])
+    (note,) = make_result(ellipsoid((20, 20, 20)), image, "given", "a.nii").notes
+    assert note.startswith("a.nii: its brain mask has ")
+    assert make_result(head()[1], image, "given", "a.nii").notes == ()
 
 
 @pytest.mark.parametrize("padded", [0, 9])
@@ -131,11 +125,6 @@ def test_a_given_mask_between_0_and_1_is_cut_at_its_half(unit: float) -> None:
     result = use_given_mask(nifti(ringing.astype(np.float32)), nifti(values))
     assert result.notes == ()
     np.testing.assert_array_equal(np.asarray(result.image.dataobj) > 0, brain)
-    # On another grid, too: all above 0 would be a brain wider by centimetres.
-    shifted = from_matvec(np.diag([SPACING] * 3), [-98, -118, -98])
-    moved = use_given_mask(nifti(soft), nifti(values, shifted))
-    truth = ellipsoid((65, 80, 62), affine=shifted)
-    assert dice(np.asarray(moved.image.dataobj) > 0, truth) > 0.95
 
 
 def test_given_masks_of_no_brain_are_refused_by_their_file() -> None:
@@ -183,14 +172,14 @@ def test_a_given_mask_of_another_place_is_noted() -> None:
 
 
 def test_given_mask_on_another_grid() -> None:
+    """Soft, too: all above 0 would be a brain wider by centimetres."""
     values, brain = head()
     fine = from_matvec(nib.eulerangles.euler2mat(0.1, 0, 0.3) * 3.7, [-90, -110, -80])
-    moved = resample_mask(nifti(brain.astype(np.uint8)), (60,) * 3, fine)
-    truth = ellipsoid((65, 80, 62), affine=fine, shape=(60,) * 3)
-    assert dice(np.asarray(moved.dataobj) > 0, truth) > 0.97
-    result = use_given_mask(moved, nifti(values))
-    assert "resampled" in result.notes[0]
-    assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.95
+    there = ellipsoid((65, 80, 62), affine=fine, shape=(60,) * 3).astype(np.float32)
+    for mask in (there, 100 * gaussian_filter(there, 1.5)):
+        result = use_given_mask(nifti(mask, fine), nifti(values))
+        assert any("resampled" in note for note in result.notes)
+        assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.95
 
 
 @pytest.mark.parametrize(("shift", "method"), [(0.0, "shared"), (2.0, "shared"), (3.5, "deepbet")])
@@ -214,14 +203,6 @@ def test_a_mask_that_its_own_image_cuts_is_not_shared() -> None:
         assert share_mask(own, donor, image).method == method
 
 
-def test_missing_weights_are_one_line(monkeypatch, tmp_path: Path, refused) -> None:
-    monkeypatch.delenv("FREESURFER_HOME", raising=False)
-    image = nifti(head()[0])
-    for weights, said in ((None, "FREESURFER_HOME"), (tmp_path / "none.pt", "none.pt")):
-        how = {"method": "synthstrip", "weights": weights}
-        assert said in refused(MissingInputError, extract_brain, image, **how)
-
-
 def test_skip_warns_of_what_is_no_brain_alone() -> None:
     grid, brain = np.diag([4.0, 4, 4, 1]), np.zeros((40, 40, 40), np.float32)
     brain[8:32, 8:32, 8:32] = 100  # 885 ml at 4 mm
@@ -233,68 +214,30 @@ def test_skip_warns_of_what_is_no_brain_alone() -> None:
 
 # deepbet on heads whose brain is known, and on the real scans.
 
-OUTSIDE = (0, *range(500, 600))
-T1_LIKE = {0: 2, 24: 25, 511: 120, 507: 70, 515: 15, 506: 40, 516: 130, 509: 130, 502: 25, 512: 60}
-T2_LIKE = {0: 2, 24: 160, 511: 90, 507: 50, 515: 10, 506: 150, 516: 90, 509: 90, 502: 150, 512: 70}
-CSF_IDS = (4, 5, 14, 15, 24, 43, 44)
-WM_IDS = (2, 41, 7, 46, 16)
+SKULL = {511: 90, 507: 50, 515: 10, 506: 150, 516: 90, 509: 90, 502: 150, 512: 70}
+"""Intensity of a T2w scan by labels of what lies around the brain."""
 
 
-def simulate(
-    labels: nib.Nifti1Image, means: dict[int, float], white: float, grey: float, csf: float
-):
-    """Paint a head by its labels, blurred and with Rician noise."""
+@pytest.mark.slow
+def test_brain_of_a_labelled_head_in_thick_slices(shared_data: Path) -> None:
+    """A T2w head painted by its labels, blurred, with Rician noise, stored along other axes."""
+    labels = nib.load(shared_data / "labels" / "training_seg_01.nii.gz")
     ids = np.asarray(labels.dataobj).astype(int)
-    table = np.full(max(600, ids.max() + 1), float(grey))
-    table[500:] = 60
-    table[list(WM_IDS)], table[list(CSF_IDS)] = white, csf
-    for label, mean in means.items():
-        table[label] = mean
+    table = np.full(max(600, ids.max() + 1), 85.0)  # grey matter
+    table[500:], table[[0, 24]] = 60, (2, 160)
+    table[[2, 41, 7, 46, 16]], table[[4, 5, 14, 15, 43, 44]] = 60, 160  # white matter, fluid
+    table[[*SKULL]] = [*SKULL.values()]
     rng = np.random.default_rng(2)
     clean = gaussian_filter(table[ids], 0.6)
     noisy = np.hypot(clean + rng.normal(0, 4, ids.shape), rng.normal(0, 4, ids.shape))
-    return nib.Nifti1Image(noisy.astype(np.float32), labels.affine), ~np.isin(ids, OUTSIDE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("contrast", "thick"), [("T1w", False), ("T2w", True)])
-def test_brain_of_a_labelled_head(shared_data: Path, contrast: str, thick: bool) -> None:
-    labels = nib.load(shared_data / "labels" / "training_seg_01.nii.gz")
-    painted = (T1_LIKE, 110, 80, 25) if contrast == "T1w" else (T2_LIKE, 60, 85, 160)
-    image, brain = simulate(labels, *painted)
-    if thick:  # slices of 5 mm along the array's last axis
-        data = image.get_fdata(dtype=np.float32)[..., :255].reshape(256, 256, 51, 5).mean(-1)
-        step = nib.affines.from_matvec(np.diag([1, 1, 5.0]), [0, 0, 2])
-        image = nib.Nifti1Image(data, image.affine @ step)
-        truth = nib.Nifti1Image(brain.astype(np.uint8), labels.affine)
-        brain = np.asarray(resample_mask(truth, image.shape, image.affine).dataobj) > 0
+    slices = noisy[..., :255].reshape(256, 256, 51, 5).mean(-1).astype(np.float32)
+    affine = labels.affine @ from_matvec(np.diag([1, 1, 5.0]), [0, 0, 2])
+    brain = nifti(((ids > 0) & (ids < 500)).astype(np.uint8), labels.affine)
+    brain = resample_mask(brain, slices.shape, affine)
+    image, brain = (reoriented(part, "LIA") for part in (nifti(slices, affine), brain))
     result = extract_brain(image, threads=2)
     assert result.method == "deepbet"
-    assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.93
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [
-        ("hf/colin27_ch2", 1800, 2100),
-        ("hf/openms_long_patient01_study2_T1W", 1250, 1500),
-        ("hf/openms_long_patient01_study2_T2W", 1250, 1500),
-        ("lf/MS017_T1", 1350, 1700),
-    ],
-)
-def test_real_scans(shared_data: Path, name: str, low: float, high: float) -> None:
-    """Volumes as read off the contours by eye; the stripped scan is then recognised."""
-    image = load_checked(shared_data / f"{name}.nii.gz").image
-    assert not looks_stripped(image)
-    result = extract_brain(image, method="auto", threads=2)
-    assert result.method == "deepbet"
-    assert result.notes == ()
-    mask = np.asarray(result.image.dataobj)
-    assert low < volume_ml(mask, image.affine) < high
-    stripped = extract_brain(nib.Nifti1Image(image.get_fdata() * mask, image.affine))
-    assert stripped.method == "stripped"
-    assert dice(np.asarray(stripped.image.dataobj) > 0, mask > 0) > 0.995
+    assert dice(np.asarray(result.image.dataobj) > 0, np.asarray(brain.dataobj) > 0) > 0.93
 
 
 def test_defaced_real_heads_are_not_taken_as_stripped(shared_data: Path) -> None:
@@ -307,15 +250,6 @@ def test_defaced_real_heads_are_not_taken_as_stripped(shared_data: Path) -> None
         data[:, a:, :b] = 0
         data[data < np.percentile(data[data > 0], 25)] = 0  # background set to zero
         assert not looks_stripped(nib.Nifti1Image(data, image.affine)), path.name
-
-
-@pytest.mark.slow
-def test_orientation_of_storage_does_not_matter(shared_data: Path) -> None:
-    image = load_checked(shared_data / "hf" / "colin27_ch2.nii.gz").image
-    change = np.array([[2, -1], [0, 1], [1, -1]])
-    turned = extract_brain(image.as_reoriented(change)).image
-    straight = extract_brain(image).image.as_reoriented(change)
-    np.testing.assert_array_equal(np.asarray(turned.dataobj), np.asarray(straight.dataobj))
 
 
 def test_a_network_that_sees_nothing_is_one_line(monkeypatch, refused) -> None:
@@ -331,17 +265,18 @@ def test_a_network_that_sees_nothing_is_one_line(monkeypatch, refused) -> None:
 
 
 @pytest.mark.slow
-def test_runs_without_home_or_writing(tmp_path: Path) -> None:
+def test_deepbet_needs_no_home_and_writes_nothing(tmp_path: Path) -> None:
     code = (
-        "import contextlib\nimport numpy as np\n"
+        "import contextlib\nimport deepbet\nimport numpy as np\n"
         "from h2lo_bids.errors import BadDataError\n"
         "from h2lo_bids.imaging.brain import deepbet_mask\n"
+        "deepbet.BrainExtraction.run_model = lambda self, volume: volume\n"  # takes seconds
         "with contextlib.suppress(BadDataError):\n"
-        "    deepbet_mask(np.random.default_rng(0).random((48, 48, 48)))\n"
+        "    deepbet_mask(np.zeros((9, 9, 9)))\n"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:torch", "-c", code],
+        [sys.executable, "-c", code],
         env={"HOME": "/nonexistent", "PYTHONPATH": str(root), "TMPDIR": str(tmp_path)},
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
