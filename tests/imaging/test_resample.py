@@ -54,17 +54,6 @@ def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -
     np.testing.assert_allclose(middle, (23 / 2, 25 / 2, 27 / 2), atol=0.5 + 1e-6)
 
 
-def test_resampling_stays_in_range_and_is_zero_outside() -> None:
-    image = scan(zooms=(1.3, 1.3, 1.3))
-    got = conform(image, frame(shape=(60, 60, 60))).get_fdata()
-    inside = got[got != 0]
-    assert inside.min() >= image.get_fdata().min()
-    assert inside.max() <= image.get_fdata().max()
-    assert got[0].max() == 0
-    volume = inside.size / (np.prod(image.shape) * 1.3**3)
-    assert 0.9 < volume < 1.1
-
-
 def test_down_sampling_does_not_alias() -> None:
     """A checkerboard finer than the new grid must average out."""
     board = (np.indices((40, 40, 40)).sum(0) % 2).astype(np.float32)
