@@ -57,10 +57,6 @@ class Complain(Interface):
 BAD = BadDataError("/data/sub-01_T1w.nii.gz: is cut short; copy it again")
 
 
-def _complain(error: Exception, name: str = "bad") -> pe.Node:
-    return pe.Node(Complain(x=1, error=error), name=name)
-
-
 def _node(function, name, **inputs):
     names = list(inputs) if "x" in inputs else ["x", *inputs]
     node = pe.Node(Function(function=function, input_names=names, output_names=["out"]), name=name)
@@ -94,7 +90,8 @@ def _workflow(base: Path, first: pe.Node, log: Path) -> pe.Workflow:
 )
 def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, raised, kind, text):
     log = tmp_path / "log"
-    workflow = _workflow(tmp_path / "work", _complain(raised), log)
+    first = pe.Node(Complain(x=1, error=raised), name="bad")
+    workflow = _workflow(tmp_path / "work", first, log)
     scans = {"a": ["1"], "b": ["2"], "c": ["3", "4"]}
     failed = run_workflow(workflow, scans, Settings(tmp_path, tmp_path), tmp_path / "crash")
     assert [(item.scan, item.step) for item in failed] == [(s, "bad") for s in ("3", "4", "1")]
@@ -172,19 +169,6 @@ def test_a_step_whose_result_is_an_error_is_tried_again(tmp_path):
 
     assert [run() for _ in range(3)] == ["MissingInputError: x: is away", "", ""]
     assert log.read_text() == "xx"  # what succeeded is done
-
-
-def test_stop_on_first_crash_starts_nothing_else(tmp_path):
-    log = tmp_path / "log"
-    workflow, scans = pe.Workflow(name="wf", base_dir=str(tmp_path)), {"a": ["1"], "b": ["2"]}
-    branches = [pe.Workflow(name=name) for name in scans]
-    branches[0].add_nodes([_complain(BAD)])
-    branches[1].add_nodes([_node(double, "good", x=1, log=str(log))])
-    workflow.add_nodes(branches)
-    settings = Settings(tmp_path, tmp_path, stop_on_first_crash=True)
-    failed = run_workflow(workflow, scans, settings, tmp_path / "crash")
-    assert [item.scan for item in failed] == ["1"]
-    assert not log.exists()
 
 
 def test_results_of_other_software_are_not_taken_for_done():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -43,14 +42,6 @@ def _ball(side: int = 60) -> np.ndarray:
     return np.where(inside, 100 + 50 * np.random.default_rng(0).random(inside.shape), 0).astype(
         "f4"
     )
-
-
-def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_path):
-    (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    found = FindBrain(in_file=str(tmp_path / "bad.nii.gz")).run(cwd=tmp_path).outputs
-    assert found.error.startswith(f"BadDataError: {tmp_path / 'bad.nii.gz'}: ")
-    with pytest.raises(BadDataError, match=rf"^{tmp_path / 'bad.nii.gz'}: "):
-        Prepare(error=found.error, **MODEL).run(cwd=tmp_path)
 
 
 def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path):
@@ -298,16 +289,6 @@ def test_a_full_disk_is_no_fault_of_the_scan_that_is_aligned(tmp_path, monkeypat
     assert step.run(cwd=tmp_path).outputs.error == "BadDataError: odd"  # fused without it
     with pytest.raises(InputOutputError, match="full"):  # made again by the next run
         step.run(cwd=tmp_path)
-
-
-def test_an_error_of_a_step_is_kept_as_one_line(tmp_path):
-    def fails(folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
-
-    made = interface(fails)()
-    with pytest.raises(OSError, match="/x"):
-        made.run(cwd=tmp_path)
-    assert isinstance(made.error, InputOutputError)
 
 
 def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):

@@ -158,10 +158,3 @@ def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path, monkeypatc
     ]
     for other in ("m", "lf"):  # a derivative, and --lf-dir
         assert how.mask_of(replace(source.lf[1], dataset=other)) is None
-
-
-def test_a_record_that_is_none(tmp_path) -> None:
-    record = tmp_path / "sub-01" / "anat" / "sub-01_res-model_desc-pairLF_T2w.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
-    assert find_prepared(tmp_path, contrast="T2w") == ()

@@ -12,7 +12,7 @@ from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
-from pipelines.participant import ImageSpec, RunSpec, init_participant_wf, step_label
+from pipelines.participant import ImageSpec, RunSpec, init_participant_wf
 
 
 def _scan(suffix: str, session: str | None = None) -> Scan:
@@ -135,10 +135,3 @@ def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):
     assert seeds(workflow) == {42}
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
     assert "SynthesisSeed" not in sidecar
-
-
-def test_steps_are_named_for_the_report():
-    nodes = ("prepare", "synthesize_native", "noise01_lf_2x2x2", "register_MNI152")
-    shown = ["prepare", "synthesize (native)", "noise01 (lf_2x2x2)", "register"]
-    assert [step_label(node) for node in nodes] == shown
-    assert {step_label(node) for node in ("ds_mask", "ds_record_list_outputs")} == {"write"}
