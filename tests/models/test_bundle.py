@@ -24,6 +24,7 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.registry import METHODS, family_of, make_architecture, make_model
 
 FRAME = Frame((16, 18, 20))
+T1W = {"contrast": "T1w", "frame": FRAME, "metadata": {}, "card": ""}
 
 
 def names(folder):
@@ -61,11 +62,10 @@ def test_a_save_replaces_the_old_bundle_or_leaves_it(saved, model, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(io.os, "fsync", full)
-    new = {"contrast": "T1w", "frame": FRAME, "metadata": {}, "card": ""}
-    assert "No space left" in refused(H2loError, save_bundle, saved.path, model, **new)
+    assert "No space left" in refused(H2loError, save_bundle, saved.path, model, **T1W)
     assert load_bundle(saved.path) == saved
     monkeypatch.undo()
-    again = save_bundle(saved.path, H2lo(), **new)
+    again = save_bundle(saved.path, H2lo(), **T1W)
     assert again.contrast == "T1w"
     assert names(tmp_path) == ["m"]
 
@@ -118,7 +118,7 @@ def test_an_absent_file_is_named(saved, name, refused):
 def test_further_files_are_kept_and_checked(model, tmp_path):
     extras = {"members/0.safetensors": b"abc", "notes.txt": b"n"}
     folder = tmp_path / "m"
-    b = save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="", extras=extras)
+    b = save_bundle(folder, model, **T1W, extras=extras)
     assert b.metadata["files"]["notes.txt"] == hashlib.sha256(b"n").hexdigest()
     assert read_extra(b, "members/0.safetensors") == b"abc"
     (folder / "notes.txt").write_bytes(b"m")
@@ -131,7 +131,7 @@ def test_further_files_are_kept_and_checked(model, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/../b", "a\\b", "a\0"])
 def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
-    b = save_bundle(tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    b = save_bundle(tmp_path / "m", model, **T1W)
     path = b.path / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "files": {name: "0"}}))
     with pytest.raises(BadDataError, match="not a further file"):
@@ -153,8 +153,7 @@ def test_every_method_comes_back_from_its_bundle(tmp_path, method):
     model = make_model(METHODS[method], make_architecture(METHODS[method], sizes))
     for value in model.parameters():
         torch.nn.init.normal_(value)
-    frame = {"contrast": "T1w", "frame": FRAME, "metadata": {}, "card": ""}
-    b = save_bundle(tmp_path / "m", model, method=method, **frame)
+    b = save_bundle(tmp_path / "m", model, method=method, **T1W)
     loaded = load_model(load_bundle(b.path))
     assert (b.method, b.task) == (method, "enhance" if method == "pfsr" else "synthesize")
     assert loaded.architecture == model.architecture
@@ -170,11 +169,7 @@ def test_members_come_back_in_their_order(tmp_path):
     def save(name, seed, **more):
         torch.manual_seed(seed)
         small = H2lo(H2loArchitecture(channels=4, width=8, n_basis=3)).eval()
-        folder = tmp_path / name
-        return small, save_bundle(
-            folder, small, contrast="T1w", frame=more.pop("frame", FRAME), metadata={}, card="",
-            **more,
-        )  # fmt: skip
+        return small, save_bundle(tmp_path / name, small, **T1W | more)
 
     folds = [save(f"fold-{n}", n) for n in range(12)]
     extras = member_files([b.path for _, b in folds])

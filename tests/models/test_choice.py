@@ -8,29 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import SPACING, write_bundle
 
 from h2lo_bids.cli.checks import check_values
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.models.baselines import Identity, NoSizes
-from h2lo_bids.models.bundle import default_bundle, save_bundle
+from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.choice import bundles_for, check_place, named_models
-from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.options import frame_of
 
-SMALL = H2loArchitecture(channels=2, n_basis=4, width=4)
-
 
 def save(folder: Path, contrast: str, method: str) -> Path:
-    model = Identity(NoSizes()) if method == "identity" else H2lo(SMALL)
-    name = folder / f"{method}_{contrast}"
-    save_bundle(
-        name, model, contrast=contrast, frame=Frame((8, 8, 8), (2.0, 2.0, 2.0)), metadata={},
-        card="x\n", method=method,
-    )  # fmt: skip
-    return name
+    return write_bundle(folder / f"{method}_{contrast}", contrast, method=method)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +113,7 @@ def test_a_name_from_metadata_becomes_the_name_of_one_folder(tmp_path: Path) -> 
 
 
 def test_pairs_are_prepared_on_the_voxels_of_a_folders_models(models: Path) -> None:
-    assert frame_of(settings("evaluate", model=(("", models),))).spacing == (2.0, 2.0, 2.0)
+    assert frame_of(settings("evaluate", model=(("", models),))).spacing == (SPACING,) * 3
 
 
 def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_path: Path) -> None:
