@@ -76,12 +76,9 @@ def test_headers_that_lie_are_told(contrast: str, turn: str) -> None:
     assert note.replace("L", "R").find(f"lies as in {letters.replace('L', 'R')} ") > 0
 
 
-def test_a_mirrored_head_cannot_be_told() -> None:
+def test_of_a_mirrored_head_and_of_a_part_no_orientation_is_told() -> None:
     image, mask = images(*brain("T1w", 3), signs=(-1, 1, 1))
     assert orientation_note(image, mask, "scan.nii.gz") is None
-
-
-def test_what_shows_too_little_has_no_orientation() -> None:
     values, mask = brain("T1w", 1)
     inside = np.argwhere(mask)
     middle = int(inside[:, 2].mean())
