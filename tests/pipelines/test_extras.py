@@ -18,7 +18,7 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import lf_mask
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.outputs import Grid, extra_sidecar, voxel_grid
+from h2lo_bids.outputs import Grid, voxel_grid
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import add_noise
@@ -114,18 +114,6 @@ def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tm
     models = (load_model(load_bundle(fold)) for fold in folds)
     std = deviation_on_grid(models, *given[1:], response=response)
     np.testing.assert_allclose(got["std"][1], std, atol=1e-5)
-
-
-def test_a_noise_model_need_not_say_on_how_many_subjects_it_was_measured(bundle):
-    noise = {key: value for key, value in NOISE.to_dict().items() if key != "subjects"}
-    check_extras(
-        SimpleNamespace(noise="calibrated", uncertainty=False),
-        SimpleNamespace(path=bundle[0].path, metadata={"noise": noise}),
-    )
-    told = extra_sidecar({"Sources": []}, "noise01", {"noise": noise}, "bids::x")
-    assert "NoiseModelSubjects" not in told
-    told = extra_sidecar({"Sources": []}, "noise01", {"noise": {**noise, "subjects": 7}}, "bids::x")
-    assert told["NoiseModelSubjects"] == 7
 
 
 def test_a_damaged_noise_model_is_named(bundle):
