@@ -24,10 +24,8 @@ from h2lo_bids.errors import MissingInputError, UsageError
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({"acquisition": "MPRAGE"}, True),
         ({"acq": ["FSPGR", "MPRAGE"]}, True),
         ({"run": 1}, True),
-        ({"run": 2}, False),
         ({"reconstruction": None}, True),
         ({"acquisition": "*"}, True),
         ({"rec": "*"}, False),
@@ -35,7 +33,6 @@ from h2lo_bids.errors import MissingInputError, UsageError
         ({"session": "ses-GE", "subject": "sub-01"}, True),
         ({"suffix": "T1w", "datatype": "anat", "extension": ".nii.gz"}, True),
         ({"extension": ".nii"}, False),
-        ({"extension": "nii.gz"}, True),
         ({"extension": ["nii", ".nii.gz"]}, True),
         # Inline, as words of --filter.
         (["acq-MPRAGE"], True),
@@ -43,7 +40,6 @@ from h2lo_bids.errors import MissingInputError, UsageError
         (["acq=FSPGR", "acq=MPRAGE"], True),
         (["rec="], True),
         (["rec=null"], True),
-        (["rec=*"], False),
         (["acq=MPRAGE", "run=2"], False),
     ],
 )
@@ -69,11 +65,9 @@ def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None
     ("content", "inline", "word"),
     [
         ({"T1W": {}}, [], "did you mean 't1w'"),
-        ({"t2": {}}, [], "did you mean 't2w'"),
         ({"lf_bold": {}}, [], "lf_bold"),
         ({"t1w": {"aquisition": "x"}}, [], "'aquisition' .*did you mean acquisition"),
         ({"t1w": {"acq": "../x"}}, [], r"\.\./x"),
-        ({"t1w": {"acq": {"a": 1}}}, [], "acq"),
         ({"t1w": {"acq": True}}, [], "acq"),
         ({"t1w": "MPRAGE"}, [], "t1w"),
         ([], [], "object"),
@@ -101,11 +95,6 @@ def test_files(tmp_path: Path) -> None:
         load_filter_file(path)
     with pytest.raises(MissingInputError, match="absent"):
         load_filter_file(tmp_path / "absent.json")
-
-
-def test_words_of_a_side_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a/b"):
-        Conditions(asking(tmp_path, hf=("ses=a/b",)))
 
 
 def test_words_of_several_forms_are_one_filter() -> None:
