@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -49,9 +49,9 @@ def name(stem: str) -> Name:
     return name_of(f"{stem}.nii.gz")
 
 
-@pytest.mark.parametrize(("better", "worse"), list(itertools.pairwise(RANKED)))
-def test_documented_order(better: str, worse: str) -> None:
-    assert preference(name(better)) < preference(name(worse))
+def test_documented_order() -> None:
+    for better, worse in pairwise(RANKED):
+        assert preference(name(better)) < preference(name(worse)), worse
 
 
 NO_HEAD = "part-phase_T1w echo-2_T1w chunk-1_T1w acq-INV1_T1w acq-mprageSetter_T1w"
@@ -66,17 +66,11 @@ def test_what_is_no_head(rest: str) -> None:
     assert not_an_input(given, [entity]) is None
 
 
-@pytest.mark.parametrize(
-    "rest", ["part-mag_T1w", "acq-T1FLAIR_T1w", "acq-Local_T2w", "acq-BLOCK_T1w"]
-)
-def test_what_is_a_head(rest: str) -> None:
-    assert not_an_input(name(f"sub-1_{rest}"), []) is None
-
-
-@pytest.mark.parametrize("pair", ["dir-AP", "inv-1", "flip-1", "mt-on", "space-x", "desc-y"])
-def test_what_could_not_be_named_is_left_out_even_if_asked_for(pair: str) -> None:
-    given = name(f"sub-1_{pair}_T1w")
-    assert "rename" in (not_an_input(given, [pair.partition("-")[0]]) or "")
+def test_what_is_a_head_and_what_could_not_be_named_even_if_asked_for() -> None:
+    for rest in ("part-mag_T1w", "acq-T1FLAIR_T1w", "acq-Local_T2w", "acq-BLOCK_T1w"):
+        assert not_an_input(name(f"sub-1_{rest}"), []) is None
+    for entity in ("inv", "space", "desc"):
+        assert "rename" in (not_an_input(name(f"sub-1_{entity}-1_T1w"), [entity]) or "")
 
 
 def test_every_input_that_is_taken_can_be_named() -> None:
@@ -159,7 +153,6 @@ def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: 
         ({"SliceThickness": 3, "SpacingBetweenSlices": 2.5}, []),
         ({"SliceThickness": 5}, []),
         ({"SliceThickness": 9, "SpacingBetweenSlices": 2.5}, []),
-        ({"PixelSpacing": [2, 2.04]}, []),
         ({"SliceThickness": "thin", "PixelSpacing": {}}, []),
     ],
 )
@@ -172,7 +165,7 @@ def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[
         assert word in warnings[0]
 
 
-def test_a_whole_head_of_low_field_is_preferred_too(tmp_path: Path) -> None:
+def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, f"acq-{a}_T1w"): LOW for a in ("iso", "z")})
     save(root / anat("01", None, "acq-iso_T1w"), (60, 60, 8), (4.0, 4.0, 4.0))
     save(root / anat("01", None, "acq-z_T1w"), (60, 60, 40), (4.0, 4.0, 4.0))
@@ -203,7 +196,6 @@ def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
         ("PSR", {"lf_grid": ((1.6, 5.0, 1.6),)}, None, None),  # as was advised
         ("LPI", {"lf_grid": ((1.6, 1.6, 5.0),)}, None, None),  # flips alone
         ("PSR", {"lf_grid": ((2.0, 2.0, 2.0),)}, None, None),  # no slices
-        ("PSR", {}, None, None),
     ],
 )
 def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(
