@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -117,25 +118,14 @@ def ds006557(
     put(root / "participants.tsv", "\n".join(rows) + "\n")
     for name in images:
         annex(root / name)
-    if mrr:
-        _fused(root, subjects)
+    # Fused ones are not below ``anat``, and have a word after the contrast.
+    for sub, suffix in product(subjects, CONTRASTS) if mrr else ():
+        if (sub, suffix) != ("HYPE06", "T1w"):
+            folder = root / f"derivatives/ants-mrr/sub-{sub}/ses-HFC"
+            folder.mkdir(parents=True, exist_ok=True)
+            (image := folder / f"sub-{sub}_ses-HFC_{suffix}_mrr.nii.gz").touch()
+            annex(image)
     return root
-
-
-def _fused(root: Path, subjects: tuple[str, ...]) -> None:
-    for sub in subjects:
-        for suffix in CONTRASTS:
-            if (sub, suffix) != ("HYPE06", "T1w"):
-                path = root / ants_mrr(sub, suffix)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-                annex(path)
-
-
-def ants_mrr(subject: str, suffix: str) -> str:
-    """Name a fused image as ds006557 does: no ``anat``, and a word after the contrast."""
-    stem = f"sub-{subject}_ses-HFC_{suffix}_mrr"
-    return f"derivatives/ants-mrr/sub-{subject}/ses-HFC/{stem}.nii.gz"
 
 
 def lumc(high: Path, low: Path, subjects: tuple[str, ...] = ("01", "02", "03")) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from skeletons import (
     LOW,
     anat,
     annex,
-    ants_mrr,
     asking,
     ds005752,
     ds006557,
@@ -62,23 +62,18 @@ def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
     message = refused(hype)
     assert message.startswith("sub-HYPE00: 8 low-field T1w scans could be meant (ses-HFC_acq-axi")
-    assert "and 2 more" in message
     assert "23 subjects affected" in message
     assert "--lf ses=HFC" in message
-    assert message == refused(hype, lf_fusion="mrr")
     message = refused(hype, lf=("ses-HFC",), lf_fusion="none")
     assert '--lf "ses=HFC acq=iso"' in message
     assert "or fuse three with --lf-fusion mrr" in message
 
 
-@pytest.mark.parametrize("fusion", ["auto", "mrr"])
-def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
-    found = find(hype, lf=("ses-HFC",), lf_fusion=fusion)
-    whole = HYPE[:-2]
-    t1w = [pair.subject for pair in found.pairs if pair.contrast == "T1w"]
-    t2w = [pair.subject for pair in found.pairs if pair.contrast == "T2w"]
-    assert t1w == [subject for subject in whole if subject != "HYPE06"]
-    assert t2w == list(whole)
+def test_ds006557_three_to_fuse(hype: Path) -> None:
+    found = find(hype, lf=("ses-HFC",))
+    assert found.pairs == find(hype, lf=("ses-HFC",), lf_fusion="mrr").pairs
+    taken = {(pair.subject, pair.contrast) for pair in found.pairs}
+    assert taken == {*product(HYPE[:-2], CONTRASTS)} - {("HYPE06", "T1w")}
     assert {(pair.fusion, pair.registered) for pair in found.pairs} == {("mrr", False)}
     assert names(found)["sub-HYPE03_ses-GE_acq-MPRAGE_T1w"] == [
         f"sub-HYPE03_ses-HFC_acq-{way}_T1w" for way in ("axi", "cor", "sag")
@@ -87,17 +82,10 @@ def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
     assert len(lonely(found)) == 1
     # Two subjects without content: per contrast one high-field and three low-field scans.
     assert len(found.problems) == 2 * 2 * 4
-    assert all("datalad get" in problem.message for problem in found.problems)
     assert {problem.error.exit_code for problem in found.problems} == {66}
-    (note,) = (note for note in found.notes if "0.006" in note)
-    assert "0.0635 T" in note
 
 
 def test_ds006557_one_scan(hype: Path) -> None:
-    found = find(hype, lf=("ses-HFC acq-iso",), participant_label=("HYPE06", "HYPE07"))
-    assert names(found)["sub-HYPE06_ses-GE_T2w"] == ["sub-HYPE06_ses-HFC_acq-iso_T2w"]
-    assert len(found.pairs) == 4
-    assert {pair.fusion for pair in found.pairs} == {"none"}
     # ses-HFE has no isotropic T2w.
     found = find(hype, lf=("ses-HFE", "acq=iso"), lf_fusion="none", participant_label=("HYPE06",))
     assert names(found) == {"sub-HYPE06_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE06_ses-HFE_acq-iso_T1w"]}
@@ -106,23 +94,19 @@ def test_ds006557_one_scan(hype: Path) -> None:
 
 
 def test_ds006557_fused_by_others(hype: Path) -> None:
+    """Docs tell the commands that find all of them, which `tests/test_docs.py` runs."""
     derivatives = (("mrr", hype / "derivatives" / "ants-mrr"),)
-    found = find(hype, derivatives=derivatives)
-    assert len(found.pairs) == 20 + 21
-    assert {(pair.fusion, pair.registered, len(pair.lf)) for pair in found.pairs} == {
-        ("none", True, 1)
-    }
+    found = find(hype, derivatives=derivatives, participant_label=("HYPE00", "HYPE06"))
+    assert {(pair.fusion, pair.registered) for pair in found.pairs} == {("none", True)}
     (low,) = found.pairs[0].lf
-    assert low.path == hype / ants_mrr("HYPE00", "T1w")
     assert low.uri == "bids:mrr:sub-HYPE00/ses-HFC/sub-HYPE00_ses-HFC_T1w_mrr.nii.gz"
-    assert low.root == hype / "derivatives" / "ants-mrr"
+    assert low.path == hype / "derivatives/ants-mrr" / low.relative_path
     assert found.pairs[0].hf.uri.startswith("bids:raw:sub-HYPE00/ses-GE/anat/")
     assert lonely(found) == [
         "sub-HYPE06: no low-field T1w in --derivatives mrr to go with ses-GE_acq-MPRAGE_T1w"
     ]
-    with pytest.raises(NoMatchError, match="no low-field T1w in --derivatives mrr"):
-        find(hype, derivatives=derivatives, contrast=("T1w",), participant_label=("HYPE06",))
-    asked = find(hype, derivatives=derivatives, lf=("ses-HFC",), lf_fusion="mrr")
+    some = {"lf": ("ses-HFC",), "participant_label": ("HYPE00",)}
+    asked = find(hype, derivatives=derivatives, lf_fusion="mrr", **some)
     assert {pair.registered for pair in asked.pairs} == {False}
 
 
@@ -136,7 +120,6 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
             anat("HYPE00", "GE", "acq-MPRAGE_desc-preproc_T1w"): None,
             anat("HYPE00", "HFC", "space-T1w_desc-fused_T1w"): None,
             anat("HYPE00", "HFC", "space-T1w_desc-other_T1w"): LOW,
-            anat("HYPE00", "GE", "acq-MPRAGE_desc-brain_mask"): None,
         },
     )
     options = {"derivatives": (("prep", prep),), "contrast": ("T1w",)}
@@ -147,15 +130,9 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
     assert [scan.path.name for pair in found.pairs for scan in pair.lf] == [
         "sub-HYPE00_ses-HFC_space-T1w_desc-fused_T1w.nii.gz"
     ]
-    # A dataset of masks and preprocessed images changes nothing.
-    for path in prep.rglob("*HFC*.nii.gz"):
-        path.unlink()
-    found = find(root, derivatives=(("prep", prep),), lf_dir=None, lf=("ses-HFC acq-iso",))
-    assert {pair.registered for pair in found.pairs} == {False}
-    assert "ses-HFC_acq-axi" in refused(root, **options)
 
 
-@pytest.mark.parametrize("words", [(), ("run=",), ("acq-iso,",)])
+@pytest.mark.parametrize("words", [(), ("run=",)])
 @pytest.mark.parametrize(
     ("session", "rest"),
     [
@@ -181,11 +158,10 @@ def test_what_fmriprep_made_is_no_low_field_partner(tmp_path, session, rest, wor
 
 
 def test_ds005752_has_no_partner(tmp_path: Path) -> None:
-    with pytest.raises(NoMatchError) as caught:
+    with pytest.raises(NoMatchError, match="--lf-dir") as caught:
         find(ds005752(tmp_path / "ds"))
     message = str(caught.value)
     assert "4 high-field T1w and 2 high-field T2w in ses-01 and no low-field scan" in message
-    assert "--lf-dir" in message
     assert "\n" not in message
 
 
@@ -200,8 +176,7 @@ def test_two_roots(tmp_path: Path) -> None:
     }
     (scan,) = found.pairs[0].lf
     assert scan.uri == "bids:lf:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
-    assert scan.root == low
-    assert any("it lies in --lf-dir" in note and "6 images" in note for note in found.notes)
+    assert scan.path.is_relative_to(low)
     write(low, {anat("03", "2", "T1w"): None})
     message = refused(high, lf_dir=low)
     assert message.startswith("sub-03: 2 low-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)")
@@ -223,13 +198,12 @@ def test_sessions(tmp_path: Path) -> None:
     assert names(found) == {
         f"sub-01_ses-{ses}_acq-3T_T1w": [f"sub-01_ses-{ses}_acq-64mT_T1w"] for ses in "12"
     }
-    assert list(names(find(root, contrast=("T1w",), hf=("ses-2",)))) == ["sub-01_ses-2_acq-3T_T1w"]
     write(root, {anat("01", "3", "acq-64mT_T1w"): LOW})
     found = find(root, contrast=("T1w",))
     assert {pair.hf.session for pair in found.pairs} == {"1", "2"}
     assert any("lacks a partner" in item.reason for item in found.skipped)
     images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
-    message = refused(write(tmp_path / "apart", images))
+    message = refused(write(tmp_path / "apart", images), hf=("ses=1,2",))
     assert "2 high-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)" in message
     assert "--hf ses=1, or run once per visit, as with --hf ses=1 --lf ses=3, " in message
     assert names(find(tmp_path / "apart", hf=("ses=1",), lf=("ses=3",)))
@@ -263,7 +237,6 @@ def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contras
     ("runs", "taken"),
     [
         ((["", "_run-1", "_run-2"], ["_run-1", "_run-2"]), ("", "_run-1")),
-        (([""], ["_run-1", "_run-2"]), ("", "_run-1")),
         ((["", "_run-2"], ["_run-1", "_run-2"]), ("", "_run-1")),
         ((["_run-1", "_run-2"], ["", "_run-1"]), ("_run-1", "_run-1")),
         ((["_run-01", "_run-02"], [""]), ("_run-01", "")),
@@ -313,13 +286,6 @@ def test_the_words_advised_for_a_repeated_orientation_keep_the_others(
     }
 
 
-def test_advised_words_replace_those_that_did_not_choose(tmp_path: Path) -> None:
-    images = {anat("1", ses, "T1w"): HIGH for ses in ("A", "B")}
-    root = write(tmp_path / "ds", {**images, anat("1", "LF", "T1w"): LOW})
-    text = refused(root, hf=("ses=A,B",))
-    assert text.endswith("for example with --hf ses=A")
-
-
 def test_words_for_low_field_let_no_localizer_pass_for_a_head(tmp_path: Path) -> None:
     images = {anat("1", "HF", f"acq-{acq}_T2w"): HIGH for acq in ("FLAIR", "mrsLocAx", "TSE")}
     images |= {anat("1", "LF", f"acq-{acq}_T2w"): LOW for acq in ("axi", "FLAIR")}
@@ -335,15 +301,13 @@ def test_words_for_low_field_let_no_localizer_pass_for_a_head(tmp_path: Path) ->
 
 
 def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
-    images = {anat("01", ses, "T1w"): None for ses in ("GE", "HFC")}
-    root = write(tmp_path / "ds", images)
+    root = write(tmp_path / "ds", {anat("01", ses, "T1w"): None for ses in ("GE", "HFC")})
     with pytest.raises(NoMatchError, match=r"those without a field strength are chosen with --lf"):
         find(root)
     pair = {"sub-01_ses-GE_T1w": ["sub-01_ses-HFC_T1w"]}
     found = find(root, lf=("ses-HFC",))
     assert names(found) == pair
     assert any("it was chosen with --lf" in note for note in found.notes)
-    assert names(find(root, hf=("ses-GE",), lf=("ses-HFC",))) == pair
     filters = {"lf_t1w": {"session": "HFC"}, "hf_t1w": {"session": "GE"}}
     assert names(find(root, filters=filters)) == pair
 
@@ -352,11 +316,8 @@ def test_a_scan_without_strength_does_not_pass_for_high_field(tmp_path: Path) ->
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     get(root, "sub-")
     (root / anat("HYPE00", "HFC", "acq-axi_T1w", ".json")).unlink()
-    found = find(root, contrast=("T1w", "T2w"), lf=("ses=HFC acq=cor,sag,iso,axi",))
+    found = find(root, lf=("ses=HFC acq=cor,sag,iso,axi",))
     assert names(found)["sub-HYPE00_ses-GE_acq-MPRAGE_T1w"][0] == "sub-HYPE00_ses-HFC_acq-axi_T1w"
-    filters = {"t1w": {}, "lf_t2w": {"ses": "HFC"}}
-    with pytest.raises(UsageError, match="ses-HFE"):
-        find(root, filters=filters)
 
 
 def test_voxels_win_over_labels(tmp_path: Path) -> None:
