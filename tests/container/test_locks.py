@@ -58,20 +58,13 @@ def test_variants_differ_in_torch_alone():
     assert not any(re.match("nvidia|cuda|triton", name) for name in common)
 
 
-def test_dockerfile_names_the_versions_of_the_package():
-    text = (ROOT / "Dockerfile").read_text()
-    assert f"ARG VERSION={h2lo_bids.__version__}\n" in text
-
-
-def test_both_recipes_tell_of_the_same_levels():
+def test_both_recipes_tell_of_the_same_levels_and_get_the_same_files():
+    assert f"ARG VERSION={h2lo_bids.__version__}\n" in (ROOT / "Dockerfile").read_text()
     told = {"version": BIDS_VERSION, "levels": " ".join(LEVELS), "app": "h2lo-bids"}
     for name, line in (("Dockerfile", 'org.bids.{}="{}"'), ("apptainer.def", "org.bids.{} {}\n")):
         text = (ROOT / name).read_text()
         for label, value in told.items():
             assert line.format(label, value) in text, name
-
-
-def test_both_recipes_get_the_same_files():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     docker = {line[1:] for line in ignored if line.startswith("!")}
     recipe = (ROOT / "apptainer.def").read_text()
