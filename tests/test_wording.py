@@ -3,15 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from h2lo_bids.wording import (
-    all_counted,
-    counted,
-    did_you_mean,
-    duration,
-    listed,
-    pattern,
-    summarise,
-)
+from h2lo_bids.wording import duration, pattern, summarise
 
 
 def expanded(text: str) -> set[str]:
@@ -52,11 +44,5 @@ def test_many_of_a_kind_are_one_line_and_others_keep_theirs() -> None:
     assert summarise([*items[:1], *items[:1]]) == [items[0][1]]
 
 
-def test_words_of_messages() -> None:
-    assert [counted(n, "scan") for n in range(3)] == ["0 scans", "1 scan", "2 scans"]
-    assert [all_counted(n, "scan") for n in (1, 2)] == ["1 scan", "all 2 scans"]
-    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
-    assert listed(["a", "b"]) == "a, b"
+def test_durations_are_told_in_the_unit_that_fits() -> None:
     assert [duration(s) for s in (12.3, 600, 9000)] == ["12 s", "10 min", "2 h 30 min"]
-    assert did_you_mean("--sloopy", ["--sloppy", "--steps"]) == "; did you mean --sloppy?"
-    assert did_you_mean("x", ["--steps"]) == ""
