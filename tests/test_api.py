@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,14 +27,15 @@ def model(tmp_path_factory):
     return load_model(write_bundle(tmp_path_factory.mktemp("model") / "T1w", "T1w"))
 
 
-def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None:
+def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model, tmp_path) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
     mask = volume > 0
     whole = nib.Nifti1Image(mask[..., None].astype(np.uint8), affine)  # one volume
     low, grid = synthesize(volume, model, affine=affine, mask=whole)
-    scan = nib.Nifti1Image(volume, None)
+    scan = nib.Nifti1Pair(volume, None)
     scan.set_qform(affine, "scanner")
-    image = synthesize(nib.Nifti1Image.from_bytes(scan.to_bytes()), model, mask=mask)
+    scan.to_filename(tmp_path / "a.img")  # and a.hdr
+    image = synthesize(nib.load(tmp_path / "a.img"), model, mask=mask)
     assert image.header.get_xyzt_units()[0] == "mm"
     assert image.header.get_value_label("sform_code") == "scanner"
     np.testing.assert_array_equal(low, np.asarray(image.dataobj))
@@ -43,14 +43,6 @@ def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None
     assert np.all(low[~mask] == 0)
     assert low[mask].min() >= 0
     assert 0 < low[mask].max() <= 1
-
-
-def test_an_image_of_two_files_gives_what_one_file_gives(model, tmp_path) -> None:
-    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    nib.Nifti1Image(head(1), affine).to_filename(tmp_path / "a.nii")
-    nib.Nifti1Pair(head(1), affine).to_filename(tmp_path / "a.img")
-    one, two = (synthesize(nib.load(tmp_path / name), model) for name in ("a.nii", "a.img"))
-    np.testing.assert_array_equal(one.get_fdata(), two.get_fdata())
 
 
 def test_a_voxel_size_of_0_is_that_of_a_sound_sform(tmp_path) -> None:
@@ -69,26 +61,16 @@ def test_a_voxel_size_of_0_is_that_of_a_sound_sform(tmp_path) -> None:
         read_image(path)
 
 
-@pytest.mark.parametrize("sides", [None, (8.0, 8.0, 16.0)])
-def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
+def test_an_unlike_input_and_slices_in_another_order_than_ras_are_warned_of(model) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
-    mask, offset = volume > 0, np.quantile(volume[volume > 0], 0.3)
-    with pytest.warns(UserWarning, match="of its brain is negative"):
-        synthesize(
-            np.where(mask, volume - offset, 0), model, affine=affine, mask=mask, voxel_size=sides
-        )
-
-
-def test_slices_of_an_array_in_another_order_than_ras_are_warned_of(model) -> None:
-    volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
-    turned = reoriented(nib.Nifti1Image(volume, affine), "PSR")
-    with pytest.warns(UserWarning, match="are sagittal; for axial ones give 6x12x6"):
-        synthesize(turned, model, voxel_size=(6, 6, 12))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        axial = synthesize(turned, model, voxel_size=(6, 12, 6))
-    assert not any("slices of" in str(item.message) for item in caught)
-    np.testing.assert_allclose(nib.as_closest_canonical(axial).header.get_zooms(), (6, 6, 12))
+    negative = np.where(volume > 0, volume - np.quantile(volume[volume > 0], 0.3), 0)
+    turned = reoriented(nib.Nifti1Image(negative, affine), "PSR")
+    mask = reoriented(nib.Nifti1Image((volume > 0).astype(np.uint8), affine), "PSR")
+    with (
+        pytest.warns(UserWarning, match="are sagittal; for axial ones give 6x12x6"),
+        pytest.warns(UserWarning, match="of its brain is negative"),
+    ):
+        synthesize(turned, model, mask=mask, voxel_size=(6, 6, 12))
 
 
 def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
@@ -103,22 +85,19 @@ def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
         synthesize(turned, model, affine=small)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "fault"),
-    [
-        (lambda v, a: (v + 0j, a), "complex"),
-        (lambda v, a: (np.stack([v, v], -1), a), "2 volumes"),
-        (lambda v, a: (np.where(v > v.mean(), v, np.nan), a), "NaN"),
-        (lambda v, a: (v, a + np.eye(4, k=1) * SPACING / 2), "sheared"),
-    ],
-)
-def test_images_in_memory_are_checked_as_files_are(model, spoil, fault) -> None:
-    mask = nib.Nifti1Image((head(1) > 0).astype(np.uint8), np.diag([SPACING] * 3 + [1.0]))
-    volume, affine = spoil(head(1), mask.affine)
-    with pytest.raises(BadDataError, match=fault):
-        synthesize(nib.Nifti1Image(volume, affine), model, mask=mask)
-    with pytest.raises(BadDataError, match=fault):
-        synthesize(volume, model, affine=affine, mask=mask)
+def test_images_in_memory_are_checked_as_files_are(model) -> None:
+    volume, affine = head(1), np.diag([SPACING] * 3 + [1.0])
+    sheared = affine + np.eye(4, k=1) * SPACING / 2
+    spoiled = np.where(volume > volume.mean(), volume, np.nan)
+    for data, grid, fault in (
+        (volume + 0j, affine, "complex"),
+        (spoiled, affine, "NaN"),
+        (volume, sheared, "sheared"),
+    ):
+        with pytest.raises(BadDataError, match=fault):
+            synthesize(nib.Nifti1Image(data, grid), model, mask=volume > 0)
+        with pytest.raises(BadDataError, match=fault):
+            synthesize(data, model, affine=grid, mask=volume > 0)
 
 
 def test_what_cannot_be_used_is_refused(model) -> None:
