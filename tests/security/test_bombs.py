@@ -1,13 +1,9 @@
-"""Small models that claim or unpack to much: refused with little memory."""
+"""Small files that would unpack to much are refused."""
 
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,51 +11,16 @@ import torch
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.bundle import load_bundle, load_model
 
-ROOT = Path(__file__).resolve().parents[2]
-MOST = 200
-"""MB beyond what the imports take."""
-READ = """
-import resource, sys, torch
-from pathlib import Path
-from h2lo_bids.errors import H2loError
-from h2lo_bids.models.bundle import load_bundle, load_model
 
-def most():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-path, before, said = Path(sys.argv[1]), most(), "read"
-try:
-    load_model(load_bundle(path))
-except H2loError as err:
-    said = str(err)
-print(f"{(most() - before) // 1024}\\t{said}")
-"""
-"""Prints what is said of a model, and the most memory that it used (MB)."""
-
-
-def read_apart(path: Path) -> str:
-    """Read a file in a process of its own; give what it said, once its memory is checked."""
-    done = subprocess.run(
-        [sys.executable, "-c", READ, str(path)],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    used, said = done.stdout.rstrip("\n").split("\t")
-    assert int(used) < MOST, said
-    return said
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_unpacks_to_far_more_is_refused(tmp_path):
+def test_a_checkpoint_whose_parts_are_compressed_is_refused(tmp_path):
+    """PyTorch writes none such, and would unpack them, however large they become."""
     path, stream = tmp_path / "T1w.pth", io.BytesIO()
     torch.save({"model_state_dict": {"x": torch.zeros(3)}, "args": {}}, stream)
     with zipfile.ZipFile(stream) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for part in old.infolist():
-            more = bytes(2**29) if part.filename.endswith("data/0") else b""
-            new.writestr(part.filename, old.read(part) + more)
-    assert path.stat().st_size < 10_000_000
-    assert "not a PyTorch checkpoint" in read_apart(path)
+            new.writestr(part.filename, old.read(part))
+    with pytest.raises(BadDataError, match="not a PyTorch checkpoint"):
+        load_bundle(path)
 
 
 def test_one_number_cannot_stand_for_terabytes(tmp_path):
