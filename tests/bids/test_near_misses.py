@@ -29,9 +29,7 @@ def test_folders_that_look_like_participants_are_one_problem(tmp_path: Path) -> 
     assert message.count(str(root)) == 1
 
 
-def test_links_and_paths_beside_participants_are_problems_of_a_validated_dataset(
-    tmp_path: Path,
-) -> None:
+def test_links_and_paths_beside_participants_are_problems(tmp_path: Path) -> None:
     images = {anat("01", None, "T1w"): HIGH, "sub_02/anat/x_T1w.nii.gz": None}
     root = write(tmp_path / "ds", images)
     (root / "sub-99").symlink_to("nowhere")
@@ -41,10 +39,6 @@ def test_links_and_paths_beside_participants_are_problems_of_a_validated_dataset
     (root / "sub-99").rename(root / "sub-02\\anat\\sub-02_T1w.nii.gz")
     ((message, _),) = problems(find(root))
     assert "sub-02\\anat\\sub-02_T1w.nii.gz (a path of Windows; unpack it again)" in message
-    (root / "sub-02\\anat\\sub-02_T1w.nii.gz").unlink()
-    kept = find(root, skip_bids_validation=True)
-    assert not kept.problems
-    assert "sub_02 (did you mean sub-02?)" in reasons(kept)["ds"]
     (root / "sub-01").rename(tmp_path / "gone")
     with pytest.raises(NoMatchError, match="did you mean sub-02"):
         find(root)
@@ -141,19 +135,6 @@ def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
     assert "copy" not in inversion
 
 
-def test_empty_subjects_say_what_they_hold(tmp_path: Path) -> None:
-    images = {anat("01", "A", "T1w"): HIGH, anat("02", None, "FLAIR"): HIGH}
-    images |= {"sub-03/ses-A/func/sub-03_ses-A_bold.nii.gz": None, anat("04", "B", "T1w"): HIGH}
-    root = write(tmp_path / "ds", images)
-    told = reasons(find(root))
-    assert told["sub-02"] == "no T1w or T2w image in anat (found FLAIR)"
-    assert told["sub-03"] == "no T1w or T2w image: no anat folder (found func)"
-    told = reasons(find(root, session_label=("A",)))
-    assert told["sub-04"] == "none of the chosen sessions (found ses-B)"
-    lonely = discover_pairs(asking(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
-    assert any("no anat folder (found func)" in item.reason for item in lonely)
-
-
 BOTH = {anat(s, "HF", f"acq-{a}"): HIGH for s in "12" for a in ("MPRAGE_T1w", "CUBE_T2w")}
 
 
@@ -229,18 +210,6 @@ def test_queries_for_other_programs_are_named_once(tmp_path: Path) -> None:
         assert "bold, flair" in note
         assert not found.problems
     assert len(find(root, filters=filters).scans) == 4
-
-
-def test_a_folder_beside_the_dataset_names_the_dataset(tmp_path: Path, refused) -> None:
-    root = write(tmp_path / "here" / "ds", BOTH)
-    (root / "derivatives" / "x").mkdir(parents=True)
-    for given in ("sub-1", "sub-1/ses-HF", "derivatives/x", ".."):
-        message = refused(InvalidBidsError, find, (root / given).resolve())
-        assert f"{root}; give that as bids_dir" in message
-        assert ("--participant-label 1" in message) == given.startswith("sub-")
-    write(root.with_name("64mT data"), BOTH)
-    two = f"holds {root.parent}/64mT data, {root}; give one of them as bids_dir"
-    assert two in refused(InvalidBidsError, find, root.parent)
 
 
 def test_a_version_without_quotes_is_taken_with_a_warning(tmp_path: Path) -> None:

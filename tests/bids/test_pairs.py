@@ -348,14 +348,3 @@ def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
     (reason,) = lonely(found)
     assert "only one (the axial) low-field T1w" in reason
     assert "--lf-fusion none" in reason
-
-
-def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> None:
-    high, low = tmp_path / "hf", tmp_path / "lf"
-    lumc(high, low)
-    images = {anat("05", None, "T1w"): LOW, anat("06", None, "part-phase_T1w"): HIGH}
-    found = find(write(high, images), lf_dir=low)
-    for subject in ("05", "06"):
-        reason = f"sub-{subject}: no T1w of either field that is asked for"
-        assert reason in lonely(found)
-    assert not [reason for reason in lonely(found) if "(found" in reason]
