@@ -4,7 +4,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -13,28 +12,17 @@ from h2lo_bids.bids.dataset import BIDS_VERSION
 from h2lo_bids.vocabulary import LEVELS
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("common.txt", "cuda.txt", "build.txt")
-HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 
 
 def _read(name):
-    """Return each locked package with its version and hashes."""
+    """Return each locked package with its version."""
     text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
     locked = {}
     for line in text.splitlines():
         requirement, *_ = line.split(" --hash")
         name, _, version = requirement.split(";")[0].strip().partition("==")
-        locked[canonicalize_name(name)] = (version, HASH.findall(line), line)
+        locked[canonicalize_name(name)] = version
     return locked
-
-
-@pytest.mark.parametrize("name", LOCKS)
-def test_every_line_is_one_version_with_hashes_and_nothing_else(name):
-    for package, (version, hashes, line) in _read(name).items():
-        assert re.fullmatch(r"[0-9][\w.]*", version), package
-        assert hashes, package
-        assert "://" not in line
-        assert line.count("--hash") == len(hashes)
 
 
 def test_locks_fulfil_what_the_package_asks_for():
@@ -42,18 +30,18 @@ def test_locks_fulfil_what_the_package_asks_for():
     common = _read("common.txt")
     torch = Requirement((ROOT / "requirements" / "torch.in").read_text().strip())
     (pin,) = torch.specifier
-    common["torch"] = (pin.version, [], "")
+    common["torch"] = pin.version
     backend = project["build-system"]["requires"]
     for text in project["project"]["dependencies"] + backend:
         wanted = Requirement(text)
-        version = common[canonicalize_name(wanted.name)][0]
+        version = common[canonicalize_name(wanted.name)]
         assert wanted.specifier.contains(version), f"{wanted}: run requirements/lock"
 
 
 def test_variants_differ_in_torch_alone():
     common, cuda = _read("common.txt"), _read("cuda.txt")
     assert not common.keys() & cuda.keys()
-    assert f"torch=={cuda['torch'][0]}" == (ROOT / "requirements" / "torch.in").read_text().strip()
+    assert f"torch=={cuda['torch']}" == (ROOT / "requirements" / "torch.in").read_text().strip()
     assert all(re.match("torch|triton|nvidia|cuda", name) for name in cuda)
     assert not any(re.match("nvidia|cuda|triton", name) for name in common)
 

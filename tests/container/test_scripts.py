@@ -65,23 +65,6 @@ def test_what_belongs_to_the_machine_is_found_and_not_repeated(tmp_path):
     assert "planted" not in done.stdout
 
 
-def test_a_build_is_lent_what_it_can_use_and_the_environment_wins(tmp_path):
-    conf = tmp_path / "host.conf"
-    conf.write_text(
-        "[global]\nconstraint = /there/constraints.txt\ntimeout = 15\nretries = 1\n"
-        f"extra-index-url =\n  file://{tmp_path}/simple\n  https://mirror.example.invalid/simple\n"
-        "[install]\nretries = 2\n"
-    )
-    env = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": str(conf), "PIP_TIMEOUT": "60"}
-    done = _run(".ci/pipconf.py", tmp_path, env=env)
-    assert str(tmp_path) in done.stdout.splitlines()
-    lent = (tmp_path / "pip.conf").read_text()
-    assert "constraint" not in lent
-    assert "timeout = 60\n" in lent
-    assert "retries = 2\n" in lent
-    assert f"file://{tmp_path}/simple https://mirror.example.invalid/simple\n" in lent
-
-
 def test_runs_that_differ_in_a_voxel_are_told_apart(tmp_path):
     for run, voxel in (("native", b"1"), ("same", b"1"), ("other", b"2")):
         anat = tmp_path / run / "sub-01" / "anat"
