@@ -7,10 +7,8 @@ import fcntl
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from skeletons import anat, scan_at
@@ -49,16 +47,6 @@ def test_a_second_run_waits_and_says_for_which_other(tmp_path, capsys):
     assert f"waiting for another run in this out_dir (process {process.pid} on " in (
         capsys.readouterr().out
     )
-
-
-def test_a_killed_holder_leaves_no_lock(tmp_path):
-    process = _holder(tmp_path / "l", 60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    began = time.monotonic()
-    with exclusive(tmp_path / "l") as locked:
-        assert locked
-    assert time.monotonic() - began < 5
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
