@@ -147,7 +147,3 @@ def test_a_model_that_draws_does_so_by_the_seed(tmp_path) -> None:
         for seed in ({"seed": 1}, {"seed": 1}, {"seed": 2}, {})
     ]
     assert [np.array_equal(made[0], other) for other in made[1:]] == [True, False, False]
-
-
-def test_embedded_models_are_named_by_contrast() -> None:
-    assert load_model("T2w").bundle.contrast == "T2w"
