@@ -27,21 +27,16 @@ from pathlib import Path
 from h2lo_bids.io import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
+    time.sleep(1)
 """
-
-
-def _holder(path, seconds):
-    command = [sys.executable, "-c", HOLD, str(path), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
 
 
 def test_a_second_run_waits_and_says_for_which_other(tmp_path, capsys):
     """As for ever, where a machine died and its file server does not know."""
     (tmp_path / "bids").mkdir()
-    process = _holder(tmp_path / "out/logs/locks/dataset.lock", 1.0)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out/logs/locks/dataset.lock")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
     write_dataset(Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x"))
     assert process.wait(5) == 0
     assert f"waiting for another run in this out_dir (process {process.pid} on " in (
