@@ -128,13 +128,6 @@ def ds006557(
     return root
 
 
-def lumc(high: Path, low: Path, subjects: tuple[str, ...] = ("01", "02", "03")) -> None:
-    """Two roots: high field without sessions, low field without any field strength."""
-    write(high, {anat(sub, None, f"{suffix}"): {} for sub in subjects for suffix in CONTRASTS})
-    names = {anat(sub, "1", f"{suffix}"): None for sub in subjects for suffix in CONTRASTS}
-    write(low, names)
-
-
 def in_one_session(root: Path, sessions: tuple[str | None, ...] = (None,)) -> Path:
     """High and low field side by side, in one or several sessions."""
     images: dict[str, Mapping[str, Any]] = {}

@@ -17,7 +17,6 @@ from skeletons import (
     ds006557,
     get,
     in_one_session,
-    lumc,
     write,
     write_grid,
 )
@@ -156,13 +155,13 @@ def test_what_fmriprep_made_is_no_low_field_partner(tmp_path, session, rest, wor
 
 
 def test_two_roots(tmp_path: Path) -> None:
-    high, low = tmp_path / "hf", tmp_path / "lf"
-    lumc(high, low)
+    """High field without sessions, and low field without any field strength, as in Leiden's."""
+    images = [*product(("01", "02", "03"), CONTRASTS)]
+    high = write(tmp_path / "hf", {anat(sub, None, suffix): {} for sub, suffix in images})
+    low = write(tmp_path / "lf", {anat(sub, "1", suffix): None for sub, suffix in images})
     found = find(high, lf_dir=low)
     assert names(found) == {
-        f"sub-{sub}_{suffix}": [f"sub-{sub}_ses-1_{suffix}"]
-        for sub in ("01", "02", "03")
-        for suffix in CONTRASTS
+        f"sub-{sub}_{suffix}": [f"sub-{sub}_ses-1_{suffix}"] for sub, suffix in images
     }
     (scan,) = found.pairs[0].lf
     assert scan.uri == "bids:lf:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
