@@ -152,6 +152,16 @@ def both(tmp_path) -> Path:
     return bids
 
 
+def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.delenv("FREESURFER_HOME", raising=False)
+    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
+    words = ("--resolution", "8", "--skull-strip", "synthstrip", "--skip-bids-validation")
+    done = run(bids, out, "group", *words, code=66)
+    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in done.stderr
+    assert not list(out.rglob("*.nii.gz"))
+    assert "preparing" not in done.stdout
+
+
 def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path, both):
     out = tmp_path / "out"
     high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"

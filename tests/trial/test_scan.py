@@ -69,6 +69,7 @@ def ball(at=(10, 12, 8), radius=3):
         ("probseg", ball() * 0.4, AFFINE, "is empty"),
         ("mask", ball() * 0.7, AFFINE, "a mask holds whole numbers"),
         ("probseg", ball() * 2.0, AFFINE, "values beyond those of a probseg"),
+        ("mask", ball()[:10], AFFINE, "another grid than /data/sub-01_T1w.nii.gz"),
         ("mask", ball(), np.diag([1, 1, 1.1, 1]), "lies elsewhere than"),
         ("mask", ~BRAIN, AFFINE, "most of it lies outside the brain"),
     ],
