@@ -92,10 +92,12 @@ def in_scratch(folder: Path, scratch: str) -> str:
 
 def test_a_task_that_cannot_read_its_line_runs_nothing(tmp_path):
     """As on a machine with an old copy of the list: without words h2lo would do everything."""
+    (tmp_path / "scratch" / "mine").mkdir(parents=True)
     text = in_scratch(tmp_path, f"{tmp_path}/scratch")
     with pytest.raises(AssertionError, match="cannot be read in line 3 of"):
         run_script(text, tmp_path, "--participant-label 01", first=2, h2lo=WRITE)
     assert not (tmp_path / "told").exists()
+    assert (tmp_path / "scratch" / "mine").is_dir()
 
 
 def test_a_task_without_its_scratch_has_begun(tmp_path):
