@@ -18,7 +18,9 @@ from heads import (
     call,
     importable,
     write_dataset,
+    write_scan,
 )
+from report_samples import make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
 from h2lo_bids.cli import execution
@@ -31,6 +33,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
+from h2lo_bids.reports.records import SubjectReport, save_subject_report
 from h2lo_bids.settings import Settings
 
 
@@ -75,6 +78,15 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):
     assert len(read) == 1
 
 
+def test_a_dry_run_names_the_mask_that_derivatives_lack(tmp_path, bids):
+    (masks := tmp_path / "masks").mkdir()
+    write_scan(bids / "sub-01/ses-LF/anat/sub-01_ses-LF_T1w.nii.gz", tesla=0.064)
+    words = (bids, tmp_path / "out", "participant", "-d", f"x={masks}", "--dry-run")
+    told = f"brain mask: computed, as there is no {masks}/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    assert f"{told}]" in call(*words)[1]
+    assert f"[T1w; {told}]" in call(*words, "--pairs")[1]
+
+
 def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, monkeypatch):
     def broken(settings):
         raise LookupError("of a kind\nnobody thought of")
@@ -97,6 +109,19 @@ def test_lines_are_neither_obeyed_nor_lost_by_a_terminal(monkeypatch):
     assert b'"t2w": {\\u2026}' in raw.getvalue()
     Console().line("sub-\x1b[31m01 é\r \udcff")
     assert raw.getvalue().endswith(b"\nsub-\\x1b[31m01 \\xe9\\r \\udcff\n")
+
+
+def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_path, bids):
+    out = tmp_path / "out"
+    (out / "sub-01_old/figures").mkdir(parents=True)  # a copy, of no participant
+    for label in ("01", "02"):
+        save_subject_report(out, SubjectReport(label, (make_scan(f"sub-{label}_T1w"),)))
+    (broken := out / "sub-01/figures/sub-01_desc-summary.json").write_text("{")
+    code, text, err = call(bids, out, "participant", "--reports-only")
+    assert (code, err) == (1, "")
+    assert text.count(f"error: {broken}: not a stored report") == 1
+    assert "_old" not in text
+    assert (out / "sub-02.html").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 75)])
