@@ -8,12 +8,14 @@ import io
 import json
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from heads import call
 
 import bids_app_spec
+from h2lo_bids.bids.derivatives import derivative_path, result_files
 from h2lo_bids.cli.parser import build_parser, read_settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import OPTIONS
@@ -67,6 +69,21 @@ def test_a_level_takes_what_it_does_not_disable_and_hands_it_on(level):
                 assert read_settings(given.words()) == given
                 taken += 1
         assert bool(taken) is (name not in disabled), name
+
+
+def test_outputs_are_found_by_their_patterns():
+    """Where they are not, a platform hands no image on."""
+    templates = [o["path-template"].partition("/")[2] for o in DESCRIPTOR["output-files"]]
+    out = Path("/out")
+    made = [
+        derivative_path(out, {"sub": "01", **ses}, suffix=suffix, desc=desc, res="model")
+        for ses in ({}, {"ses": "HF"})
+        for suffix, desc in (("T1w", "lowfield"), ("T2w", "lowfieldstd"), ("mask", "pairT2w"))
+    ]
+    made += result_files(out, "fold", contrast="T1w", method="h2lo-mlp", fold=3)
+    made += result_files(out, "model", contrast="T1w", method="inr")
+    for path in (path.relative_to(out).as_posix() for path in made):
+        assert any(fnmatch(path, t) and path.count("/") == t.count("/") for t in templates), path
 
 
 def test_the_help_is_short_and_that_of_a_level_has_all_that_it_takes():
