@@ -113,6 +113,7 @@ def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: P
     assert description(raw)["SourceDatasets"] == expected
     write_dataset_files(out, bids_dir=raw)
     assert other_source(out, other) is None
+    assert (out / "logs/CITATION.bib").read_text() == bibtex()
     put(out / "dataset_description.json", json.dumps({"SourceDatasets": "odd"}))
     assert other_source(out, raw) is None
 
