@@ -15,6 +15,7 @@ from small_brains import GRIDS, SHAPE, make_brain, seen, write_scan
 
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.pairs import prepare_participant
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
@@ -116,7 +117,7 @@ def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
     assert simulated(real, source.lf[0])
 
 
-def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path) -> None:
+def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path, monkeypatch) -> None:
     """Of the raw scans: a mask in the name of a registered image is of another grid."""
     root = tmp_path / "masks"
     settings = Settings(tmp_path, tmp_path / "out", derivatives=(("m", root),))
@@ -142,5 +143,18 @@ def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path) -> None:
     first = pair_fingerprint(source, how)
     names[source.hf].write_bytes(b"another")
     assert len({before, first, pair_fingerprint(source, how)}) == 3
+    told: list[str] = []
+    monkeypatch.setattr("pipelines.pairs.prepare_pairs", lambda *given: ([], [source], []))
+    for folder in (root, tmp_path):  # which holds none
+        asked = replace(settings, derivatives=(("m", folder),))
+        prepare_participant(
+            asked, "01", (source,), tmp_path, lambda event: told.append(event["text"])
+        )
+    lacking = tmp_path / names[source.hf].relative_to(root)
+    assert told == [
+        f"{source.hf.stem}: brain mask {names[source.hf]}",
+        f"{source.lf[1].stem}: brain mask {names[source.lf[1]]}",
+        f"{source.hf.stem}: brain mask computed, as there is no {lacking}",
+    ]
     for other in ("m", "lf"):  # a derivative, and --lf-dir
         assert how.mask_of(replace(source.lf[1], dataset=other)) is None
