@@ -195,6 +195,9 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path, pa
     assert sum("sub-0001" in note and "run its participant" in note for note in found.notes) == 1
     assert sum("sub-0003" in note and "same --condition" in note for note in found.notes) == 1
     assert {row["subjects"] for row in found.rows["detectability"]} == {1}
+    assert sum("1 participant only: the Hotelling" in note for note in found.notes) == 1
+    assert "boot_low" not in row_of(found, "detectability", condition="loud", observer="cnr")
+    write_trial_report(tmp_path, found, ["raw", "out", "trial"])  # of one person alone, too
     with pytest.raises(NoMatchError, match="holds no ratings"):
         collect(tmp_path / "none")
 
