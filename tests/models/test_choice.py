@@ -69,6 +69,7 @@ NO_ENHANCER = r"no T1w model of pfsr comes .* `group --task enhance` .* scans wi
         (named_models, None, {"method": ("identity",)}, "the high-field image itself is a row of"),
         (named_models, "", {"method": ("identity",)}, "the high-field image itself is a row of"),
         (named_models, "h2lo_T2w", {}, "for T2w, and there are no pairs of it; the pairs are T1"),
+        (named_models, "h2lo_T1w", {"task": "enhance"}, r"was trained to synthesize \(h2lo\)"),
         (named_models, "", {"task": "enhance"}, "holds no model for T1w to enhance"),
     ],
 )
