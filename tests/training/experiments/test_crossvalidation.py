@@ -209,10 +209,12 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(tmp_path, finished, m
         steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7,
         starts_from=start.sha256,
     )  # fmt: skip
-    pairs = write_pairs(tmp_path / "out", COUNT)
+    check = {"Flagged": True, "Reasons": ["dice 0.5"], "Figures": {"dice": 0.5}}
+    pairs = write_pairs(tmp_path / "out", COUNT, RegistrationCheck=check)  # which were asked for
     job = jobs_of(tmp_path, pairs, options=options, initial=start)[0]
     run_fold(job)
     record = json.loads((job.folder / "record.json").read_text())
+    assert "01: doubtful registration: dice 0.5" in record["warnings"]
     assert (record["steps"], record["stalled"], record["timed_out"]) == (8, True, False)
     known = {"name": "h2lo_T1w_fold-0", "sha256": start.sha256, "pairs": "simulated"}
     assert record["initial"] == known
