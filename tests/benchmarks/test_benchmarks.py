@@ -74,6 +74,13 @@ def test_a_site_is_simulated_and_every_arm_is_scored_once_on_every_test_head(
     script.main([*map(str, words)])
     assert table.read_bytes().splitlines()[:-3] == before.splitlines()[:-3]
     assert len(table.read_bytes().splitlines()) == len(rows) + 1
+    # Neither resolutions nor contrasts are mixed.
+    for more, text in (
+        (("--resolution", 2), "few_pairs.md: is of T1w at 4 mm, not of T1w at 2 mm"),
+        (("--contrast", "T2w", "--out", tmp_path / "new"), "test-01.npz: is of T1w, not T2w"),
+    ):
+        with pytest.raises(SystemExit, match=text):
+            script.main([*map(str, (*words, *more))])
 
 
 def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
