@@ -91,7 +91,7 @@ def walked(steps: int) -> torch.Tensor:
     return vector(walk.model)
 
 
-def test_the_best_weights_are_kept(walk, tmp_path):
+def test_the_best_weights_are_kept(walk, tmp_path, monkeypatch):
     lines: list[str] = []
     result = walk(tmp_path, say=lines.append)
     assert (result.steps, result.best_step, result.best_psnr) == (14, 8, 30.0)
@@ -105,6 +105,9 @@ def test_the_best_weights_are_kept(walk, tmp_path):
     psnr = {r["step"]: r["psnr"] for r in rows if r["psnr"]}
     assert psnr == {"4": "10.0", "8": "30.0", "12": "20.0"}
     assert [r["side"] for r in rows] == ["", "2.0"] * 7
+    monkeypatch.setattr("h2lo_bids.training.fit.SILENCE", 0.0)  # as if each step took so long
+    walk(tmp_path / "slow", say=(slow := []).append)
+    assert [int(line.split()[1]) for line in slow[1:]] == [*range(1, 15)]
     last = walk(tmp_path / "unvalidated", steps=3)
     assert (last.best_step, torch.equal(vector(last.model), walked(3))) == (0, True)
 
