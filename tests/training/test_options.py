@@ -46,6 +46,11 @@ def test_the_help_tells_the_defaults_of_both_protocols():
             assert value == getattr(own, name)
 
 
+def test_default_fits_few_pairs_and_validates_within_few_steps():
+    assert default_options(1, device="cpu").batch == 1
+    assert default_options(12, device="cpu", steps=30).validate_every == 30
+
+
 def test_warmup_rises_linearly():
     options = FitOptions(steps=100, learning_rate=1.0, floor=0.0, warmup=4)
     assert [rate_of(s, options) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
