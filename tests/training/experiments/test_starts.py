@@ -40,6 +40,7 @@ def test_folds_and_devices_share_the_processors():
     assert fit_threads(replace(SETTINGS, n_folds_parallel=3)) == 2
     assert fit_threads(replace(SETTINGS, n_folds_parallel=2, devices=2)) == 2
     assert fit_threads(replace(SETTINGS, n_folds_parallel=20)) == 1
+    assert fit_threads(replace(SETTINGS, omp_nthreads=5)) == 5
 
 
 @pytest.mark.parametrize(
