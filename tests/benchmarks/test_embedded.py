@@ -48,7 +48,7 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(labels: Path, out: Path, *more: str) -> int:
-    values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "2"]
+    values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "4"]
     values += ["--precision", "fp32"]  # not every processor multiplies in bfloat16
     threads = torch.get_num_threads()
     try:
@@ -75,10 +75,10 @@ def test_command_writes_a_bundle_with_its_figures(labels, tmp_path, capsys):
     assert len(kept) == 6 * embedded.SIMULATIONS["train"].variants + 2
     assert not (out / "h2lo_T2w").exists()
     # Stopped, it goes on to the bundle.
-    assert run(labels, out, "--max-steps", "1") == 0
+    assert run(labels, out, "--max-steps", "2") == 0
     assert not (out / "h2lo_T2w").exists()
     assert run(labels, out) == 0
-    assert [r["step"] for r in history(out / "work/T2w")] == ["1", "2"]
+    assert [r["step"] for r in history(out / "work/T2w")] == ["1", "2", "3", "4"]
     bundle = load_bundle(out / "h2lo_T2w", contrast="T2w")
     assert bundle.metadata["training_data"]["kind"] == "simulated"
     assert bundle.metadata["training_data"]["subjects"]["test"] == ["head_08.nii.gz"]
