@@ -96,7 +96,9 @@ class Parser(argparse.ArgumentParser):
                 return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
         choice = _CHOICE.search(message)
-        if "arguments are required" in message or (choice and choice[1] in LEVELS):
+        if "arguments are required" in message or (
+            choice and choice[1] in (*LEVELS, *LEVEL_ALIASES)
+        ):
             return (
                 "; give positional arguments before the options, some of which take all words up "
                 f"to the next option; see {self.prog} --help"

@@ -212,7 +212,7 @@ def _quantile(groups: int) -> float:
 
 
 def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Fit the probability of seeing a lesion to its diameter; find that seen with 80 %.
+    """Fit the probability of seeing a lesion to its diameter; find where it is 80 %.
 
     The logit is linear in the logarithm of the diameter; the interval is by the delta
     method and Student's t over groups; there is none for a single group. There is no diameter

@@ -179,6 +179,7 @@ def test_a_method_that_is_validated_on_crops_takes_their_side(method):
         "--participant-label 01 bids out participant",
         "bids out --participant-label 01 02 participant --sloppy",
         "bids out --contrast T1w participant",
+        "bids out --contrast T1w train",
     ],
 )
 def test_an_option_that_took_the_positional_words_is_explained(refused, words) -> None:
