@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SY
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives")
-Templates = dict[str, dict[str, tuple[Path, Path | None]]]
+Templates = dict[str, dict[str, templates.TemplateFiles]]
 """Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
     "lambda_grad": ("h2lo",),
@@ -28,80 +28,9 @@ _OWN_OPTIONS = {
     "batch": ("h2lo", "inr"),
     "learning_rate": ("h2lo", "inr"),
     "sampling": ("h2lo", "inr", "diffi2i"),
+    "devices": ("h2lo", "inr"),
 }
 """Options of a fit that mean nothing to the other families of methods."""
-_CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
-    (
-        lambda s: s.level == "participant" and (len(s.method) > 1 or ALL in s.method),
-        "--method: give one method, which makes the images",
-    ),
-    (
-        lambda s: s.template_file is not None and len(s.standard_spaces) != 1,
-        "--template-file is the image of one space; name it with --output-spaces NAME",
-    ),
-    (
-        lambda s: s.synthstrip_weights and s.skull_strip not in ("auto", "synthstrip"),
-        "--synthstrip-weights has no effect with --skull-strip {0.skull_strip}",
-    ),
-    (
-        lambda s: s.precision == "fp16" and not s.fits,
-        "--precision fp16 is only for fits, at the group level or in a benchmark; use bf16",
-    ),
-    (
-        lambda s: s.realism_reference and s.task != SYNTHESIZE,
-        "--realism-reference is for synthesized images; leave it or --task enhance out",
-    ),
-    (
-        lambda s: s.draws > 1 and s.noise == "none" and not _tries(s),
-        "--realisations {0.realisations} would all be the same image; add --noise calibrated",
-    ),
-    (
-        lambda s: s.noise_scale is not None and s.noise == "none" and not _tries(s),
-        "--noise-scale {0.noise_scale:g}: there is no noise to scale; add --noise calibrated",
-    ),
-    (
-        lambda s: (s.slice_profile or s.slice_thickness) and not s.lf_grid and not _tries(s),
-        "--slice-profile and --slice-thickness need the slices of --lf-grid; add --lf-grid XxYxZ",
-    ),
-    (
-        lambda s: s.level == "trial" and not s.labels,
-        "trial needs lesion masks; give --labels NAME=PATH",
-    ),
-    (
-        lambda s: s.lambda_grad == 0,
-        "--lambda-grad 0 is what --method h2lo-nograd does; use that",
-    ),
-    (
-        lambda s: s.folds == "0" and s.fold,
-        "--fold names folds and --folds 0 asks for none; leave one of them out",
-    ),
-    (
-        lambda s: s.fold and s.collect,
-        "--fold fits some folds and --collect fits none; leave one of them out",
-    ),
-    (
-        lambda s: s.folds == "0" and (s.no_final or s.level == "benchmark"),
-        "--folds 0 leaves nothing to fit here; give 2 folds or more",
-    ),
-    (
-        lambda s: s.test_count and not s.folds.strip("0").isdigit(),
-        "--test-count has no effect with --folds {0.folds}; leave it out",
-    ),
-    (
-        lambda s: s.val_count and not s.folds.isdigit(),
-        "--val-count has no effect with --folds {0.folds}; leave it out",
-    ),
-    (
-        lambda s: s.lf_dir is not None and s.lf_dir.resolve() == s.bids_dir.resolve(),
-        "--lf-dir {0.lf_dir}: is bids_dir itself; leave the option out, and choose scans with --hf "
-        "and --lf",
-    ),
-    (
-        lambda s: s.protocol == "paper" and max(s.batch or 1, s.devices) > 1,
-        "--protocol paper takes one volume per step; leave --batch and --devices out",
-    ),
-)
-"""What makes no sense together, and what is said of it."""
 
 
 def check_usage(settings: Settings) -> None:
@@ -167,10 +96,10 @@ def check_models_and_templates(
     from h2lo_bids.synthesis.options import resolve_device
 
     resolve_device(settings.device)
-    bundles = bundles_for(settings, suffixes)
-    lines = [_check_model(*pair) for pair in bundles.items()]
-    for bundle in bundles.values():
+    for suffix, bundle in bundles_for(settings, suffixes).items():
+        load_model(bundle)
         check_extras(settings, bundle)
+        send(note(f"{suffix}: model {_described(bundle)}"))
     if _tries(settings):
         from h2lo_bids.trial.condition import conditions_of
 
@@ -180,17 +109,14 @@ def check_models_and_templates(
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
     spaces = settings.standard_spaces
-    templates: Templates = {
+    return {
         suffix: {space: _find_template(settings, space, suffix) for space in spaces}
         for suffix in suffixes
     }
-    for line in lines:
-        send(note(line))
-    return templates
 
 
-def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, Path | None]:
-    """Return a template's image and brain mask."""
+def _find_template(settings: Settings, space: str, suffix: str) -> templates.TemplateFiles:
+    """Find a template, whose image can be read."""
     from h2lo_bids.imaging.reading import load_checked
 
     if settings.template_file is not None:
@@ -208,15 +134,13 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, P
     return files
 
 
-def _check_model(suffix: str, bundle: Any) -> str:
-    from h2lo_bids.models.bundle import load_model
-
-    load_model(bundle)
+def _described(bundle: Any) -> str:
+    """Name a model, and what it was trained on."""
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
     training = {"none": "not trained", "unknown": "of unknown training"}
     trained = training.get(kind, f"trained on {kind} pairs")
-    return f"{suffix}: model {name}, {trained}, SHA-256 {bundle.sha256[:12]}"
+    return f"{name}, {trained}, SHA-256 {bundle.sha256[:12]}"
 
 
 def _check_places(settings: Settings) -> None:
@@ -233,7 +157,7 @@ def _check_places(settings: Settings) -> None:
         for name, path in places.items():
             if path is None or (raw and in_derivatives(path, root)):
                 continue
-            if root.resolve() in (path.resolve(), *path.resolve().parents):
+            if path.resolve().is_relative_to(root.resolve()):
                 raise UsageError(
                     f"{name} {path}: lies inside {title}, which is never written; choose a folder "
                     f"outside it{', or in its derivatives/NAME' if raw else ''}"
@@ -268,88 +192,108 @@ def _tries(settings: Settings) -> bool:
 
 def check_values(settings: Settings) -> None:
     """Refuse options that contradict each other, or of which one would be of no use."""
-    for contradicts, text in _CONTRADICTIONS:
-        if contradicts(settings):
-            raise UsageError(text.format(settings))
-    _check_names(settings)
-    _check_owners(settings)
-    _check_external(settings)
-    _check_arms(settings)
+    for of in (_of_images, _of_fits, _of_names, _of_owners):
+        if text := next(of(settings), ""):
+            raise UsageError(text)
+    names = [*METHODS, *(name for name, _ in settings.external)]
+    for name, template in settings.external:
+        from h2lo_bids.training.experiments.external import Command
+
+        if names.count(name) > 1:
+            raise UsageError(f"--external {name}: another method has this name; choose a new one")
+        Command(name, template).find_program()
     if _tries(settings) or settings.labels:
         from h2lo_bids.trial.condition import conditions_of
 
         conditions_of(settings)
 
 
-def _check_names(settings: Settings) -> None:
-    """Refuse two models, templates or datasets under one name."""
-    given = [("--init", contrast) for contrast, _ in settings.init]
-    if settings.level != "evaluate":
-        given += [("--model", contrast) for contrast, _ in settings.model]
+def _of_images(s: Settings) -> Iterator[str]:
+    """Yield what makes no sense together of the options on images."""
+    plain = not _tries(s)
+    if s.level == "participant" and (len(s.method) > 1 or ALL in s.method):
+        yield "--method: give one method, which makes the images"
+    if s.template_file is not None and len(s.standard_spaces) != 1:
+        yield "--template-file is the image of one space; name it with --output-spaces NAME"
+    if s.synthstrip_weights and s.skull_strip not in ("auto", "synthstrip"):
+        yield f"--synthstrip-weights has no effect with --skull-strip {s.skull_strip}"
+    if s.realism_reference and s.task != SYNTHESIZE:
+        yield "--realism-reference is for synthesized images; leave it or --task enhance out"
+    if plain and s.draws > 1 and s.noise == "none":
+        yield f"--realisations {s.realisations} would all be the same image; add --noise calibrated"
+    if plain and s.noise_scale is not None and s.noise == "none":
+        yield f"--noise-scale {s.noise_scale:g}: there is no noise to scale; add --noise calibrated"
+    if plain and (s.slice_profile or s.slice_thickness) and not s.lf_grid:
+        text = "--slice-profile and --slice-thickness need the slices of --lf-grid"
+        yield f"{text}; add --lf-grid XxYxZ"
+    if s.level == "trial" and not s.labels:
+        yield "trial needs lesion masks; give --labels NAME=PATH"
+
+
+def _of_fits(s: Settings) -> Iterator[str]:
+    """Yield what makes no sense together of the options on pairs and fits."""
+    if s.precision == "fp16" and not s.fits:
+        yield "--precision fp16 is only for fits, at the group level or in a benchmark; use bf16"
+    if s.lambda_grad == 0:
+        yield "--lambda-grad 0 is what --method h2lo-nograd does; use that"
+    if s.folds == "0" and s.fold:
+        yield "--fold names folds and --folds 0 asks for none; leave one of them out"
+    if s.fold and s.collect:
+        yield "--fold fits some folds and --collect fits none; leave one of them out"
+    if s.folds == "0" and (s.no_final or s.level == "benchmark"):
+        yield "--folds 0 leaves nothing to fit here; give 2 folds or more"
+    if s.test_count and not s.folds.strip("0").isdigit():
+        yield f"--test-count has no effect with --folds {s.folds}; leave it out"
+    if s.val_count and not s.folds.isdigit():
+        yield f"--val-count has no effect with --folds {s.folds}; leave it out"
+    if s.lf_dir is not None and s.lf_dir.resolve() == s.bids_dir.resolve():
+        text = "is bids_dir itself; leave the option out, and choose scans with --hf and --lf"
+        yield f"--lf-dir {s.lf_dir}: {text}"
+    if s.protocol == "paper" and max(s.batch or 1, s.devices) > 1:
+        yield "--protocol paper takes one volume per step; leave --batch and --devices out"
+
+
+def _of_names(s: Settings) -> Iterator[str]:
+    """Yield models, templates or datasets under one name."""
+    given = [("--init", contrast) for contrast, _ in s.init]
+    given += [("--model", contrast) for contrast, _ in s.model if s.level != "evaluate"]
     for option, contrast in given:
         if given.count((option, contrast)) > 1:
-            raise UsageError(
+            yield (
                 f"{option} is given twice {contrast or 'without a contrast'}; write {option} "
                 "T1w=PATH T2w=PATH for two models"
             )
-    standard = settings.standard_spaces
+    standard = s.standard_spaces
     if len({templates.parse_space(space).label for space in standard}) < len(standard):
-        raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
+        yield f"--output-spaces {' '.join(standard)}: name each template once"
     # They become names of the output's DatasetLinks, where the input has some already.
-    names, taken = [name for name, _ in settings.derivatives], ("raw", "lf")
-    if set(names) & set(taken) or len(set(names)) < len(names):
-        raise UsageError(
-            f"--derivatives {' '.join(names)}: give each dataset a unique name other than "
-            f"{' and '.join(taken)}"
-        )
+    names = ["raw", "lf", *(name for name, _ in s.derivatives)]
+    if len({*names}) < len(names):
+        text = "give each dataset a unique name other than raw and lf"
+        yield f"--derivatives {' '.join(names[2:])}: {text}"
 
 
-def _check_owners(settings: Settings) -> None:
-    """Refuse options that none of the methods takes; with several, they are for those that do."""
-    if settings.fold:  # a task of a job array, whose other tasks may have other methods
-        return
-    families = {FAMILY_OF[name] for name in settings.methods}
-    methods = " and ".join(settings.methods)
-    for option, owners in _OWN_OPTIONS.items():
-        if getattr(settings, option) is not None and not families & set(owners):
-            raise UsageError(
-                f"{OPTIONS[option].flag} means nothing to {methods}, whose own value is fixed; "
-                "leave it out"
+def _of_owners(s: Settings) -> Iterator[str]:
+    """Yield arms that are pretrained on nothing, and options that none of the methods takes."""
+    if s.level == "benchmark" and not (s.pretrain_derivatives or s.reports_only):
+        lone = [f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE, CURVE)]
+        arms = s.arms if s.fits_enhancer else ()
+        if lacking := [name.removeprefix(f"{ENHANCER}-") for name in arms if name not in lone]:
+            yield (
+                f"--arm {' '.join(lacking)}: pretrained arms need --pretrain-derivatives, the "
+                "out_dir of participant for a high-field cohort; give it, or --arm real "
+                "flip-rotate curve"
             )
-    if "h2lo" not in settings.methods and any(start != NONE for _, start in settings.init):
-        raise UsageError(
+    if s.fold:  # a task of a job array, whose other tasks may have other methods
+        return
+    families, methods = {FAMILY_OF[name] for name in s.methods}, " and ".join(s.methods)
+    for name, owners in _OWN_OPTIONS.items():
+        option = OPTIONS[name]
+        if getattr(s, name) != option.default and families.isdisjoint(owners):
+            text = f"means nothing to {methods}, whose own value is fixed; leave it out"
+            yield f"{option.flag} {text}"
+    if "h2lo" not in s.methods and any(start != NONE for _, start in s.init):
+        yield (
             f"--init means nothing to {methods}: of the methods, only h2lo can start from another "
             "model; leave it out"
-        )
-    if settings.devices > 1 and not families & {"h2lo", "inr"}:
-        raise UsageError(
-            f"--devices {settings.devices}: {methods} can be fitted by one process only; leave the "
-            "option out"
-        )
-
-
-def _check_external(settings: Settings) -> None:
-    """Refuse external tools that have the name of a method, or no program."""
-    if not settings.external:
-        return
-    from h2lo_bids.training.experiments.external import Command
-
-    names = [name for name, _ in settings.external]
-    for name, template in settings.external:
-        if name in METHODS or names.count(name) > 1:
-            raise UsageError(f"--external {name}: another method has this name; choose a new one")
-        Command(name, template).find_program()
-
-
-def _check_arms(settings: Settings) -> None:
-    """Refuse arms that are pretrained on nothing."""
-    if not settings.fits_enhancer or settings.level != "benchmark" or settings.reports_only:
-        return
-    lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE, CURVE)}
-    lacking = [name for name in settings.arms if name not in lone]
-    if lacking and not settings.pretrain_derivatives:
-        named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
-        raise UsageError(
-            f"--arm {named}: pretrained arms need --pretrain-derivatives, the out_dir of "
-            "participant for a high-field cohort; give it, or --arm real flip-rotate curve"
         )

@@ -120,7 +120,7 @@ REFUSED = [
     ("group --protocol paper --batch 2", 64, "one volume per step"),
     ("group --method pix2pix --crop 8", 64, "--crop means nothing to pix2pix"),
     ("group --method inr arnold --lambda-grad 1", 64, "nothing to inr and arnold"),
-    ("group --method identity --devices 2", 64, "can be fitted by one process only"),
+    ("group --method identity --devices 2", 64, "--devices means nothing to identity"),
     ("group --init embedded none", 64, "--init is given twice without a contrast"),
     ("group --method inr --init embedded", 64, "--init means nothing to inr"),
     ("group -d lf=bids", 64, "other than raw and lf"),
