@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.vocabulary import DISK_FULL
 
-_LONGEST = 2000
-"""Characters of a line: a few paths of the greatest length, and what is said of them."""
+_LONG_LINE = re.compile(r"(?m)^(.{1333}).{2,}(.{666})$")
+"""Longer than a few paths of the greatest length and what is said of them: of a hostile file."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 _OF_THE_MACHINE = {73, 74, 75}
@@ -28,14 +28,7 @@ class H2loError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("\n".join(map(_clipped, message.split("\n"))))
-
-
-def _clipped(line: str) -> str:
-    """Leave out the middle of a line that quotes too much of a hostile file."""
-    if len(line) <= _LONGEST:
-        return line
-    return f"{line[: _LONGEST * 2 // 3]} [...] {line[-_LONGEST // 3 :]}"
+        super().__init__(_LONG_LINE.sub(r"\1 [...] \2", message))
 
 
 class InvalidBidsError(H2loError):
@@ -95,12 +88,9 @@ class TemporaryError(H2loError):
 class UnexpectedError(H2loError):
     """An exception that no message was written for; `kind` is the name of its class."""
 
-    def __init__(self, message: str, kind: str) -> None:
+    def __init__(self, message: str, kind: str = "") -> None:  # unpickling sets the latter
         super().__init__(message)
         self.kind = kind
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.kind)
 
 
 def recorded(error: Exception, place: str = "a file") -> H2loError:
