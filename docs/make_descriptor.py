@@ -128,11 +128,10 @@ def _kind(action: argparse.Action) -> dict[str, Any]:
         return {"type": "String"}
     if action.nargs == 0:
         return {"type": "Flag"}
-    if isinstance(reader, convert.integer):
-        most = {"maximum": reader.most} if reader.most < convert.integer.most else {}
-        return {"type": "Number", "integer": True, "minimum": reader.least, **most}
     if isinstance(reader, convert.number):
-        return {"type": "Number", "minimum": reader.least, "maximum": reader.most}
+        whole = {"integer": True} if reader.kind is int else {}
+        most = {"maximum": reader.most} if reader.most < convert.MOST else {}
+        return {"type": "Number", **whole, "minimum": reader.least, **most}
     return {"type": "File" if reader is convert.path else "String"}
 
 

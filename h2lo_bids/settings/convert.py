@@ -20,6 +20,8 @@ from h2lo_bids.vocabulary import CONTRASTS
 
 STARTS = EMBEDDED, NONE = "embedded", "none"
 """Words of ``--init`` that are no path."""
+MOST = 10**9
+"""The largest whole number that makes sense where nothing else is said."""
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
 _SPACE = re.compile(
     r"(?!.*:res.*:res|.*:coh.*:coh)[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*"
@@ -139,39 +141,27 @@ def start(text: str) -> tuple[str, str | Path]:
 
 
 @dataclass(frozen=True)
-class integer:  # noqa: N801 - used like the functions here
-    """A reader of whole numbers that are neither too small nor beyond all sense."""
-
-    least: int
-    most: int = 10**9
-
-    def __call__(self, text: str) -> int:
-        """Read one."""
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not self.least <= int(text) <= self.most:
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]!r} is not a whole number of {self.least} to {self.most}"
-            )
-        return int(text)
-
-
-@dataclass(frozen=True)
 class number:  # noqa: N801 - used like the functions here
-    """A reader of numbers in a range."""
+    """A reader of numbers that are neither too small nor beyond all sense."""
 
     least: float
-    most: float
+    most: float = MOST
+    kind: type[int] | type[float] = float
 
     def __call__(self, text: str) -> float:
         """Read one."""
         try:
-            value = float(text)
+            value = self.kind(text)
         except ValueError:
             value = math.nan
         if not self.least <= value <= self.most:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a number from {self.least:g} to {self.most:g}"
-            )
+            what = "a whole number" if self.kind is int else "a number"
+            bounds = f"from {self.least:.10g} to {self.most:.10g}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {what} {bounds}")
         return value
+
+
+integer = functools.partial(number, kind=int)
 
 
 def entities(text: str) -> list[str]:

@@ -139,7 +139,7 @@ def test_the_dataset_tells_of_the_sessions_that_are_there(tmp_path, ball_folder,
     [
         ("--subject 2", "did you mean --subjects?"),
         ("--negative-signal 0.5", "is no longer an option; use h2lo-phantom without it: low-field"),
-        ("--subjects 0", "'0' is not a whole number of 1 to 1000000000"),
+        ("--subjects 0", "'0' is not a whole number from 1 to 1000000000"),
         ("--resolution 9", "'9' is not a number from 0.5 to 4"),
         ("--lesions 1 --lesion-diameter 99", "'99' is not a number from 1 to 40"),
         ("--contrast", "expected at least one argument"),
