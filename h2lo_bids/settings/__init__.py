@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +133,12 @@ class Settings(
 
     def to_options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as ``--config-file`` takes them."""
-        options = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name in OPTIONS and value != item.default:
-                many = isinstance(value, tuple)
-                options[item.name.replace("_", "-")] = (
-                    [_word(one) for one in value] if many else _word(value)
-                )
-        return options
+        given = [(option, getattr(self, option.name)) for option in OPTIONS.values()]
+        return {
+            option.flag[2:]: [*map(_word, value)] if isinstance(value, tuple) else _word(value)
+            for option, value in given
+            if value != option.default
+        }
 
     def lines(self) -> Iterator[list[str]]:
         """Yield the arguments and each option that differs from its default, as words."""
