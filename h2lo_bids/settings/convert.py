@@ -12,7 +12,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import read_text
@@ -22,10 +21,14 @@ STARTS = EMBEDDED, NONE = "embedded", "none"
 """Words of ``--init`` that are no path."""
 MOST = 10**9
 """The largest whole number that makes sense where nothing else is said."""
-_LABEL = re.compile(r"[A-Za-z0-9+]+")
-_SPACE = re.compile(
-    r"(?!.*:res.*:res|.*:coh.*:coh)[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*"
-)
+_SPACE = r"(?!.*:res.*:res|.*:coh.*:coh)[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*"
+
+
+def _match(pattern: str, text: str, meant: str) -> re.Match[str]:
+    """Return how a text has a form, or raise what was expected."""
+    if found := re.fullmatch(pattern, text, re.DOTALL):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not {meant}")
 
 
 def path(text: str) -> Path:
@@ -54,25 +57,19 @@ place = functools.partial(path)
 """Reads the path of what need not be there yet; another reader, which `Settings.inputs` skips."""
 
 
-def label(prefix: str) -> Any:
-    """Return a reader of BIDS labels that drops a prefix."""
-
-    def convert(text: str) -> str:
-        label = text.removeprefix(f"{prefix}-")
-        if not _LABEL.fullmatch(label):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a label of letters and digits")
-        return label
-
-    return convert
+def label(text: str, prefix: str = "ses") -> str:
+    """Read a BIDS label, of a session or with another prefix, and drop the prefix."""
+    return _match(rf"(?:{prefix}-)?([A-Za-z0-9+]+)", text, "a label of letters and digits")[1]
 
 
 def participants(text: str) -> list[str]:
     """Read a label, or with ``@FILE`` one from the first column of each line of a file."""
     if not text.startswith("@"):
         # Unlike pathlib's, this one takes a list of labels that is too long for a name for none.
-        if not _LABEL.fullmatch(text.removeprefix("sub-")) and os.path.isfile(text):  # noqa: PTH113
+        plain = text.removeprefix("sub-").replace("+", "").isalnum()
+        if not plain and os.path.isfile(text):  # noqa: PTH113
             raise argparse.ArgumentTypeError(f"{text} is a file; write @{text} to read it")
-        return [label("sub")(text)]
+        return [label(text, "sub")]
     file = path(text[1:])
     try:
         rows = [re.split(r"[\s,]", line.strip())[0] for line in read_text(file).splitlines()]
@@ -84,7 +81,7 @@ def participants(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"{file}: is not a text file: {err}") from err
     if rows[:1] in (["participant_id"], ["sub_id"]):  # of a participants.tsv, of BABS
         rows = rows[1:]
-    labels = [label("sub")(row) for row in rows if row and not row.startswith("#")]
+    labels = [label(row, "sub") for row in rows if row and not row.startswith("#")]
     if not labels:
         raise argparse.ArgumentTypeError(f"{file}: names no participant")
     return labels
@@ -92,10 +89,8 @@ def participants(text: str) -> list[str]:
 
 def named_path(text: str) -> tuple[str, Path]:
     """Read ``NAME=PATH``."""
-    name, equals, value = text.partition("=")
-    if not (equals and value and re.fullmatch(r"\w[\w.-]*", name)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
-    return name, path(value)
+    found = _match(r"(\w[\w.-]*)=(.+)", text, "NAME=PATH")
+    return found[1], path(found[2])
 
 
 def condition(text: str) -> str:
@@ -106,10 +101,8 @@ def condition(text: str) -> str:
 
 def external(text: str) -> tuple[str, str]:
     """Read ``NAME=COMMAND``; the name becomes a folder."""
-    name, equals, command = text.partition("=")
-    if not (equals and command.strip() and re.fullmatch(r"\w[\w.+-]*", name)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME='program {{input}} {{output}}'")
-    return name, command
+    found = _match(r"(\w[\w.+-]*)=(.*\S.*)", text, "NAME='program {input} {output}'")
+    return found[1], found[2]
 
 
 def model(text: str) -> tuple[str, Path]:
@@ -168,8 +161,7 @@ def entities(text: str) -> list[str]:
     """Check words such as ``ses-GE`` or ``acq=axi,cor``, one or several in a string."""
     words = text.split()
     for word in words or [""]:
-        if not re.fullmatch(r"[A-Za-z]+(-.+|=.*)", word):
-            raise argparse.ArgumentTypeError(f"{word!r} is not like ses-GE or acq=axi,cor,sag")
+        _match(r"[A-Za-z]+(-.+|=.*)", word, "like ses-GE or acq=axi,cor,sag")
     return words
 
 
@@ -191,9 +183,7 @@ def memory(text: str) -> float:
 
 def device(text: str) -> str:
     """Check the name of a device."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
-    return text
+    return _match(r"auto|cpu|cuda(:\d+)?", text, "auto, cpu, cuda or cuda:NUMBER")[0]
 
 
 def grid(text: str) -> tuple[float, float, float]:
@@ -210,8 +200,4 @@ def grid(text: str) -> tuple[float, float, float]:
 
 def space(text: str) -> str:
     """Check the form of an output space: ``NAME[:res-N][:cohort-C]``."""
-    if not _SPACE.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a space such as native or MNI152NLin2009cAsym:res-1"
-        )
-    return text
+    return _match(_SPACE, text, "a space such as native or MNI152NLin2009cAsym:res-1")[0]

@@ -108,7 +108,7 @@ class Selection:
     session_label: tuple[str, ...] = option(
         (),
         "only these sessions, with or without ses-",
-        (convert.label("ses"), "LABEL"),
+        (convert.label, "LABEL"),
         common=True,
     )
     bids_filter_file: Path | None = option(
