@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -91,3 +92,18 @@ class Console:
 def printable(text: str) -> str:
     """Show control characters, which file names may hold, instead of obeying them."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
+
+
+def complain(program: str, text: str, code: int) -> int:
+    """Print the error that ends a program, and return its exit code."""
+    try:
+        print(f"{program}: error: {printable(text)}", file=sys.stderr)
+    except OSError:
+        fall_silent(sys.stdout, sys.stderr)
+    return code
+
+
+def fall_silent(*streams: TextIO) -> None:
+    """Write nowhere from now on: the reader of our output, or the terminal, has gone."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
+from h2lo_bids.cli.console import complain
 from h2lo_bids.cli.parser import INTERRUPTED, Parser
 from h2lo_bids.errors import H2loError
 from h2lo_bids.settings.convert import integer, number
@@ -67,31 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from h2lo_bids.phantom.lesions import LesionPlan
 
     try:
-        options = build_parser().parse_args(argv)
+        options = vars(build_parser().parse_args(argv))
+        options["contrasts"] = tuple(dict.fromkeys(options.pop("contrast")))
+        options["acquisitions"] = tuple(dict.fromkeys(options.pop("lf")))
         lesions = LesionPlan(
-            options.lesions,
-            tuple(options.lesion_diameter),
-            tuple(tuple(place) for place in options.lesion_at),
-            options.lesion_severity,
+            options.pop("lesions"),
+            tuple(options.pop("lesion_diameter")),
+            tuple(tuple(place) for place in options.pop("lesion_at")),
+            options.pop("lesion_severity"),
         )
-        plan = Plan(
-            options.out,
-            subjects=options.subjects,
-            seed=options.seed,
-            resolution=options.resolution,
-            contrasts=tuple(dict.fromkeys(options.contrast)),
-            acquisitions=tuple(dict.fromkeys(options.lf)),
-            labels=options.labels,
-            lesions=lesions,
-        )
+        plan = Plan(**options, lesions=lesions)
         make_dataset(plan, lambda line: print(line, flush=True))
     except H2loError as err:
-        print(f"h2lo-phantom: error: {err}", file=sys.stderr)
-        return err.exit_code
+        return complain("h2lo-phantom", str(err), err.exit_code)
     except KeyboardInterrupt:
         text = "interrupted; delete what is in OUT, or name another folder, and run again"
-        print(f"h2lo-phantom: error: {text}", file=sys.stderr)
-        return INTERRUPTED
+        return complain("h2lo-phantom", text, INTERRUPTED)
     print(f"dataset: {plan.out}")
     return 0
 

@@ -10,9 +10,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TextIO
 
-from h2lo_bids.cli.console import Console, printable
+from h2lo_bids.cli.console import Console, complain, fall_silent
 from h2lo_bids.cli.parser import INTERRUPTED, print_listing, read_settings
 from h2lo_bids.errors import (
     Failed,
@@ -42,15 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else argv
             return 0 if print_listing(words) else _run(read_settings(words))
         except H2loError as err:
-            return _complain(str(err), err.exit_code)
+            return complain("h2lo", str(err), err.exit_code)
         except Terminated as err:
             hung_up = err.args == (signal.SIGHUP,)
             code = TemporaryError.exit_code if hung_up else TERMINATED
-            return _complain(f"stopped by {err.args[0].name}; run again to resume", code)
+            return complain("h2lo", f"stopped by {err.args[0].name}; run again to resume", code)
         except KeyboardInterrupt:
-            return _complain("interrupted; run again to resume", INTERRUPTED)
+            return complain("h2lo", "interrupted; run again to resume", INTERRUPTED)
         except BrokenPipeError:
-            _fall_silent(sys.stdout)
+            fall_silent(sys.stdout)
             return InputOutputError.exit_code
 
 
@@ -140,20 +139,6 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
     if table is not None and not table.exists():
         with contextlib.suppress(H2loError, OSError):  # what ended it may be the disk
             write_table(table, [Failed("", settings.level, err)])
-
-
-def _complain(message: str, code: int) -> int:
-    try:
-        print(f"h2lo: error: {printable(message)}", file=sys.stderr)
-    except OSError:
-        _fall_silent(sys.stdout, sys.stderr)
-    return code
-
-
-def _fall_silent(*streams: TextIO) -> None:
-    """Write nowhere from now on: the reader of our output, or the terminal, has gone."""
-    for stream in streams:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

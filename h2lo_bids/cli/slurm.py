@@ -19,7 +19,7 @@ from typing import Any
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import other_source
 from h2lo_bids.cli.checks import check_usage
-from h2lo_bids.cli.console import printable
+from h2lo_bids.cli.console import complain, printable
 from h2lo_bids.cli.parser import INTERRUPTED, Parser, read_settings
 from h2lo_bids.cli.slurm_tasks import (
     Stage,
@@ -77,18 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _write_run(build_parser().parse_args(argv))
     except H2loError as err:
-        print(f"h2lo-slurm: error: {printable(str(err))}", file=sys.stderr)
-        return err.exit_code
+        text, code = str(err), err.exit_code
     except PermissionError as err:  # most often another user's, who has umask 077
-        text = (
-            f"{err.filename}: {err.strerror}; ask its owner for access, or choose another out_dir"
-        )
-        print(f"h2lo-slurm: error: {printable(text)}", file=sys.stderr)
-        return InputOutputError.exit_code
+        remedy = "ask its owner for access, or choose another out_dir"
+        text, code = f"{err.filename}: {err.strerror}; {remedy}", InputOutputError.exit_code
     except KeyboardInterrupt:
-        text = "interrupted; repeat the command"
-        print(f"h2lo-slurm: error: {text}", file=sys.stderr)
-        return INTERRUPTED
+        text, code = "interrupted; repeat the command", INTERRUPTED
+    return complain("h2lo-slurm", text, code)
 
 
 def build_parser() -> argparse.ArgumentParser:
