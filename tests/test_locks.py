@@ -15,7 +15,7 @@ from skeletons import anat, scan_at
 
 from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run, alone, write_dataset
+from h2lo_bids.cli.execution import Run, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import exclusive
@@ -37,7 +37,7 @@ def test_a_second_run_waits_and_says_for_which_other(tmp_path, capsys):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out/logs/locks/dataset.lock")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    write_dataset(Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x"))
+    Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x").write_dataset()
     assert process.wait(5) == 0
     assert f"waiting for another run in this out_dir (process {process.pid} on " in (
         capsys.readouterr().out
@@ -88,7 +88,7 @@ def _write_with_a_link_of_its_own(root: Path, number: int, ready) -> None:
         out = root / f"out{k}"
         settings = Settings(root / "bids", out, derivatives=((f"d{number}", root),))
         ready.wait()
-        write_dataset(Run(settings, Console(), out / "logs" / "x"))
+        Run(settings, Console(), out / "logs" / "x").write_dataset()
 
 
 def _read_all_the_time(root: Path, ready, done) -> None:

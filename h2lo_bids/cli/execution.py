@@ -164,11 +164,11 @@ class Run:
             self.fail(item)
         return lost
 
-    def fail_alike(self, failed: Iterable[Failed]) -> None:
+    def fail_alike(self, failed: Sequence[Failed]) -> None:
         """Record failures that come together, and print one line for each kind."""
-        failed = tuple(failed)
         self.failed += failed
-        for line in summarise((Path(item.scan), item.line) for item in failed):
+        items = ((f.path if f.path.name else Path(f.scan), f.line) for f in failed)
+        for line in summarise(items):
             self.console.line(line, level="error")
 
     def writes_for_all(self) -> AbstractContextManager[bool]:
@@ -189,6 +189,81 @@ class Run:
         """Whether a failure is to end the run: none that was known before the work began."""
         failed = any(item.step != "discovery" for item in self.failed)
         return self.settings.stop_on_first_crash and failed
+
+    def report_discovery(self, found: Discovery | PairDiscovery) -> None:
+        """Print what a search noted, warns of, skipped and cannot use; one line for each kind."""
+        for line in found.notes:
+            self.console.line(line)
+        for warning in found.warnings:
+            self.console.line(warning, level="warning")
+        for line in skipped_lines(found.skipped):
+            self.console.line(line)
+        self.fail_alike(found.problems)
+
+    def write_dataset(self) -> None:
+        """Write the files at the root of the output dataset."""
+        from h2lo_bids.bids.dataset import other_source, write_dataset_files
+
+        settings = self.settings
+        links = dict(settings.derivatives)
+        if settings.lf_dir is not None:
+            links["lf"] = settings.lf_dir
+        # Links of other runs are kept, so that reading and writing belong together.
+        with self.writes_for_all():
+            if line := other_source(settings.out_dir, settings.bids_dir):
+                self.console.line(line, level="warning")
+            write_dataset_files(
+                settings.out_dir, bids_dir=settings.bids_dir, links=links, labels=_labels(settings)
+            )
+
+    def each_participant(
+        self,
+        title: str,
+        work: str,
+        args: Mapping[str, tuple[Any, ...]],
+        scans: Mapping[str, Sequence[str]],
+        unit: str,
+        *,
+        done: str = "done",
+        after_loss: Callable[[str, tuple[Failed, ...]], None] = lambda name, failed: None,
+    ) -> None:
+        """Call a function for each participant's folder, some at a time; it gives an `Outcome`.
+
+        By the folder, such as sub-01, its other arguments and its scans, of which each is a `unit`.
+        """
+        threads = step_threads(self.settings)
+        limit, warning = participants_at_a_time(self.settings, len(args))
+        if warning:
+            self.console.line(warning, level="warning")
+        self.console.line(f"{title}; {limit} at a time, {counted(threads, 'thread')} per step")
+
+        def started(job: Job) -> None:
+            self.status(job.name, "starting")
+            self.console.progress(f"{job.name}: started, {counted(len(scans[job.name]), unit)}")
+
+        def ended(count: str, end: Process) -> None:
+            name, outcome = end.job.name, end.result or Outcome((), ())
+            seconds = end.seconds  # before what is cleaned up
+            if lost := self.fail_job(end, LOST, scans[name], _REMEDY):
+                # Another run may be at work on other sessions of the participant.
+                for visit in {"_".join(Path(scan).parts[:-2]) for scan in scans[name]}:
+                    remove_temporaries(self.settings.out_dir / name, visit)
+                after_loss(name, lost)
+            for failed in outcome.failed:
+                self.fail(failed)
+            self.done.update(outcome.done)
+            self.unlike.update(outcome.unlike)
+            ready = f"{len(outcome.done)} of {counted(len(scans[name]), unit)} {done}"
+            self.console.line(f"{count} {name}: {ready} in {duration(seconds)}")
+
+        jobs = [Job(name, work, args[name], self.logs / f"{name}.log") for name in args]
+        self.do(jobs, limit, threads, ended, on_start=started)
+
+    def report_failures(self, done: str) -> None:
+        """Write the table of failures and print how many there are; `done` counts the rest."""
+        table = result_path(self.settings.out_dir, "failures", run=self.logs.name)
+        write_table(table, self.failed)
+        self.console.line(f"{len(self.failed)} failed, {done} done; table of failures: {table}")
 
 
 def start_run(settings: Settings, console: Console) -> Run:
@@ -216,41 +291,11 @@ def start_run(settings: Settings, console: Console) -> Run:
     return run
 
 
-def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:
-    """Print what a search noted, warns of, skipped and cannot use; one line for each kind."""
-    for line in found.notes:
-        run.console.line(line)
-    for warning in found.warnings:
-        run.console.line(warning, level="warning")
-    for line in skipped_lines(found.skipped):
-        run.console.line(line)
-    run.failed += found.problems
-    for line in summarise((problem.path, str(problem.error)) for problem in found.problems):
-        run.console.line(line, level="error")
-
-
 def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
     """Return one line for each kind of reason."""
     # A reason that begins with the participant need not name it again.
     items = ((s.path, s.reason.removeprefix(f"{s.path.name}: ")) for s in skipped)
     return summarise((path, f"skipped: {path}: {reason}") for path, reason in items)
-
-
-def write_dataset(run: Run) -> None:
-    """Write the files at the root of the output dataset."""
-    from h2lo_bids.bids.dataset import other_source, write_dataset_files
-
-    settings = run.settings
-    links = dict(settings.derivatives)
-    if settings.lf_dir is not None:
-        links["lf"] = settings.lf_dir
-    # Links of other runs are kept, so that reading and writing belong together.
-    with run.writes_for_all():
-        if line := other_source(settings.out_dir, settings.bids_dir):
-            run.console.line(line, level="warning")
-        write_dataset_files(
-            settings.out_dir, bids_dir=settings.bids_dir, links=links, labels=_labels(settings)
-        )
 
 
 def _labels(settings: Settings) -> dict[str, str]:
@@ -266,49 +311,6 @@ def _labels(settings: Settings) -> dict[str, str]:
             "Noisy images of this condition; noise02 and so on are further ones"
         )
     return found
-
-
-def run_participants(
-    run: Run,
-    title: str,
-    work: str,
-    args: Mapping[str, tuple[Any, ...]],  # by the participant's folder, such as sub-01; as scans
-    scans: Mapping[str, Sequence[str]],
-    unit: str,  # what each participant has several of
-    *,
-    done: str = "done",
-    after_loss: Callable[[str, tuple[Failed, ...]], None] = lambda name, failed: None,
-) -> None:
-    """Call a function that returns an `Outcome` for each participant's folder, some at a time."""
-    threads = step_threads(run.settings)
-    limit, warning = participants_at_a_time(run.settings, len(args))
-    if warning:
-        run.console.line(warning, level="warning")
-    run.console.line(f"{title}; {limit} at a time, {counted(threads, 'thread')} per step")
-
-    def started(job: Job) -> None:
-        run.status(job.name, "starting")
-        run.console.progress(f"{job.name}: started, {counted(len(scans[job.name]), unit)}")
-
-    def ended(count: str, end: Process) -> None:
-        name, outcome = end.job.name, end.result or Outcome((), ())
-        seconds = end.seconds  # before what is cleaned up
-        if lost := run.fail_job(end, LOST, scans[name], _REMEDY):
-            # Another run may be at work on other sessions of the participant.
-            for visit in {"_".join(Path(scan).parts[:-2]) for scan in scans[name]}:
-                remove_temporaries(run.settings.out_dir / name, visit)
-            after_loss(name, lost)
-        for failed in outcome.failed:
-            run.fail(failed)
-        run.done.update(outcome.done)
-        run.unlike.update(outcome.unlike)
-        run.console.line(
-            f"{count} {name}: {len(outcome.done)} of {counted(len(scans[name]), unit)} {done} in "
-            f"{duration(seconds)}"
-        )
-
-    jobs = [Job(name, work, args[name], run.logs / f"{name}.log") for name in args]
-    run.do(jobs, limit, threads, ended, on_start=started)
 
 
 @contextmanager
@@ -330,13 +332,6 @@ def plain_step(node: str) -> str:
     branch, _, step = node.partition(".")
     scan = re.sub(r"^(scan|pair)_(sub_[^_]+_)?|_wf$", "", branch)
     return f"{scan} {step}".replace("_", " ").strip()
-
-
-def report_failures(run: Run, done: str) -> None:
-    """Write the table of failures and print how many there are; `done` counts the rest."""
-    table = result_path(run.settings.out_dir, "failures", run=run.logs.name)
-    write_table(table, run.failed)
-    run.console.line(f"{len(run.failed)} failed, {done} done; table of failures: {table}")
 
 
 def write_table(path: Path, failed: Iterable[Failed]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run, report_failures, start_run
+from h2lo_bids.cli.execution import Run, start_run
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, TemporaryError, exit_code
@@ -101,7 +101,7 @@ def _finish(run: Run, done: int) -> int:
         fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
         pairs = counted(len(run.done) - fits, "pair")
         fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
-        report_failures(run, pairs + fitted)
+        run.report_failures(pairs + fitted)
     elif run.settings.clean_workdir and not run.settings.fold:
         clean_workdir(run.settings)
     return exit_code(run.failed, done)

@@ -11,16 +11,7 @@ from typing import Any
 from h2lo_bids.bids.derivatives import pair_paths, result_pattern
 from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import (
-    Outcome,
-    Run,
-    alone,
-    report_discovery,
-    report_failures,
-    run_participants,
-    start_run,
-    write_dataset,
-)
+from h2lo_bids.cli.execution import Outcome, Run, alone, start_run
 from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import exit_code
 from h2lo_bids.io import read_json
@@ -35,7 +26,7 @@ def run_pairs(settings: Settings, console: Console) -> int:
     with start_run(settings, console) as run:
         flagged = _warn_of_flagged(run, prepare_pairs(run))
         if run.failed:
-            report_failures(run, counted(len(run.done), "pair"))
+            run.report_failures(counted(len(run.done), "pair"))
         else:
             text = f"{all_counted(len(run.done), 'pair')} prepared"
             if flagged:
@@ -93,8 +84,8 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     """Find pairs, prepare those that are not prepared yet, and return all that were found."""
     run.pool()  # its imports take as long as the search
     found = find_pairs(run.settings)
-    report_discovery(run, found)
-    write_dataset(run)
+    run.report_discovery(found)
+    run.write_dataset()
     names: set[str] = set()
     if found.pairs:
         work = "h2lo_bids.cli.pairs:find_missing"
@@ -116,8 +107,7 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         subjects.setdefault(pair.subject, []).append(pair)
     title = f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
     title += f", {done} prepared already" if done else ""
-    run_participants(
-        run,
+    run.each_participant(
         title,
         "h2lo_bids.cli.pairs:prepare_participant",
         {

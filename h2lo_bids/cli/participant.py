@@ -14,14 +14,7 @@ from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import (
-    Run,
-    report_discovery,
-    report_failures,
-    run_participants,
-    start_run,
-    write_dataset,
-)
+from h2lo_bids.cli.execution import Run, start_run
 from h2lo_bids.cli.resources import text_of
 from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
@@ -61,20 +54,20 @@ def run_participant(settings: Settings, console: Console) -> int:
     """Process the chosen participants and return the exit code."""
     with start_run(settings, console) as run:
         if settings.collect:
-            write_dataset(run)
+            run.write_dataset()
             collect(run)
             return 0
         if settings.reports_only:
             return reports_only(run)
         run.pool()  # its imports take as long as the search
         found = discover(settings)
-        report_discovery(run, found)
+        run.report_discovery(found)
         suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
         templates: Templates = {}
         if suffixes:
             work = "h2lo_bids.cli.checks:check_models_and_templates"
             templates = run.ask("checking models and templates", work, settings, suffixes)
-        write_dataset(run)
+        run.write_dataset()
         if suffixes:
             _process(run, found, templates)
         unread = _store_unread(run, found)
@@ -92,8 +85,7 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
         for name, own in _by_subject(run.settings.bids_dir, found).items()
         if own.sources
     }
-    run_participants(
-        run,
+    run.each_participant(
         f"{counted(len(tasks), 'participant')}, {counted(len(found.scans), 'scan')}",
         PROCESS,
         {name: (task,) for name, task in tasks.items()},
@@ -151,7 +143,7 @@ def _finish(run: Run) -> None:
     """Write the table of failures, sum up, and name the reports."""
     console = run.console
     if run.failed:
-        report_failures(run, counted(len(run.done), "scan"))
+        run.report_failures(counted(len(run.done), "scan"))
     else:
         console.line(f"{all_counted(len(run.done), 'scan')} done")
     if run.unlike:
@@ -274,7 +266,7 @@ def reports_only(run: Run) -> int:
     write_pages_of_all(run)
     done = len(subjects) - len(run.failed)
     if run.failed:
-        report_failures(run, counted(done, "report"))
+        run.report_failures(counted(done, "report"))
     return exit_code(run.failed, done)
 
 

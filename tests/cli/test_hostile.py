@@ -23,8 +23,8 @@ from heads import (
 from report_samples import make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
-from h2lo_bids.cli import execution
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import (
     CannotCreateError,
@@ -51,8 +51,8 @@ def test_a_folder_with_images_of_another_dataset_is_told_before_and_at_the_run(t
     code, text, _ = call(bids, out, "participant", "--dry-run", "--skip-bids-validation")
     assert (code, text.count(line)) == (0, 1)
     for _ in range(2):
-        run = execution.Run(Settings(bids, out), Console(said), out / "logs")
-        execution.write_dataset(run)
+        run = Run(Settings(bids, out), Console(said), out / "logs")
+        run.write_dataset()
     assert said.getvalue().count(line) == 1
 
 
