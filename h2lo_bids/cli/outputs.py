@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from h2lo_bids.bids.dataset import other_source
 from h2lo_bids.bids.derivatives import (
@@ -26,17 +27,15 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, find_pairs, subjects_of, unprepared
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
+from h2lo_bids.cli.subject import mask_words
 from h2lo_bids.errors import BadDataError, Failed, MissingInputError, UsageError, exit_code
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
 
-if TYPE_CHECKING:
-    from h2lo_bids.evaluation.splits import Fold
-
-    Divided = tuple[str, tuple[Fold, ...] | None, list[str], list[Failed]]
-
+Divided = tuple[str, tuple[Fold, ...] | None, list[str], list[Failed]]
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
 
@@ -117,8 +116,6 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
 
 def _mask(settings: Settings, scan: Scan) -> str:
     """Say which brain mask a scan gets, if derivatives could hold one."""
-    from h2lo_bids.cli.subject import mask_words
-
     return f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
 
 
@@ -277,28 +274,25 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
     from h2lo_bids.trial.condition import conditions_of
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
-    every = [*grids_of(settings), *(c.grid for c in conditions)]
-    grids = {grid.name: grid for grid in every}.values()
+    grids = {grid.name: grid for grid in (*grids_of(settings), *(c.grid for c in conditions))}
+    name = partial(output_path, settings.out_dir)
     for scan in found.scans:
         images = []
         for c in conditions:
             count = int(bool(settings.reader_set)) if rated else c.realisations
-            for end in ("", *(f"noise{n:02d}" for n in range(1, count + 1))):
-                name = c.name + end
-                images.append(output_path(settings.out_dir, scan, name, scan.suffix, c.grid))
-        yield from (Output(path, scan.relative_path) for path in _with_sidecars(images))
+            ends = ("", *(f"noise{n:02d}" for n in range(1, count + 1)))
+            images += [name(scan, c.name + end, scan.suffix, c.grid) for end in ends]
+        files = [*_with_sidecars(images)]
         for label, _ in settings.labels:  # a dseg is known when it is read: no source
-            names = (output_path(settings.out_dir, scan, label, "probseg", g) for g in grids)
-            yield from map(Output, _with_sidecars(names))
+            shares = (name(scan, label, "probseg", grid) for grid in grids.values())
+            yield from map(Output, _with_sidecars(shares))
             if rated:
-                rated_files = _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
-                yield from (file._replace(source=scan.relative_path) for file in rated_files)
-        for extension in (".tsv", ".json") if settings.labels else ():
-            table = output_path(settings.out_dir, scan, "regions", "stats", extension=extension)
-            yield Output(table, scan.relative_path)
+                own = f"{scan.stem}_{label}"
+                files += result_files(settings.out_dir, "trial_ratings", scan=own)
         if settings.labels:
-            figures = figure_paths(settings.out_dir, scan.stem, "lesions").values()
-            yield from (Output(path, scan.relative_path) for path in figures)
+            files += [name(scan, "regions", "stats", extension=end) for end in (".tsv", ".json")]
+            files += figure_paths(settings.out_dir, scan.stem, "lesions").values()
+        yield from (Output(path, scan.relative_path) for path in files)
     if rated and not settings.participant_label:
         yield from _of_study(settings)
 

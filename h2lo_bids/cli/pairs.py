@@ -13,6 +13,7 @@ from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Outcome, Run, alone, start_run
 from h2lo_bids.cli.resources import step_threads
+from h2lo_bids.cli.subject import mask_words, steps
 from h2lo_bids.errors import exit_code
 from h2lo_bids.io import read_json
 from h2lo_bids.processes import note
@@ -177,7 +178,6 @@ def prepare_participant(
     settings: Settings, subject: str, pairs: tuple[PairSource, ...], logs: Path, send: Send
 ) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
-    from h2lo_bids.cli.subject import mask_words, steps
     from pipelines.pairs import prepare_pairs
 
     how, crashes = _how(settings), logs / f"sub-{subject}"
