@@ -40,8 +40,6 @@ from h2lo_bids.wording import counted, duration, summarise
 
 COLUMNS = ("scan", "step", "error", "message", "crash_file")
 """Of the table of failures."""
-LOST = "participant"
-"""The step that is named when a participant's process ended before it could report."""
 _REMEDY = "run again with fewer --nprocs or on a machine with more memory"
 
 
@@ -244,7 +242,7 @@ class Run:
         def ended(count: str, end: Process) -> None:
             name, outcome = end.job.name, end.result or Outcome((), ())
             seconds = end.seconds  # before what is cleaned up
-            if lost := self.fail_job(end, LOST, scans[name], _REMEDY):
+            if lost := self.fail_job(end, "participant", scans[name], _REMEDY):
                 # Another run may be at work on other sessions of the participant.
                 for visit in {"_".join(Path(scan).parts[:-2]) for scan in scans[name]}:
                     remove_temporaries(self.settings.out_dir / name, visit)

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.console import Console
@@ -33,7 +32,7 @@ def run_level(settings: Settings, console: Console) -> int:
         if settings.reports_only:
             if settings.level == "benchmark":
                 _collect(run)
-            console.line(f"report: {_write_report(run)}")
+            _write_report(run)
             return 0
         sources, done = prepared_sources(run, prepare_pairs(run)), 0
         if any(sources.values()) and not run.gives_up:
@@ -47,7 +46,7 @@ def _evaluate(run: Run, sources: Sources) -> int:
     result: Evaluated = _ask(run, "scoring the models", "scoring:score", sources)
     run.done = {*result.scored}  # without flagged pairs, which are skipped
     run.fail_alike(result.failed)
-    run.console.line(f"report: {_write_report(run)}")
+    _write_report(run)
     return len(run.done)
 
 
@@ -70,7 +69,7 @@ def _cross_validate(run: Run, sources: Sources) -> int:
         _collect(run, tuple(plans))
     if settings.level != "benchmark" and not settings.no_final:
         done += _fit_final(run, plans)
-    console.line(f"report: {_write_report(run)}")
+    _write_report(run)
     _print_models(run)
     return done
 
@@ -81,11 +80,10 @@ def _ask(run: Run, status: str, work: str, *args: Any) -> Any:
     return run.ask(status, work, run.settings, *args, threads=fit_threads(run.settings))
 
 
-def _write_report(run: Run) -> Path:
+def _write_report(run: Run) -> None:
     """Write ``group.html`` from what is in the output folder, and what failed in this run."""
     failures = tuple(Failure(item.step, item.line) for item in run.failed)
-    path: Path = _ask(run, "writing the report", "results:report", failures)
-    return path
+    run.console.line(f"report: {_ask(run, 'writing the report', 'results:report', failures)}")
 
 
 def _collect(run: Run, contrasts: tuple[str, ...] = ()) -> None:
@@ -133,8 +131,12 @@ def fit_folds(run: Run, plans: Plans) -> int:
         if not settings.fold or fold.index in settings.fold
     ]  # fmt: skip
     todo = [task for task, done in wanted if not done]
-    if settings.collect:
-        todo = _fail_missing(run, todo)
+    if settings.collect:  # other tasks fit the methods, and external tools run here
+        external = dict(settings.external)
+        for name in (task.name for task in todo if task.method not in external):
+            text = f"{name}: is missing; fit it with --fold {name.rpartition('-')[2]}"
+            run.fail(Failed(name, "collect", TemporaryError(f"{text}, then collect again")))
+        todo = [task for task in todo if task.method in external]
     if todo:
         ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
         run.console.line(
@@ -147,18 +149,6 @@ def fit_folds(run: Run, plans: Plans) -> int:
         run.console.line(f"{all_counted(len(wanted), 'fold')} {verb} done already")
     run.done.update(task.name for task, done in wanted if done)
     return sum(task.name in run.done for task, _ in wanted)
-
-
-def _fail_missing(run: Run, todo: list[FitTask]) -> list[FitTask]:
-    """Record as failed what other tasks were to fit; return what no other task runs."""
-    others = dict(run.settings.external)
-    for task in todo:
-        if task.method not in others:
-            name = task.name
-            assert task.fold is not None
-            text = f"{name}: is missing; fit it with --fold {task.fold.index}, then collect again"
-            run.fail(Failed(name, "collect", TemporaryError(text)))
-    return [task for task in todo if task.method in others]
 
 
 def _fit_final(run: Run, plans: Plans) -> int:
@@ -188,15 +178,12 @@ def _fit_final(run: Run, plans: Plans) -> int:
 def _print_models(run: Run) -> None:
     """Print how the final models are used."""
     settings = run.settings
-    models = [
-        (contrast, settings.out_dir / name)
-        for contrast in CONTRASTS
-        if (name := f"models/{settings.methods[0]}_{contrast}") in run.done
-    ]
-    for contrast, path in models:
+    names = {contrast: f"models/{settings.methods[0]}_{contrast}" for contrast in CONTRASTS}
+    made = {c: settings.out_dir / name for c, name in names.items() if name in run.done}
+    for contrast, path in made.items():
         run.console.line(f"{contrast} model: {path}")
-    if models:
-        words = [f"{contrast}={path}" for contrast, path in models]
+    if made:
+        words = [f"{contrast}={path}" for contrast, path in made.items()]
         task = ["--task", settings.task] if settings.fits_enhancer else []
         line = ["h2lo", "BIDS_DIR", "OUT_DIR", "participant", *task, "--model", *words]
         run.console.line(f"to use it: {shlex.join(line)}")

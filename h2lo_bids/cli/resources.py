@@ -151,16 +151,14 @@ def child_environment(
 def imports_of(settings: Settings) -> tuple[str, ...]:
     """Return the modules that processes of a run need, of those that are slow to import."""
     # None of them may start a thread or ask for a GPU, as deepbet does: neither survives a fork.
-    found = [*_LIBRARIES]
-    if settings.on_pairs:
-        found += ["pipelines.pairs"]
-    else:
-        found += ["h2lo_bids.cli.subject", "pipelines.participant"]
-    if settings.on_pairs or settings.standard_spaces or settings.task == ENHANCE:
-        found += ["ants"]
-    if settings.fits:
-        found += ["lightning_fabric"]
-    return tuple(found)
+    registers = settings.on_pairs or settings.standard_spaces or settings.task == ENHANCE
+    work = ("h2lo_bids.cli.subject", "pipelines.participant")
+    return (
+        *_LIBRARIES,
+        *(("pipelines.pairs",) if settings.on_pairs else work),
+        *(("ants",) if registers else ()),
+        *(("lightning_fabric",) if settings.fits else ()),
+    )
 
 
 def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
