@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -63,12 +63,10 @@ def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...
     }
 
 
-def subjects_of(pairs: Iterable[PairSource]) -> dict[str, list[str]]:
+def subjects_of(pairs: Sequence[PairSource]) -> dict[str, list[str]]:
     """Return the subjects of each contrast's pairs, both sorted."""
-    subjects: dict[str, set[str]] = {}
-    for pair in pairs:
-        subjects.setdefault(pair.contrast, set()).add(pair.subject)
-    return {contrast: sorted(subjects[contrast]) for contrast in sorted(subjects)}
+    contrasts = sorted({pair.contrast for pair in pairs})
+    return {c: sorted({pair.subject for pair in pairs if pair.contrast == c}) for c in contrasts}
 
 
 def find_pairs(settings: Settings) -> PairDiscovery:
@@ -87,15 +85,15 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     found = find_pairs(run.settings)
     run.report_discovery(found)
     run.write_dataset()
-    names: set[str] = set()
-    if found.pairs:
-        work = "h2lo_bids.cli.pairs:find_missing"
-        names = set(run.ask("checking which pairs are prepared", work, run.settings, found.pairs))
+    if not found.pairs:
+        return found
+    work = "h2lo_bids.cli.pairs:find_missing"
+    names = {*run.ask("checking which pairs are prepared", work, run.settings, found.pairs)}
     missing = [pair for pair in found.pairs if pair.name in names]
     run.done.update(pair.hf.relative_path for pair in found.pairs if pair.name not in names)
     if missing:
         _prepare(run, missing, len(found.pairs) - len(missing))
-    elif found.pairs:
+    else:
         run.console.line(f"{all_counted(len(found.pairs), 'pair')} prepared already")
     return found
 
@@ -105,17 +103,14 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     # Tasks of a job array begin at different subjects, so that they share the work.
     first = sum(run.settings.fold) % len(pairs)
     for pair in (*pairs[first:], *pairs[:first]):
-        subjects.setdefault(pair.subject, []).append(pair)
+        subjects.setdefault(f"sub-{pair.subject}", []).append(pair)
     title = f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
     title += f", {done} prepared already" if done else ""
     run.each_participant(
         title,
         "h2lo_bids.cli.pairs:prepare_participant",
-        {
-            f"sub-{subject}": (run.settings, subject, tuple(own), run.logs)
-            for subject, own in subjects.items()
-        },
-        {f"sub-{s}": [pair.hf.relative_path for pair in own] for s, own in subjects.items()},
+        {name: (run.settings, tuple(own), run.logs) for name, own in subjects.items()},
+        {name: [pair.hf.relative_path for pair in own] for name, own in subjects.items()},
         "pair",
         done="prepared",
     )
@@ -175,12 +170,12 @@ def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
 
 
 def prepare_participant(
-    settings: Settings, subject: str, pairs: tuple[PairSource, ...], logs: Path, send: Send
+    settings: Settings, pairs: tuple[PairSource, ...], logs: Path, send: Send
 ) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
     from pipelines.pairs import prepare_pairs
 
-    how, crashes = _how(settings), logs / f"sub-{subject}"
+    how, subject = _how(settings), pairs[0].subject
     scans = (scan for pair in pairs for scan in (pair.hf, *pair.lf, pair.donor) if scan)
     masks = {scan: mask for scan in scans if (mask := how.mask_of(scan))}
     for scan, (path, _) in masks.items():
@@ -190,7 +185,7 @@ def prepare_participant(
         send(note(text, "warning"))
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
-        made, kept, failed = prepare_pairs(pairs, how, crashes, steps(send))
+        made, kept, failed = prepare_pairs(pairs, how, logs / f"sub-{subject}", steps(send))
     for pair in made:
         record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
         for text in read_json(record).get("Warnings", ()):

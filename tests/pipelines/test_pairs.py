@@ -147,9 +147,7 @@ def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path, monkeypatc
     monkeypatch.setattr("pipelines.pairs.prepare_pairs", lambda *given: ([], [source], []))
     for folder in (root, tmp_path):  # which holds none
         asked = replace(settings, derivatives=(("m", folder),))
-        prepare_participant(
-            asked, "01", (source,), tmp_path, lambda event: told.append(event["text"])
-        )
+        prepare_participant(asked, (source,), tmp_path, lambda event: told.append(event["text"]))
     lacking = tmp_path / names[source.hf].relative_to(root)
     assert told == [
         f"{source.hf.stem}: brain mask {names[source.hf]}",
