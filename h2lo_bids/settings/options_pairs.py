@@ -6,28 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from h2lo_bids.settings import convert
-from h2lo_bids.settings.options import (
-    ALL,
-    ALL_FITS,
-    BENCHMARK,
-    BENCHMARK_ENHANCE,
-    COUNT,
-    DIR,
-    ENHANCED,
-    ENTITIES,
-    EVALUATE,
-    FITS,
-    GROUP,
-    GROUP_ENHANCE,
-    MODES,
-    ON_PAIRS,
-    PAIRS,
-    PARTICIPANT,
-    PATH,
-    TRIAL,
-    option,
-)
+from h2lo_bids.settings import convert, options
+from h2lo_bids.settings.options import option
 from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE, SAMPLINGS
 
 
@@ -35,44 +15,44 @@ from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE, SAMPLINGS
 class Pairs:
     """Which pairs are used, and how they are prepared."""
 
-    taken_by: ClassVar[tuple[str, ...]] = ON_PAIRS
+    taken_by: ClassVar[tuple[str, ...]] = options.ON_PAIRS
 
     pairs: bool = option(
         False,
         "participant: only prepare the participants' pairs for a later group or evaluate",
-        modes=(PARTICIPANT, PAIRS),
+        modes=(options.PARTICIPANT, options.PAIRS),
     )
     contrast: tuple[str, ...] = option(
         (),
         "only these contrasts; at the participant level, a T2w scan without its T1w scan gets its "
         "own brain mask (default: all that have pairs, or scans; evaluate: those of the models)",
         choices=CONTRASTS,
-        modes=MODES,
+        modes=options.MODES,
     )
     hf: tuple[str, ...] = option(
         (),
         "entities of the high-field scan, such as ses-GE or acq=MPRAGE,BRAVO (default: by "
         "field strength)",
-        ENTITIES,
+        options.ENTITIES,
     )
     lf: tuple[str, ...] = option(
         (),
         "entities of the low-field scan, such as ses-HFC acq-iso; of several runs, as run=1,null, "
         "pairs use the first that exists (default: by field strength)",
-        ENTITIES,
-        modes=(*ON_PAIRS, ENHANCED),
+        options.ENTITIES,
+        modes=(*options.ON_PAIRS, options.ENHANCED),
     )
     lf_dir: Path | None = option(
         None,
         "dataset of the low-field scans, if not bids_dir",
-        DIR,
+        options.DIR,
     )
     lf_fusion: str = option(
         "auto",
         "mrr: fuse three orthogonal thick-slice scans on the high-field grid; none: use one scan; "
         "auto: fuse if there are three",
         choices=("auto", "none", "mrr"),
-        modes=(*ON_PAIRS, ENHANCED),
+        modes=(*options.ON_PAIRS, options.ENHANCED),
     )
     resolution: float | None = option(
         None,
@@ -83,14 +63,14 @@ class Pairs:
     keep_flagged_pairs: bool = option(
         False,
         "also use pairs that the registration check flags",
-        modes=(*ALL_FITS, EVALUATE),
+        modes=(*options.ALL_FITS, options.EVALUATE),
     )
     metrics_convention: str = option(
         "clipped",
         "PSNR, SSIM and NCC in the tables: of predictions clipped to [0, 1], or not clipped, as in "
         "the authors' release",
         choices=("clipped", "release"),
-        modes=(*ALL_FITS, EVALUATE),
+        modes=(*options.ALL_FITS, options.EVALUATE),
     )
 
 
@@ -98,7 +78,7 @@ class Pairs:
 class Fitting:
     """How models of synthesis are fitted; None leaves a value to the protocol."""
 
-    taken_by: ClassVar[tuple[str, ...]] = FITS
+    taken_by: ClassVar[tuple[str, ...]] = options.FITS
 
     init: tuple[tuple[str, str | Path], ...] = option(
         (),
@@ -113,13 +93,13 @@ class Fitting:
         "halos, for a CPU or a small GPU; the options below win; with --task enhance, paper only "
         "sets the masks and turns the default augmentation off",
         choices=("default", "paper"),
-        modes=(PAIRS, *ALL_FITS, EVALUATE),
+        modes=(options.PAIRS, *options.ALL_FITS, options.EVALUATE),
     )
     steps: int | None = option(
         None,
         "optimiser steps of a fit; h2lo, its ablations and inr stop early once their validation no "
         "longer improves (default: 5000; --protocol paper: 500 epochs, without early stopping)",
-        COUNT,
+        options.COUNT,
     )
     sampling: str | None = option(
         None,
@@ -151,20 +131,20 @@ class Fitting:
     validate_every: int | None = option(
         None,
         "steps between validations (default: 100; --protocol paper: 5 epochs)",
-        COUNT,
-        modes=ALL_FITS,
+        options.COUNT,
+        modes=options.ALL_FITS,
     )
     devices: int = option(
         1,
         "GPUs of this machine, or processes on its CPU, per fit; not with --protocol paper",
-        COUNT,
+        options.COUNT,
     )
     max_time: float | None = option(
         None,
         "end a fit, with its learning-rate schedule, after this training time and score it; also "
         "the time limit of an --external tool per image (default: no limit)",
         (convert.number(1e-3, 1e6), "MINUTES"),
-        modes=ALL_FITS,
+        modes=options.ALL_FITS,
     )
 
 
@@ -172,7 +152,7 @@ class Fitting:
 class Folds:
     """How subjects are divided for cross-validation."""
 
-    taken_by: ClassVar[tuple[str, ...]] = ALL_FITS
+    taken_by: ClassVar[tuple[str, ...]] = options.ALL_FITS
 
     folds: str = option(
         "5",
@@ -182,12 +162,12 @@ class Folds:
     val_count: int | None = option(
         None,
         "validation subjects of a fold (default: a tenth, at least one)",
-        COUNT,
+        options.COUNT,
     )
     test_count: int | None = option(
         None,
         "test subjects of a fold, so that test sets may overlap (default: a K-th of all)",
-        COUNT,
+        options.COUNT,
     )
     fold: tuple[int, ...] = option(
         (),
@@ -198,18 +178,18 @@ class Folds:
     n_folds_parallel: int = option(
         1,
         "number of folds to fit at a time, which share --nprocs",
-        COUNT,
+        options.COUNT,
     )
     no_final: bool = option(
         False,
         "do not fit the final model to all pairs",
-        modes=(GROUP, GROUP_ENHANCE),
+        modes=(options.GROUP, options.GROUP_ENHANCE),
     )
     collect: bool = option(
         False,
         "fit nothing and report missing folds, as the last job of an array; trial: write the "
         "study's tables and report from the existing ratings",
-        modes=(*ALL_FITS, TRIAL),
+        modes=(*options.ALL_FITS, options.TRIAL),
     )
 
 
@@ -222,14 +202,14 @@ class Comparison:
         "external tool to run on each test subject and score like the methods: a command with "
         "{input} and {output}, optionally {mask} and {contrast}; it runs without a shell",
         (convert.external, "NAME='COMMAND'"),
-        modes=(BENCHMARK,),
+        modes=(options.BENCHMARK,),
     )
     realism_reference: tuple[tuple[str, Path], ...] = option(
         (),
         "unpaired real low-field scans to compare with the synthesized images in tissue levels, "
         "noise, spectrum and histogram; the file name may give the contrast (_T1w.nii.gz)",
         (convert.reference, "[T1w=|T2w=]IMAGE"),
-        modes=(EVALUATE,),
+        modes=(options.EVALUATE,),
     )
 
 
@@ -237,20 +217,20 @@ class Comparison:
 class Enhancement:
     """How an enhancer is fitted, from low to high field."""
 
-    taken_by: ClassVar[tuple[str, ...]] = (GROUP_ENHANCE, BENCHMARK_ENHANCE)
+    taken_by: ClassVar[tuple[str, ...]] = (options.GROUP_ENHANCE, options.BENCHMARK_ENHANCE)
 
     pretrain_derivatives: tuple[Path, ...] = option(
         (),
         "out_dir of participant for a high-field cohort, to pretrain on its desc-preproc images; "
         "group: with its desc-lowfield images, by any method; benchmark: with low-field images by "
         "the synthesis benchmark's model of each fold",
-        PATH,
+        options.PATH,
     )
     augment: str = option(
         "none",
         "flip-rotate: axial flips and quarter rotations of the patches",
         choices=("none", FLIP_ROTATE),
-        modes=(GROUP_ENHANCE,),
+        modes=(options.GROUP_ENHANCE,),
     )
     schedule_factor: float = option(
         1.0,
@@ -266,13 +246,13 @@ class Enhancement:
     features: int | None = option(
         None,
         "channels of the enhancer; use fewer on a CPU (default: 64)",
-        COUNT,
+        options.COUNT,
     )
     arm: tuple[str, ...] = option(
         (),
         "real pairs alone, with flips and rotations, one curve of grey levels learned from them, "
         "or pretraining on the images of a synthesis method; the others are tested against the "
         "first (default: all)",
-        choices=(*ARMS, ALL),
-        modes=(BENCHMARK_ENHANCE,),
+        choices=(*ARMS, options.ALL),
+        modes=(options.BENCHMARK_ENHANCE,),
     )
