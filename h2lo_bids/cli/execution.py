@@ -22,15 +22,9 @@ from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.gather import Skipped
 from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.cli import resources
 from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.resources import (
-    child_environment,
-    imports_of,
-    participants_at_a_time,
-    step_threads,
-    temporary_folder,
-)
 from h2lo_bids.errors import Failed, H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
 from h2lo_bids.processes import Event, Job, Pool, Process, note
@@ -82,11 +76,11 @@ class Run:
 
     def pool(self, threads: int = 0) -> Pool:
         """Return processes of so many threads, by default those of a step; they start at once."""
-        threads = threads or step_threads(self.settings)
+        threads = threads or resources.step_threads(self.settings)
         if self._pool is None or threads != self._threads:
             self.__exit__()
-            env = child_environment(self.settings.work, threads)
-            self._pool, self._threads = Pool(env, imports_of(self.settings)), threads
+            env = resources.child_environment(self.settings.work, threads)
+            self._pool, self._threads = Pool(env, resources.imports_of(self.settings)), threads
         return self._pool
 
     def ask(self, status: str, work: str, *args: Any, threads: int = 0) -> Any:
@@ -225,12 +219,9 @@ class Run:
         done: str = "done",
         after_loss: Callable[[str, tuple[Failed, ...]], None] = lambda name, failed: None,
     ) -> None:
-        """Call a function for each participant's folder, some at a time; it gives an `Outcome`.
-
-        By the folder, such as sub-01, its other arguments and its scans, of which each is a `unit`.
-        """
-        threads = step_threads(self.settings)
-        limit, warning = participants_at_a_time(self.settings, len(args))
+        """Call a function, which gives an `Outcome`, for each participant's folder."""
+        threads = resources.step_threads(self.settings)
+        limit, warning = resources.participants_at_a_time(self.settings, len(args))
         if warning:
             self.console.line(warning, level="warning")
         self.console.line(f"{title}; {limit} at a time, {counted(threads, 'thread')} per step")
@@ -268,7 +259,7 @@ def start_run(settings: Settings, console: Console) -> Run:
     """Check the options, create the folders, record the options, and open the log."""
     check_usage(settings)
     prepare_folders(settings)
-    tempfile.tempdir = str(temporary_folder(os.environ, settings.work))
+    tempfile.tempdir = str(resources.temporary_folder(os.environ, settings.work))
     name = f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4()}"
     run = Run(settings, console, settings.out_dir / "logs" / name)
     record = {

@@ -9,15 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from h2lo_bids.bids import derivatives
 from h2lo_bids.bids.dataset import other_source
-from h2lo_bids.bids.derivatives import (
-    pair_paths,
-    report_path,
-    result_files,
-    result_path,
-    session_paths,
-    sidecar_path,
-)
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
@@ -259,8 +252,8 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     lone = {stem.partition("_")[0].removeprefix("sub-") for stem in stems} - subjects.keys()
     for subject in (*sorted(lone), *subjects):
         sessions = (scan.session for scan in found.scans if scan.subject == subject)
-        pages = session_paths(out_dir, subject, sessions)
-        yield from map(Output, (report_path(out_dir, subject), *pages.values()))
+        pages = derivatives.session_paths(out_dir, subject, sessions)
+        yield from map(Output, (derivatives.report_path(out_dir, subject), *pages.values()))
         yield from _result(settings, "subject_summary", sub=subject)
         if subject in subjects:
             yield from _result(settings, "subject_log", run=RUN, sub=subject)
@@ -288,7 +281,7 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
             yield from map(Output, _with_sidecars(shares))
             if rated:
                 own = f"{scan.stem}_{label}"
-                files += result_files(settings.out_dir, "trial_ratings", scan=own)
+                files += derivatives.result_files(settings.out_dir, "trial_ratings", scan=own)
         if settings.labels:
             files += [name(scan, "regions", "stats", extension=end) for end in (".tsv", ".json")]
             files += figure_paths(settings.out_dir, scan.stem, "lesions").values()
@@ -307,7 +300,7 @@ def _of_study(settings: Settings) -> Iterator[Output]:
 
 def _of_pairs(settings: Settings, found: PairDiscovery, kept: Container[str]) -> Iterator[Output]:
     for pair in found.pairs:
-        paths = pair_paths(settings.out_dir, pair.hf, pair.contrast)
+        paths = derivatives.pair_paths(settings.out_dir, pair.hf, pair.contrast)
         images = (path for key, path in paths.items() if key != "record")
         yield from (Output(path, pair.hf.relative_path) for path in _with_sidecars(images))
     for subject in dict.fromkeys(p.subject for p in found.pairs if p.hf.uri not in kept):
@@ -370,15 +363,16 @@ def _collected(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterat
 
 def _result(settings: Settings, key: str, **fields: str | int) -> Iterator[Output]:
     """Yield the files of a result of ``io_spec.json``."""
-    for path in result_files(settings.out_dir, key, **fields):
+    for path in derivatives.result_files(settings.out_dir, key, **fields):
         yield Output(path)
 
 
 def _log(settings: Settings, name: str) -> Output:
     """Return the log of a fit, whose name is given."""
-    return Output(result_path(settings.out_dir, "run", run=RUN) / f"{name.replace('/', '_')}.log")
+    folder = derivatives.result_path(settings.out_dir, "run", run=RUN)
+    return Output(folder / f"{name.replace('/', '_')}.log")
 
 
 def _with_sidecars(images: Iterable[Path]) -> Iterator[Path]:
     for path in images:
-        yield from (path, sidecar_path(path))
+        yield from (path, derivatives.sidecar_path(path))

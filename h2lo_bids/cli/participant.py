@@ -20,15 +20,7 @@ from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_of
 from h2lo_bids.processes import note
-from h2lo_bids.reports.records import (
-    Failure,
-    FoundScan,
-    ScanReport,
-    SubjectReport,
-    load_subject_report,
-    recorded_subjects,
-    save_subject_report,
-)
+from h2lo_bids.reports import records
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE, Send
 from h2lo_bids.wording import all_counted, counted
@@ -125,7 +117,7 @@ def _store_unread(run: Run, found: Discovery) -> bool:
     return lone
 
 
-def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[Failure]:
+def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[records.Failure]:
     """Return what reports say of scans, or other files, that could not be read."""
     found = []
     for problem in problems:
@@ -135,7 +127,7 @@ def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[Failure
         stem = ""
         if name and name.suffix in CONTRASTS and in_place(problem.path, name):
             stem = name.stem
-        found.append(Failure(problem.step, str(problem.error), "", stem))
+        found.append(records.Failure(problem.step, str(problem.error), "", stem))
     return found
 
 
@@ -182,19 +174,21 @@ def collect_study(settings: Settings, send: Send) -> Path:
     return path
 
 
-def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[ScanReport]) -> Path:
+def write_report(
+    task: SubjectTask, failed: Iterable[Failed], scans: Sequence[records.ScanReport]
+) -> Path:
     """Write the records and the page of a participant whose workflow has ended."""
     settings, out_dir = task.settings, task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.found.scans}
     failures = [
-        Failure(item.step, item.message, text_of(Path(item.crash_file)), stems[item.scan])
+        records.Failure(item.step, item.message, text_of(Path(item.crash_file)), stems[item.scan])
         for item in failed
     ]
     failures += unread_scans(settings, task.found.problems)
     use = "enhanced" if settings.task == ENHANCE else "synthesized"
     uses, broken = {scan.stem: use for scan in scans}, {item.scan for item in failed}
     found = [
-        FoundScan(
+        records.FoundScan(
             path=scan.relative_path,
             field_strength=scan.field_strength,
             field_source=scan.field_source,
@@ -207,7 +201,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     for path, use in others.items():
         if path.suffix in (".gz", ".nii"):
             name = path.relative_to(settings.bids_dir).as_posix()
-            found.append(FoundScan(name, use=use))
+            found.append(records.FoundScan(name, use=use))
     lines = [f"at {g.meaning}" for g in grids_of(settings) if g.kind in ("model", "lf")]
     if settings.noise == "calibrated":
         times = f"{settings.noise_factor:g} times " if settings.noise_scale else ""
@@ -215,7 +209,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
         lines.append(f"with {times}the noise of the model's training pairs, {draws} of each")
     if settings.uncertainty:
         lines.append("by the model of each fold, for the standard deviation over them")
-    report = SubjectReport(
+    report = records.SubjectReport(
         subject=task.subject,
         found=tuple(found),
         failures=tuple(dict.fromkeys(failures)),  # all parts of a fused image share one
@@ -226,17 +220,17 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
     )
     with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
         report = replace(_with_other_sessions(task, report), scans=tuple(scans))
-        save_subject_report(out_dir, report)
+        records.save_subject_report(out_dir, report)
         return _render(out_dir, task.subject)
 
 
-def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectReport:
+def _with_other_sessions(task: SubjectTask, report: records.SubjectReport) -> records.SubjectReport:
     """Keep what other runs, each on a session of its own, said of theirs."""
     chosen = [f"/ses-{label}/" for label in task.settings.session_label]
     if not chosen:
         return report
     try:
-        before = load_subject_report(task.settings.out_dir, task.subject)
+        before = records.load_subject_report(task.settings.out_dir, task.subject)
     except H2loError:  # there is none, or it is broken
         return report
 
@@ -255,7 +249,7 @@ def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectRep
 def reports_only(run: Run) -> int:
     """Assemble the reports of all or the chosen participants; return the exit code."""
     out_dir = run.settings.out_dir
-    subjects = run.settings.participant_label or recorded_subjects(out_dir)
+    subjects = run.settings.participant_label or records.recorded_subjects(out_dir)
     if not subjects:
         raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
     for subject in subjects:
@@ -286,5 +280,5 @@ def _render(out_dir: Path, subject: str) -> Path:
     from h2lo_bids.reports.subject import write_subject_report
 
     path = report_path(out_dir, subject)
-    write_subject_report(load_subject_report(out_dir, subject), path)
+    write_subject_report(records.load_subject_report(out_dir, subject), path)
     return path
