@@ -7,33 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.settings import convert
-from h2lo_bids.settings.options import (
-    ALL,
-    Method,
-    Outputs,
-    Resources,
-    Selection,
-    TheRun,
-    options_of,
-)
-from h2lo_bids.settings.options_pairs import Comparison, Enhancement, Fitting, Folds, Pairs
+from h2lo_bids.settings import convert, options, options_pairs
 from h2lo_bids.vocabulary import ARMS, ENHANCE, ENHANCER, METHODS
 
 GROUPS: dict[str, type] = {
-    "which scans": Selection,
-    "method": Method,
-    "outputs": Outputs,
-    "which pairs": Pairs,
-    "fitting": Fitting,
-    "cross-validation": Folds,
-    "comparison": Comparison,
-    "fitting an enhancer": Enhancement,
-    "resources": Resources,
-    "the run": TheRun,
+    "which scans": options.Selection,
+    "method": options.Method,
+    "outputs": options.Outputs,
+    "which pairs": options_pairs.Pairs,
+    "fitting": options_pairs.Fitting,
+    "cross-validation": options_pairs.Folds,
+    "comparison": options_pairs.Comparison,
+    "fitting an enhancer": options_pairs.Enhancement,
+    "resources": options.Resources,
+    "the run": options.TheRun,
 }
 """All options, as the help and the documents have them."""
-OPTIONS = {option.name: option for group in GROUPS.values() for option in options_of(group)}
+OPTIONS = {option.name: option for group in GROUPS.values() for option in options.options_of(group)}
 
 
 @dataclass(frozen=True)
@@ -47,16 +37,16 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Settings(
-    TheRun,
-    Resources,
-    Enhancement,
-    Comparison,
-    Folds,
-    Fitting,
-    Pairs,
-    Outputs,
-    Method,
-    Selection,
+    options.TheRun,
+    options.Resources,
+    options_pairs.Enhancement,
+    options_pairs.Comparison,
+    options_pairs.Folds,
+    options_pairs.Fitting,
+    options_pairs.Pairs,
+    options.Outputs,
+    options.Method,
+    options.Selection,
     Arguments,
 ):
     """What the command line and the configuration file ask for: a field for each option."""
@@ -93,7 +83,7 @@ class Settings(
         """What is fitted: the methods given; else H2LO, or in a benchmark every method."""
         if self.fits_enhancer:
             return (ENHANCER,)
-        every = ALL in self.method or (self.level == "benchmark" and not self.method)
+        every = options.ALL in self.method or (self.level == "benchmark" and not self.method)
         return METHODS if every else self.method or ("h2lo",)
 
     @property
@@ -115,7 +105,7 @@ class Settings(
     def arms(self) -> tuple[str, ...]:
         """What is compared: the methods, then the external tools; or Table 2's arms."""
         if self.fits_enhancer and self.level == "benchmark":
-            chosen = self.arm if self.arm and ALL not in self.arm else ARMS
+            chosen = self.arm if self.arm and options.ALL not in self.arm else ARMS
             return tuple(f"{ENHANCER}-{name}" for name in chosen)
         return (*self.methods, *(name for name, _ in self.external))
 
