@@ -18,17 +18,10 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import other_source
+from h2lo_bids.cli import slurm_tasks
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import complain, printable
 from h2lo_bids.cli.parser import INTERRUPTED, Parser, read_settings
-from h2lo_bids.cli.slurm_tasks import (
-    Stage,
-    State,
-    read_rows,
-    read_states,
-    stages_of,
-    write_failures,
-)
 from h2lo_bids.errors import H2loError, InputOutputError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text, digest
 from h2lo_bids.reports.page import template_of
@@ -165,7 +158,7 @@ def _write_run(cluster: argparse.Namespace) -> int:
         raise UsageError(f"{folder}: Slurm does not accept this path; use a link with a plain name")
     if line := other_source(settings.out_dir, settings.bids_dir):
         print(f"h2lo-slurm: warning: {printable(line)}", file=sys.stderr)
-    stages = stages_of(settings, folder)
+    stages = slurm_tasks.stages_of(settings, folder)
     missing, total = _write_scripts(cluster, stages, folder)
     script = folder / "submit.sh"
     if not missing:
@@ -192,15 +185,15 @@ def run_folder(settings: Settings) -> Path:
 
 
 def _write_scripts(
-    cluster: argparse.Namespace, stages: list[Stage], folder: Path
+    cluster: argparse.Namespace, stages: list[slurm_tasks.Stage], folder: Path
 ) -> tuple[int, int]:
     """Write tasks, scripts and failures; return how many tasks are to submit, of how many."""
     queue = _queue(folder, submits=cluster.submit)
     arrays: list[tuple[str, int, str]] = []
-    failed: dict[tuple[str, str], State] = {}
+    failed: dict[tuple[str, str], slurm_tasks.State] = {}
     missing = total = 0
     for stage in stages:
-        lines, states = _list_tasks(folder, stage), read_states(folder, stage.name)
+        lines, states = _list_tasks(folder, stage), slurm_tasks.read_states(folder, stage.name)
         idle = [task for task in stage.tasks if (stage.name, lines[task.name]) not in queue]
         begun = [task.name for task in idle if not task.done and task.name in states]
         failed |= {(stage.name, name): states[name] for name in begun if states[name].code != 0}
@@ -214,16 +207,16 @@ def _write_scripts(
     submit = render("submit", cluster, folder, arrays=arrays, queued=jobs)
     atomic_write_text(folder / "submit.sh", submit)
     (folder / "submitted").unlink(missing_ok=True)
-    write_failures(folder, failed)
+    slurm_tasks.write_failures(folder, failed)
     if failed:
         print(f"{counted(len(failed), 'task')} failed; table: {folder}/failures.tsv")
     return missing, total
 
 
-def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
+def _list_tasks(folder: Path, stage: slurm_tasks.Stage) -> dict[str, int]:
     """Write a stage's tasks, and return the line of each, which arrays in the queue go by."""
     path = folder / f"{stage.name}.tsv"
-    tasks = {row[0]: row[1] for row in read_rows(path) if len(row) > 1}
+    tasks = {row[0]: row[1] for row in slurm_tasks.read_rows(path) if len(row) > 1}
     tasks |= {task.name: " ".join(task.words) for task in stage.tasks}
     atomic_write_text(path, "".join(f"{name}\t{words}\n" for name, words in tasks.items()))
     return {name: line for line, name in enumerate(tasks)}
@@ -265,7 +258,7 @@ def _job_name(folder: Path) -> str:
     return f"h2lo-{folder.name.rpartition('-')[2]}"
 
 
-def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
+def task_script(stage: slurm_tasks.Stage, cluster: argparse.Namespace, folder: Path) -> str:
     """Return the script of one stage's tasks; refuse a path that no container can be given."""
     settings = stage.settings
     scratch = cluster.scratch if stage.own_work else None

@@ -142,7 +142,7 @@ def test_ctrl_c_is_one_line_and_code_130(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("h2lo_bids.phantom.dataset.make_dataset", interrupt)
-    monkeypatch.setattr("h2lo_bids.cli.slurm.stages_of", interrupt)
+    monkeypatch.setattr("h2lo_bids.cli.slurm_tasks.stages_of", interrupt)
     place = str(tmp_path)
     for program, more in ((phantom, []), (slurm, [f"{place}-out", "participant"])):
         assert program.main([place, *more]) == 130
