@@ -11,17 +11,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from h2lo_bids import errors
 from h2lo_bids.cli.console import Console, complain, fall_silent
 from h2lo_bids.cli.parser import INTERRUPTED, print_listing, read_settings
-from h2lo_bids.errors import (
-    Failed,
-    H2loError,
-    InputOutputError,
-    TemporaryError,
-    UnexpectedError,
-    UsageError,
-    recorded,
-)
 from h2lo_bids.processes import when_ended
 from h2lo_bids.settings import Settings
 
@@ -40,17 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse_fellows()
             words = sys.argv[1:] if argv is None else argv
             return 0 if print_listing(words) else _run(read_settings(words))
-        except H2loError as err:
+        except errors.H2loError as err:
             return complain("h2lo", str(err), err.exit_code)
         except Terminated as err:
             hung_up = err.args == (signal.SIGHUP,)
-            code = TemporaryError.exit_code if hung_up else TERMINATED
+            code = errors.TemporaryError.exit_code if hung_up else TERMINATED
             return complain("h2lo", f"stopped by {err.args[0].name}; run again to resume", code)
         except KeyboardInterrupt:
             return complain("h2lo", "interrupted; run again to resume", INTERRUPTED)
         except BrokenPipeError:
             fall_silent(sys.stdout)
-            return InputOutputError.exit_code
+            return errors.InputOutputError.exit_code
 
 
 def _open_streams() -> None:
@@ -83,7 +75,7 @@ def _refuse_fellows() -> None:
         # A batch job that was submitted from a step's shell has the variables of that step, too.
         own = os.environ.get(total, count) == count
         if count not in ("", "0", "1") and rank in os.environ and own:
-            raise UsageError(
+            raise errors.UsageError(
                 f"{launcher} started {count} processes, which would all do the same work; start "
                 "one, as with `srun --ntasks=1 --cpus-per-task=N`, or use h2lo-slurm"
             )
@@ -96,10 +88,7 @@ def _run(settings: Settings) -> int:
     except BrokenPipeError:
         raise
     except Exception as err:
-        known = err if isinstance(err, H2loError) else _explained(err, console, settings)
-        console.to_log(f"error: {known}")
-        _record(known, console, settings)
-        raise known from err
+        raise _recorded(err, console, settings) from err
     finally:
         console.close()
 
@@ -117,28 +106,23 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     return run
 
 
-def _explained(err: Exception, console: Console, settings: Settings) -> H2loError:
-    """Say what happened in one line, and keep the traceback of a surprise where it has a place."""
-    known = recorded(err)
-    if not isinstance(known, UnexpectedError):
-        return known
-    where = f"see {console.log}, and report it"
-    if console.log is None:
-        where = "run again with -v to see where, and report it"
-    console.to_log(traceback.format_exc())
-    if console.log is None and settings.verbose:
-        traceback.print_exc()
-    return H2loError(f"{known.kind}: {known}; {where}")
+def _recorded(err: Exception, console: Console, settings: Settings) -> errors.H2loError:
+    """Say in one line what ended a run, and keep that where it has a place, as its traceback."""
+    known = err if isinstance(err, errors.H2loError) else errors.recorded(err)
+    log = console.log
+    if isinstance(known, errors.UnexpectedError):
+        console.to_log(traceback.format_exc())
+        if log is None and settings.verbose:
+            traceback.print_exc()
+        where = "run again with -v to see where" if log is None else f"see {log}"
+        known = errors.H2loError(f"{known.kind}: {known}; {where}, and report it")
+    console.to_log(f"error: {known}")
+    if log is not None and not (table := log.with_name("failures.tsv")).exists():
+        from h2lo_bids.cli.execution import write_table
 
-
-def _record(err: H2loError, console: Console, settings: Settings) -> None:
-    """Put what ended the whole run into its table of failures, if it got as far as a log."""
-    from h2lo_bids.cli.execution import write_table
-
-    table = console.log.with_name("failures.tsv") if console.log is not None else None
-    if table is not None and not table.exists():
-        with contextlib.suppress(H2loError, OSError):  # what ended it may be the disk
-            write_table(table, [Failed("", settings.level, err)])
+        with contextlib.suppress(errors.H2loError, OSError):  # what ended it may be the disk
+            write_table(table, [errors.Failed("", settings.level, known)])
+    return known
 
 
 if __name__ == "__main__":
