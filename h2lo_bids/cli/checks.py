@@ -40,9 +40,7 @@ def check_usage(settings: Settings) -> None:
     except OSError:  # deleted or closed: Nipype and others go there, though nothing is
         os.chdir("/")
     if not settings.bids_dir.is_dir():
-        raise MissingInputError(
-            f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
-        )
+        raise MissingInputError(f"{settings.bids_dir}: no such folder; give a BIDS dataset's root")
     _check_places(settings)
     out = settings.out_dir.resolve()
     if settings.work.resolve() in (out, out / "logs"):
@@ -180,9 +178,7 @@ def check_extras(settings: Settings, bundle: Any) -> None:
         from h2lo_bids.models.bundle import members
 
         if len(members(bundle)) < 2:
-            raise UsageError(
-                f"--uncertainty: {bundle.path} has no models of folds to compare; {remedy}"
-            )
+            raise UsageError(f"--uncertainty: {bundle.path} has no models of folds; {remedy}")
 
 
 def _tries(settings: Settings) -> bool:

@@ -163,10 +163,8 @@ def _fit_final(run: Run, plans: Plans) -> int:
             if f"folds/{contrast}/{method}/fold-{fold.index}" not in run.done
         ]
         if lacking:
-            text = (
-                f"{contrast}: no final model, as fold {', '.join(lacking)} of {method} is missing"
-            )
-            run.console.line(text, level="warning")
+            text = f"no final model, as fold {', '.join(lacking)} of {method} is missing"
+            run.console.line(f"{contrast}: {text}", level="warning")
         else:
             # As many threads as in the folds, so that a rerun with others gives the same bits.
             threads = fit_threads(settings)

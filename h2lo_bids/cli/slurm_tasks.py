@@ -79,9 +79,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
     """Divide a command line into stages; `folder` holds the records of tasks that ended before."""
     for option in ("dry_run", "reports_only", "fold", "collect"):
         if getattr(settings, option):
-            raise UsageError(
-                f"{OPTIONS[option].flag}: h2lo-slurm divides the work itself; drop this option"
-            )
+            raise UsageError(f"{OPTIONS[option].flag}: h2lo-slurm divides the work itself; drop it")
     if settings.level == "participant":
         if settings.pairs:
             return [_pairs(settings)[0]]
@@ -90,9 +88,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
         return _trial(settings, folder)
     if settings.fits:
         return _fits(settings, read_states(folder, COLLECT).get(COLLECT))
-    raise UsageError(
-        f"{settings.level} is one job, not many: submit `h2lo … {settings.level}` with sbatch"
-    )
+    raise UsageError(f"{settings.level} is one job: submit `h2lo … {settings.level}` with sbatch")
 
 
 def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:

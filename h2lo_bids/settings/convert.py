@@ -74,9 +74,7 @@ def participants(text: str) -> list[str]:
     try:
         rows = [re.split(r"[\s,]", line.strip())[0] for line in read_text(file).splitlines()]
     except OSError as err:
-        raise MissingInputError(
-            f"--participant-label {text}: cannot read {file}: {err.strerror}"
-        ) from err
+        raise MissingInputError(f"--participant-label {text}: {err.strerror}") from err
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{file}: is not a text file: {err}") from err
     if rows[:1] in (["participant_id"], ["sub_id"]):  # of a participants.tsv, of BABS
@@ -119,9 +117,8 @@ def reference(text: str) -> tuple[str, Path]:
     named = re.search(r"_(T[12])w?\.nii(\.gz)?$", image.name)
     if not contrast:
         if named is None:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is of no known contrast; write T1w=IMAGE or T2w=IMAGE"
-            )
+            text = f"{text!r} does not say its contrast; write T1w=IMAGE or T2w=IMAGE"
+            raise argparse.ArgumentTypeError(text)
         contrast = f"{named[1]}w"
     return contrast, image
 
