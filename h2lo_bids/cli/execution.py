@@ -305,11 +305,10 @@ def _labels(settings: Settings) -> dict[str, str]:
 @contextmanager
 def alone(settings: Settings, subject: str, send: Send, other: str) -> Iterator[None]:
     """Keep every other run from a participant, or warn where that cannot be."""
-
-    def waiting(holder: str) -> None:
-        send(note(f"waiting for another run {other} ({holder})"))
-
-    with exclusive(settings.work / "locks" / f"sub-{subject}.lock", waiting) as locked:
+    lock = settings.work / "locks" / f"sub-{subject}.lock"
+    with exclusive(
+        lock, lambda by: send(note(f"waiting for another run {other} ({by})"))
+    ) as locked:
         if not locked:
             text = "this file system has no file locks; do not start two runs on it at once"
             send(note(f"{settings.work}: {text}", "warning"))

@@ -77,7 +77,9 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     check_further(settings, subjects_of(pairs.pairs))
     lines = [*_pair_lines(settings, pairs)]
     if settings.level == "evaluate":
-        lines += _evaluation_lines(settings)
+        given = [f"score {path}{f' [{kind}]' if kind else ''}" for kind, path in settings.model]
+        lines += given or ["score the embedded models"]
+        lines += [f"compare with {path} [{kind}]" for kind, path in settings.realism_reference]
     return pairs, lines
 
 
@@ -135,15 +137,6 @@ def _fold_lines(settings: Settings, divided: Iterable[Divided]) -> Iterator[str]
             f"{contrast}: {', '.join(settings.arms)}; {settings.n_folds_parallel} at a time, "
             f"{counted(fit_threads(settings), 'thread')} each"
         )
-
-
-def _evaluation_lines(settings: Settings) -> Iterator[str]:
-    for contrast, path in settings.model:
-        yield f"score {path}{f' [{contrast}]' if contrast else ''}"
-    if not settings.model:
-        yield "score the embedded models"
-    for contrast, path in settings.realism_reference:
-        yield f"compare with {path} [{contrast}]"
 
 
 def expected_outputs(

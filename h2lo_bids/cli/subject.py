@@ -6,9 +6,7 @@ import functools
 import shutil
 import time
 import traceback
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import given_mask, mask_in
@@ -64,11 +62,13 @@ def process(task: SubjectTask, send: Send) -> Outcome:
 
 def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
     """Build the workflow and run it; return what failed, and the records of what did not."""
+    from h2lo_bids.synthesis.options import resolve_device
     from pipelines.engine import run_workflow
     from pipelines.participant import RunSpec, init_participant_wf, records
 
-    settings, images = task.settings, _images(task, send)
-    how = RunSpec(settings, task.templates, device_of(settings), step_threads(settings))
+    settings, device = task.settings, str(resolve_device(task.settings.device))
+    images = _images(task, device, send)
+    how = RunSpec(settings, task.templates, device, step_threads(settings))
     workflow = init_participant_wf(_workflow_name(task), images, how)
     workflow.base_dir = str(settings.work)
     parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}
@@ -90,15 +90,18 @@ def _workflow_name(task: SubjectTask) -> str:
     return f"{identifier(f'sub-{task.subject}')}_wf"
 
 
-def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
-    """Return what each image of a participant is made from."""
+def _images(task: SubjectTask, device: str, send: Send) -> list[ImageSpec]:
+    """Return what each image of a participant is made from; say which masks are given."""
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.predict import fastest_precision
     from pipelines.participant import ImageSpec
 
-    settings, device = task.settings, device_of(task.settings)
-    sources = task.found.sources
-    masks = given_masks(settings, (part for item in sources for part in item.parts), send)
+    settings, sources = task.settings, task.found.sources
+    parts = [part for source in sources for part in source.parts]
+    masks = {part: given_mask(settings.derivatives, part) for part in parts}
+    for part in masks if settings.derivatives else ():
+        level = "" if any(masks.values()) else "warning"
+        send(note(f"{part.stem}: brain mask {mask_words(settings, part)}", level))
     models = bundles_for(settings, tuple(sorted({scan.suffix for scan in task.found.scans})))
     precisions = {
         suffix: settings.precision or fastest_precision(model, device)
@@ -117,24 +120,6 @@ def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
     ]
 
 
-def device_of(settings: Settings) -> str:
-    """Return the device that --device names on this machine."""
-    from h2lo_bids.synthesis.options import resolve_device
-
-    return str(resolve_device(settings.device))
-
-
-def given_masks(
-    settings: Settings, scans: Iterable[Scan], send: Send
-) -> dict[Scan, tuple[Path, str] | None]:
-    """Return the mask that is given for each scan; where some could be, say which are."""
-    masks = {scan: given_mask(settings.derivatives, scan) for scan in scans}
-    for scan in masks if settings.derivatives else ():
-        level = "" if any(masks.values()) else "warning"
-        send(note(f"{scan.stem}: brain mask {mask_words(settings, scan)}", level))
-    return masks
-
-
 def mask_words(settings: Settings, scan: Scan) -> str:
     """Name the mask that is given for a scan, or where the derivatives lack it."""
     if mask := given_mask(settings.derivatives, scan):
@@ -146,7 +131,7 @@ def examine(
     task: SubjectTask, records: list[ScanReport], send: Send
 ) -> tuple[list[Failed], list[ScanReport]]:
     """Do what labels and conditions ask for with each scan that has a record; return failures."""
-    from h2lo_bids.synthesis.options import EngineOptions
+    from h2lo_bids.synthesis.options import EngineOptions, resolve_device
     from h2lo_bids.trial.condition import Images
     from h2lo_bids.trial.report import draw_lesions, region_rows
     from h2lo_bids.trial.scan import Examination
@@ -154,7 +139,7 @@ def examine(
     settings, failed = task.settings, []
     by_stem = {record.stem: record for record in records}
     options = EngineOptions(
-        device=device_of(settings),
+        device=str(resolve_device(settings.device)),
         precision=settings.precision or "fp32",
         threads=step_threads(settings),
     )
