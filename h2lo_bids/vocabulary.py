@@ -31,12 +31,7 @@ ARMS = (
 """Rows of the paper's Table 2, of the two ablations, and of one curve of grey levels."""
 
 SYNTHESIS_PRECISIONS = ("fp32", "bf16")
-PRECISIONS = (*SYNTHESIS_PRECISIONS, "fp16")
-"""Of fits."""
-SAMPLINGS = ("patch", "volume")
-"""What a step of a fit sees."""
-SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
-"""Ways of finding the brain."""
+"""In which models are evaluated."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an OSError that free space or a larger quota would mend."""

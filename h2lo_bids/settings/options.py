@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from h2lo_bids.settings import convert
-from h2lo_bids.vocabulary import (
-    ENHANCE,
-    METHODS,
-    PRECISIONS,
-    SKULL_STRIP,
-    SYNTHESIZE,
-    TASKS,
-)
+from h2lo_bids.vocabulary import ENHANCE, METHODS, SYNTHESIS_PRECISIONS, SYNTHESIZE, TASKS
 
 FILE, DIR, PATH = ((convert.path, name) for name in ("FILE", "DIR", "PATH"))
 PLACE = (convert.place, "DIR")
@@ -177,7 +170,7 @@ class Method:
         "auto",
         "brain extraction; auto: skull-stripped scans are used as they are, others go to "
         "SynthStrip if its weights are available, else to deepbet; skip: all scans are stripped",
-        choices=SKULL_STRIP,
+        choices=("auto", "skip", "deepbet", "synthstrip"),
     )
     synthstrip_weights: Path | None = option(
         None,
@@ -191,7 +184,7 @@ class Method:
         "fitting on a GPU (default: bf16 if it is faster and the model keeps 60 dB against fp32, "
         "see the sidecars; evaluate and a trial's conditions: fp32; fits: the fastest of the "
         "processor or GPU; --protocol paper: fp16 on a GPU, else fp32)",
-        choices=PRECISIONS,
+        choices=(*SYNTHESIS_PRECISIONS, "fp16"),
         modes=NOT_PAIRS,
     )
     random_seed: int = option(

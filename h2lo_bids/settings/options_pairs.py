@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from h2lo_bids.settings import convert, options
 from h2lo_bids.settings.options import option
-from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE, SAMPLINGS
+from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Fitting:
     sampling: str | None = option(
         None,
         "input of a step: crops, or a whole volume (default: patch; --protocol paper: volume)",
-        choices=SAMPLINGS,
+        choices=("patch", "volume"),
     )
     crop: int | None = option(
         None,
