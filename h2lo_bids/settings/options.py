@@ -6,6 +6,7 @@ of each level from them, and refuses what a level does not take.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -80,6 +81,10 @@ def option(default: Any, text: str, values: Any = None, **more: Any) -> Any:
     return field(default=default, metadata={"help": text, "values": values, **more})
 
 
+flag, optional, several = (functools.partial(option, absent) for absent in (False, None, ()))
+"""Declare an option of which nothing is the default: one without a value, with one, or several."""
+
+
 def options_of(group: type) -> Iterator[Option]:
     """Yield the options of a dataclass; all modes take them, or those that itself or they name."""
     modes = getattr(group, "taken_by", MODES)
@@ -91,48 +96,38 @@ def options_of(group: type) -> Iterator[Option]:
 class Selection:
     """Which scans of the input dataset are used."""
 
-    participant_label: tuple[str, ...] = option(
-        (),
+    participant_label: tuple[str, ...] = several(
         "only these participants, with or without sub-; @FILE reads them from a "
         "participants.tsv or a text file with one per line",
         (convert.participants, "LABEL"),
         common=True,
     )
-    session_label: tuple[str, ...] = option(
-        (),
-        "only these sessions, with or without ses-",
-        (convert.label, "LABEL"),
-        common=True,
+    session_label: tuple[str, ...] = several(
+        "only these sessions, with or without ses-", (convert.label, "LABEL"), common=True
     )
-    bids_filter_file: Path | None = option(
-        None,
+    bids_filter_file: Path | None = optional(
         'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, for one field strength "hf_t1w", '
         '"lf_t1w" and so on; null means absent, "*" means any',
         FILE,
     )
-    filter: tuple[str, ...] = option(
-        (),
+    filter: tuple[str, ...] = several(
         "only scans with these entities: acq-MPRAGE or acq=MPRAGE, run=1,2 (either), rec= "
         "(absent), ses=* (present)",
         ENTITIES,
     )
-    all_scans: bool = option(
-        False,
+    all_scans: bool = flag(
         "use every matching scan of a session, not only the preferred one of each contrast",
         modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
-    bids_database_dir: Path | None = option(
-        None,
+    bids_database_dir: Path | None = optional(
         "folder that keeps the index of a large dataset between runs; updated when out of date "
         "(default: no index is kept)",
         PLACE,
     )
-    skip_bids_validation: bool = option(
-        False,
-        "do not validate the input, and skip misnamed images instead of reporting them as errors",
+    skip_bids_validation: bool = flag(
+        "do not validate the input, and skip misnamed images instead of reporting them as errors"
     )
-    derivatives: tuple[tuple[str, Path], ...] = option(
-        (),
+    derivatives: tuple[tuple[str, Path], ...] = several(
         "derivative datasets whose brain masks replace computed ones, and in pairs whose low-field "
         "images replace raw ones",
         (convert.named_path, "NAME=PATH"),
@@ -151,16 +146,14 @@ class Method:
         choices=TASKS,
         modes=(PARTICIPANT, ENHANCED, *ALL_FITS, EVALUATE),
     )
-    method: tuple[str, ...] = option(
-        (),
+    method: tuple[str, ...] = several(
         "group and benchmark: methods to fit; the first becomes the final model, and the others "
         "are tested against it (default: h2lo; benchmark: all); participant and evaluate: method "
         "to choose from the folder of --model; `h2lo methods` lists all",
         choices=(*METHODS, ALL),
         modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED, TRIAL),
     )
-    model: tuple[tuple[str, Path], ...] = option(
-        (),
+    model: tuple[tuple[str, Path], ...] = several(
         "model bundle, folder of several, or .pth file of the authors' release; evaluate takes any "
         "number; default: the embedded model of each contrast, trained on simulated pairs",
         (convert.model, "[T1w=|T2w=]PATH"),
@@ -172,13 +165,10 @@ class Method:
         "SynthStrip if its weights are available, else to deepbet; skip: all scans are stripped",
         choices=("auto", "skip", "deepbet", "synthstrip"),
     )
-    synthstrip_weights: Path | None = option(
-        None,
-        "FreeSurfer's synthstrip.1.pt; default: the one in $FREESURFER_HOME/models, if any",
-        FILE,
+    synthstrip_weights: Path | None = optional(
+        "FreeSurfer's synthstrip.1.pt; default: the one in $FREESURFER_HOME/models, if any", FILE
     )
-    precision: str | None = option(
-        None,
+    precision: str | None = optional(
         "fp32 gives nearly the same digits on every machine; bf16 is faster on processors that "
         "multiply in it (lscpu: amx_bf16, avx512_bf16) and far slower on others; fp16 is for "
         "fitting on a GPU (default: bf16 if it is faster and the model keeps 60 dB against fp32, "
@@ -192,8 +182,7 @@ class Method:
         "seed of registration, noise, folds and fits",
         (convert.integer(0, 2**63 - 1), "N"),
     )
-    sloppy: bool = option(
-        False,
+    sloppy: bool = flag(
         "register to templates with an affine transform only; for tests, not for results",
         modes=(PARTICIPANT, TRIAL),
     )
@@ -213,29 +202,23 @@ class Outputs:
         (convert.space, "SPACE"),
         common=True,
     )
-    template_file: Path | None = option(
-        None,
-        "T1w image of the template space, instead of TemplateFlow's",
-        FILE,
+    template_file: Path | None = optional(
+        "T1w image of the template space, instead of TemplateFlow's", FILE
     )
-    fetch_templates: bool = option(
-        False,
-        "fetch missing templates with TemplateFlow's client; the only use of the network",
+    fetch_templates: bool = flag(
+        "fetch missing templates with TemplateFlow's client; the only use of the network"
     )
-    lf_grid: tuple[tuple[float, float, float], ...] = option(
-        (),
+    lf_grid: tuple[tuple[float, float, float], ...] = several(
         "additional grids with these voxel sizes in mm along the scan's axes, such as 1.6x1.6x5, "
         "integrated over each voxel; named res-1p6x1p6x5",
         (convert.grid, "XxYxZ"),
     )
-    slice_profile: str | None = option(
-        None,
+    slice_profile: str | None = optional(
         "slice profile across the longest side of these voxels: gauss by its full width at half "
         "maximum, sinc with a Hamming window over three lobes (default: box)",
         choices=PROFILES,
     )
-    slice_thickness: float | None = option(
-        None,
+    slice_thickness: float | None = optional(
         "nominal thickness of these slices (default: the longest side)",
         (convert.number(0.1, 20), "MM"),
     )
@@ -245,37 +228,30 @@ class Outputs:
         choices=("none", "calibrated"),
         modes=(PARTICIPANT,),
     )
-    noise_scale: float | None = option(
-        None,
-        "factor of that noise (default: 1)",
-        (convert.number(0.01, 100), "X"),
+    noise_scale: float | None = optional(
+        "factor of that noise (default: 1)", (convert.number(0.01, 100), "X")
     )
-    realisations: int | None = option(
-        None,
+    realisations: int | None = optional(
         "number of noisy images of each scan, drawn independently (default: 1; of a condition: 20)",
         COUNT,
     )
-    uncertainty: bool = option(
-        False,
+    uncertainty: bool = flag(
         "also write a map of the standard deviation over the models of the folds, which are part "
         "of a model fitted by group",
         modes=(PARTICIPANT,),
     )
-    labels: tuple[tuple[str, Path], ...] = option(
-        (),
+    labels: tuple[tuple[str, Path], ...] = several(
         "derivative datasets with a lesion mask, dseg or probseg in the scans' space, to carry to "
         "the grid of every output and measure there",
         (convert.named_path, "NAME=PATH"),
     )
-    condition: tuple[str, ...] = option(
-        (),
+    condition: tuple[str, ...] = several(
         "scanners to simulate, each a name and KEY=VALUE of lf-grid, slice-profile, "
         "slice-thickness, noise-scale, realisations, model: thin lf-grid=2x2x2 thick "
         "lf-grid=1.6x1.6x5 noise-scale=2; the options above set the other keys",
         (convert.condition, "NAME KEY=VALUE"),
     )
-    reader_set: int | None = option(
-        None,
+    reader_set: int | None = optional(
         "also write N blinded images, balanced over the conditions, for human readers",
         COUNT,
         modes=(TRIAL,),
@@ -286,20 +262,15 @@ class Outputs:
 class Resources:
     """Processors, memory and the work folder."""
 
-    nprocs: int | None = option(
-        None,
-        "processors to use at once (default: all that this process may use)",
-        COUNT,
-        common=True,
+    nprocs: int | None = optional(
+        "processors to use at once (default: all that this process may use)", COUNT, common=True
     )
-    omp_nthreads: int | None = option(
-        None,
+    omp_nthreads: int | None = optional(
         "threads per step (default: --nprocs, at most 4; of a fit: --nprocs divided by "
         "--n-folds-parallel and --devices)",
         COUNT,
     )
-    mem: float | None = option(
-        None,
+    mem: float | None = optional(
         "memory that participants share, such as 8 or 8000M; it does not limit fits (default: the "
         "free memory of this machine or its control group)",
         (convert.memory, "GB"),
@@ -312,16 +283,15 @@ class Resources:
         (convert.device, "auto|cpu|cuda[:i]"),
         modes=NOT_PAIRS,
     )
-    work_dir: Path | None = option(
-        None,
+    work_dir: Path | None = optional(
         "folder of intermediate results, from which a later run resumes; outside bids_dir "
         "(default: .h2lo-work in out_dir)",
         PLACE,
         short="-w",
         common=True,
     )
-    clean_workdir: bool = option(
-        False, "delete the intermediate results of each participant, and of fits, after success"
+    clean_workdir: bool = flag(
+        "delete the intermediate results of each participant, and of fits, after success"
     )
 
 
@@ -329,18 +299,15 @@ class Resources:
 class TheRun:
     """How the program goes about it."""
 
-    dry_run: bool = option(
-        False,
+    dry_run: bool = flag(
         "print what would be read and written, without writing; exits as the run would, as far "
         "as that is known: 1 if some scans cannot be used",
         common=True,
     )
-    reports_only: bool = option(
-        False,
-        "write the reports again from the contents of out_dir",
-        modes=NOT_PAIRS,
+    reports_only: bool = flag(
+        "write the reports again from the contents of out_dir", modes=NOT_PAIRS
     )
-    stop_on_first_crash: bool = option(False, "stop at the first failure")
+    stop_on_first_crash: bool = flag("stop at the first failure")
     verbose: int = option(
         0,
         "print each step and its time; -vv also logs Nipype's debugging messages",
