@@ -248,11 +248,14 @@ class Run:
         jobs = [Job(name, work, args[name], self.logs / f"{name}.log") for name in args]
         self.do(jobs, limit, threads, ended, on_start=started)
 
-    def report_failures(self, done: str) -> None:
-        """Write the table of failures and print how many there are; `done` counts the rest."""
-        table = result_path(self.settings.out_dir, "failures", run=self.logs.name)
-        write_table(table, self.failed)
-        self.console.line(f"{len(self.failed)} failed, {done} done; table of failures: {table}")
+    def sum_up(self, done: str, well: str = "") -> None:
+        """Write the table of failures and count them, beside what is done, or say that all is."""
+        if self.failed:
+            table = result_path(self.settings.out_dir, "failures", run=self.logs.name)
+            write_table(table, self.failed)
+            well = f"{len(self.failed)} failed, {done} done; table of failures: {table}"
+        if well:
+            self.console.line(well)
 
 
 def start_run(settings: Settings, console: Console) -> Run:
@@ -295,10 +298,9 @@ def _labels(settings: Settings) -> dict[str, str]:
 
     found = {name: f"Label image given with --labels {name}" for name, _ in settings.labels}
     for condition in conditions_of(settings):
+        noisy = "Noisy images of this condition; noise02 and so on are further ones"
         found[condition.name] = f"Low-field image of a condition: {condition.text}"
-        found[f"{condition.name}noise01"] = (
-            "Noisy images of this condition; noise02 and so on are further ones"
-        )
+        found[f"{condition.name}noise01"] = noisy
     return found
 
 

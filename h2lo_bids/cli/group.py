@@ -95,12 +95,10 @@ def _collect(run: Run, contrasts: tuple[str, ...] = ()) -> None:
 
 def _finish(run: Run, done: int) -> int:
     """Sum up, and choose the exit code."""
-    if run.failed:
-        fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
-        pairs = counted(len(run.done) - fits, "pair")
-        fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
-        run.report_failures(pairs + fitted)
-    elif run.settings.clean_workdir and not run.settings.fold:
+    fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
+    fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
+    run.sum_up(counted(len(run.done) - fits, "pair") + fitted)
+    if run.settings.clean_workdir and not (run.failed or run.settings.fold):
         clean_workdir(run.settings)
     return exit_code(run.failed, done)
 

@@ -26,14 +26,11 @@ def run_pairs(settings: Settings, console: Console) -> int:
     """Prepare the pairs of the chosen participants, do nothing else, and return the exit code."""
     with start_run(settings, console) as run:
         flagged = _warn_of_flagged(run, prepare_pairs(run))
-        if run.failed:
-            run.report_failures(counted(len(run.done), "pair"))
-        else:
-            text = f"{all_counted(len(run.done), 'pair')} prepared"
-            if flagged:
-                text += f"; {flagged} flagged: group and evaluate skip them without "
-                text += "--keep-flagged-pairs"
-            console.line(text)
+        text = f"{all_counted(len(run.done), 'pair')} prepared"
+        if flagged:
+            text += f"; {flagged} flagged: group and evaluate skip them without "
+            text += "--keep-flagged-pairs"
+        run.sum_up(counted(len(run.done), "pair"), text)
         return exit_code(run.failed, len(run.done))
 
 

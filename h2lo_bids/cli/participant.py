@@ -133,11 +133,8 @@ def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[records
 
 def _finish(run: Run) -> None:
     """Write the table of failures, sum up, and name the reports."""
-    console = run.console
-    if run.failed:
-        run.report_failures(counted(len(run.done), "scan"))
-    else:
-        console.line(f"{all_counted(len(run.done), 'scan')} done")
+    console, count = run.console, len(run.done)
+    run.sum_up(counted(count, "scan"), f"{all_counted(count, 'scan')} done")
     if run.unlike:
         console.line(
             f"{counted(len(run.unlike), 'scan')} unlike the model's training data: see the "
@@ -259,8 +256,7 @@ def reports_only(run: Run) -> int:
             run.fail(Failed(f"sub-{subject}", "report", err))
     write_pages_of_all(run)
     done = len(subjects) - len(run.failed)
-    if run.failed:
-        run.report_failures(counted(done, "report"))
+    run.sum_up(counted(done, "report"))
     return exit_code(run.failed, done)
 
 
