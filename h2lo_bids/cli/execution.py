@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass
-class Run:
+class Run(AbstractContextManager["Run"]):
     """One run; use it as a context, which ends its processes."""
 
     settings: Settings
@@ -65,9 +65,6 @@ class Run:
     total: int = 0
     _pool: Pool | None = None
     _threads: int = 0
-
-    def __enter__(self) -> Run:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
