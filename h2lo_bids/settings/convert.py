@@ -114,12 +114,9 @@ def model(text: str) -> tuple[str, Path]:
 def reference(text: str) -> tuple[str, Path]:
     """Read ``[T1w=|T2w=]IMAGE``; without a contrast the file's name says it."""
     contrast, image = model(text)
-    named = re.search(r"_(T[12])w?\.nii(\.gz)?$", image.name)
+    meant = "named _T1w.nii.gz or _T2w.nii.gz; write T1w=IMAGE or T2w=IMAGE"
     if not contrast:
-        if named is None:
-            text = f"{text!r} does not say its contrast; write T1w=IMAGE or T2w=IMAGE"
-            raise argparse.ArgumentTypeError(text)
-        contrast = f"{named[1]}w"
+        contrast = _match(r".*_(T[12])w?\.nii(\.gz)?", image.name, meant)[1] + "w"
     return contrast, image
 
 
