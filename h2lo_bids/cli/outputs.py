@@ -279,16 +279,11 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
             files += [name(scan, "regions", "stats", extension=end) for end in (".tsv", ".json")]
             files += figure_paths(settings.out_dir, scan.stem, "lesions").values()
         yield from (Output(path, scan.relative_path) for path in files)
-    if rated and not settings.participant_label:
-        yield from _of_study(settings)
-
-
-def _of_study(settings: Settings) -> Iterator[Output]:
-    """Yield what is collected from a trial."""
-    for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
-        yield from _result(settings, key)
-    for number in range(1, (settings.reader_set or 0) + 1):
-        yield from _result(settings, "reader_image", number=f"{number:03d}")
+    if rated and not settings.participant_label:  # the study is collected, too
+        for key in ("trial", "trial_report", *["reader_set"] * bool(settings.reader_set)):
+            yield from _result(settings, key)
+        for number in range(1, (settings.reader_set or 0) + 1):
+            yield from _result(settings, "reader_image", number=f"{number:03d}")
 
 
 def _of_pairs(settings: Settings, found: PairDiscovery, kept: Container[str]) -> Iterator[Output]:

@@ -288,20 +288,20 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def print_listing(words: Sequence[str]) -> bool:
     """Print what ``h2lo methods`` or ``h2lo outputs`` asks for; False for other words."""
-    if words and words[0] in ("methods", "outputs") and all(w[:1] == "-" for w in words[1:]):
-        Parser(prog=f"h2lo {words[0]}").parse_args(words[1:])  # which takes no option
-    if list(words) == ["outputs"]:
+    asked = words[0] if words and all(w[:1] == "-" for w in words[1:]) else ""
+    if asked not in ("methods", "outputs"):
+        return False
+    Parser(prog=f"h2lo {asked}").parse_args(words[1:])  # which takes no option
+    if asked == "outputs":
         spec = bids_app_spec.load("io_spec.json")
         patterns = {key: spec[key] for key in ("outputs", "figures", "results")}
         patterns["descriptions"] = bids_app_spec.load("descriptions.tsv")
         print(json.dumps(patterns, indent=2))
-        return True
-    if list(words) == ["methods"]:
+    else:
         from h2lo_bids.models.registry import CATALOGUE
 
         print("\n\n".join("\n".join(_method_lines(entry)) for entry in CATALOGUE.values()))
-        return True
-    return False
+    return True
 
 
 def _method_lines(entry: Any) -> Iterator[str]:

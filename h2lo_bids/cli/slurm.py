@@ -249,13 +249,9 @@ def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
         if submits:
             raise TemporaryError(text)
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
-    name = re.escape(_job_name(folder))
-    found = re.findall(rf"^{name}-(\w+)-(\d+)/(\d+)/(\d+)$", done.stdout, re.MULTILINE)
+    own = re.escape(folder.name.rpartition("-")[2])
+    found = re.findall(rf"^h2lo-{own}-(\w+)-(\d+)/(\d+)/(\d+)$", done.stdout, re.MULTILINE)
     return {(stage, int(first) + int(element)): job for stage, first, element, job in found}
-
-
-def _job_name(folder: Path) -> str:
-    return f"h2lo-{folder.name.rpartition('-')[2]}"
 
 
 def task_script(stage: slurm_tasks.Stage, cluster: argparse.Namespace, folder: Path) -> str:
@@ -278,8 +274,9 @@ def task_script(stage: slurm_tasks.Stage, cluster: argparse.Namespace, folder: P
 
 def render(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
     """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave."""
-    common = {"script": script, "cluster": cluster, "folder": folder, "job": _job_name(folder)}
-    return template_of("slurm.sh.jinja").render(version=__version__, **common, **values)
+    common = {"script": script, "cluster": cluster, "folder": folder, "version": __version__}
+    job = f"h2lo-{folder.name.rpartition('-')[2]}"
+    return template_of("slurm.sh.jinja").render(job=job, **common, **values)
 
 
 def _binds(settings: Settings) -> list[str]:
