@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.imaging import templates
+from h2lo_bids.models.bundle import Bundle, load_model, members
+from h2lo_bids.models.choice import bundles_for, check_place
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.processes import note
 from h2lo_bids.settings import OPTIONS, Settings
@@ -63,8 +64,6 @@ def _check_inputs(settings: Settings) -> None:
             meant = did_you_mean(path.name, words)
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
         if option in ("--model", "--init", "--condition"):
-            from h2lo_bids.models.choice import check_place
-
             check_place(path)
 
 
@@ -89,8 +88,6 @@ def check_models_and_templates(
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.brain import synthstrip_weights
     from h2lo_bids.imaging.synthstrip import load_network
-    from h2lo_bids.models.bundle import load_model
-    from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
 
     resolve_device(settings.device)
@@ -132,7 +129,7 @@ def _find_template(settings: Settings, space: str, suffix: str) -> templates.Tem
     return files
 
 
-def _described(bundle: Any) -> str:
+def _described(bundle: Bundle) -> str:
     """Name a model, and what it was trained on."""
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
@@ -162,7 +159,7 @@ def _check_places(settings: Settings) -> None:
                 )
 
 
-def check_extras(settings: Settings, bundle: Any) -> None:
+def check_extras(settings: Settings, bundle: Bundle) -> None:
     """Check that a bundle carries what the options need."""
     remedy = "fit one with `h2lo bids_dir out_dir group`, or leave the option out"
     if settings.noise == "calibrated":
@@ -174,11 +171,8 @@ def check_extras(settings: Settings, bundle: Any) -> None:
             NoiseModel.from_dict(bundle.metadata["noise"])
         except BadDataError as err:
             raise BadDataError(f"{bundle.path}: {err}") from err
-    if settings.uncertainty:
-        from h2lo_bids.models.bundle import members
-
-        if len(members(bundle)) < 2:
-            raise UsageError(f"--uncertainty: {bundle.path} has no models of folds; {remedy}")
+    if settings.uncertainty and len(members(bundle)) < 2:
+        raise UsageError(f"--uncertainty: {bundle.path} has no models of folds; {remedy}")
 
 
 def _tries(settings: Settings) -> bool:

@@ -23,8 +23,11 @@ from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.cli.subject import mask_words
 from h2lo_bids.errors import BadDataError, Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.choice import named_models
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
+from h2lo_bids.reports.records import figure_file, figure_paths
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.pairs import find_prepared
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
 
@@ -168,8 +171,6 @@ def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, 
 
 def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
     """Return the high-field scans (BIDS URI) of pairs that a run would not prepare again."""
-    from h2lo_bids.training.pairs import find_prepared
-
     there = {
         prepared.sources[0]
         for contrast in subjects_of(found.pairs)
@@ -182,20 +183,15 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
 
 def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
     """Yield each contrast, its folds or None if it has none, lines on these, and what is lost."""
-    from h2lo_bids.training.experiments.fits import (
-        divide_subjects,
-        every_pair_flagged,
-        skipped_pairs,
-    )
+    from h2lo_bids.training.experiments import fits
     from h2lo_bids.training.experiments.leaks import alike_line, same_people
-    from h2lo_bids.training.pairs import find_prepared
 
     refused, contrasts = list[Failed](), subjects_of(found.pairs)
     for contrast in contrasts:
         people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
         whole = people.keys() & kept
         prepared = find_prepared(settings.out_dir, contrast=contrast, sources=whole)
-        skipped = skipped_pairs(settings, prepared)
+        skipped = fits.skipped_pairs(settings, prepared)
         same = same_people(pair for pair in prepared if pair not in skipped)
         lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
         if lacking := len(people) - len(prepared):
@@ -208,9 +204,9 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
         folds, lost = None, list[Failed]()
         try:
             if not people:
-                raise every_pair_flagged(contrast)
+                raise fits.every_pair_flagged(contrast)
             subjects = sorted({*people.values()})
-            folds, _ = divide_subjects(settings, contrast, subjects, same=same)
+            folds, _ = fits.divide_subjects(settings, contrast, subjects, same=same)
         except (BadDataError, UsageError) as err:  # the other contrast may have pairs enough
             lost = [Failed(contrast, "fit", err)]
         refused += lost
@@ -221,8 +217,6 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     """Yield images with their sidecars and figures, then reports and tables."""
-    from h2lo_bids.reports.records import figure_file, figure_paths
-
     out_dir, grids = settings.out_dir, grids_of(settings)
     spaces = [grid.space for grid in grids if grid.kind == "template"]
     for item in found.sources:
@@ -256,7 +250,6 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
 
 def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
     """Yield what conditions and labels add."""
-    from h2lo_bids.reports.records import figure_paths
     from h2lo_bids.trial.condition import conditions_of
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
@@ -296,8 +289,6 @@ def _of_pairs(settings: Settings, found: PairDiscovery, kept: Container[str]) ->
 
 
 def _of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
-    from h2lo_bids.models.choice import named_models
-
     for contrast, models in named_models(settings, tuple(subjects_of(found.pairs))).items():
         for name, bundle in models:
             yield from _result(settings, "evaluated", contrast=contrast, model=name)

@@ -16,8 +16,11 @@ from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.cli.subject import mask_words, steps
 from h2lo_bids.errors import exit_code
 from h2lo_bids.io import read_json
+from h2lo_bids.models.bundle import load_model
+from h2lo_bids.models.choice import given_bundles, named_models
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.pairs import find_prepared
 from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import all_counted, counted
 
@@ -37,7 +40,6 @@ def run_pairs(settings: Settings, console: Console) -> int:
 def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
     from h2lo_bids.training.experiments.fits import flagged_line
-    from h2lo_bids.training.pairs import find_prepared
 
     flagged = 0
     for contrast, names in prepared_sources(run, found).items():
@@ -68,8 +70,6 @@ def subjects_of(pairs: Sequence[PairSource]) -> dict[str, list[str]]:
 
 def find_pairs(settings: Settings) -> PairDiscovery:
     """Find the pairs that are asked for; to evaluate given models, of their contrasts alone."""
-    from h2lo_bids.models.choice import given_bundles
-
     if settings.level == "evaluate" and not settings.contrast:
         kinds = {bundle.contrast for bundle in given_bundles(settings, CONTRASTS)}
         settings = replace(settings, contrast=tuple(sorted(kinds)))
@@ -134,7 +134,6 @@ def _check_fitted(settings: Settings, missing: Collection[PairSource]) -> None:
     from h2lo_bids.training.experiments.arms import find_arm
     from h2lo_bids.training.experiments.crossvalidation import read_record
     from h2lo_bids.training.experiments.fits import fitted_otherwise
-    from h2lo_bids.training.pairs import find_prepared
 
     out, methods = settings.out_dir, [*settings.arms] if settings.fits else ["*"]
     if settings.fits_enhancer and settings.level == "benchmark":
@@ -158,9 +157,6 @@ def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
 
         check_ahead(settings, people)
     elif settings.level == "evaluate":
-        from h2lo_bids.models.bundle import load_model
-        from h2lo_bids.models.choice import named_models
-
         for named in named_models(settings, tuple(people)).values():
             for _, bundle in named:
                 load_model(bundle)  # only for the errors that it raises
