@@ -10,6 +10,8 @@ from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.imaging import templates
+from h2lo_bids.imaging.brain import synthstrip_weights
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.models.bundle import Bundle, load_model, members
 from h2lo_bids.models.choice import bundles_for, check_place
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
@@ -86,7 +88,6 @@ def check_models_and_templates(
     settings: Settings, suffixes: tuple[str, ...], send: Send
 ) -> Templates:
     """Load each model once and find each template; runs in a child process."""
-    from h2lo_bids.imaging.brain import synthstrip_weights
     from h2lo_bids.imaging.synthstrip import load_network
     from h2lo_bids.synthesis.options import resolve_device
 
@@ -112,8 +113,6 @@ def check_models_and_templates(
 
 def _find_template(settings: Settings, space: str, suffix: str) -> templates.TemplateFiles:
     """Find a template, whose image can be read."""
-    from h2lo_bids.imaging.reading import load_checked
-
     if settings.template_file is not None:
         load_checked(settings.template_file)
         return settings.template_file, None

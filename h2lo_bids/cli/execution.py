@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from h2lo_bids import __version__
+from h2lo_bids.bids.dataset import other_source, write_dataset_files
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.gather import Skipped
@@ -191,8 +192,6 @@ class Run(AbstractContextManager["Run"]):
 
     def write_dataset(self) -> None:
         """Write the files at the root of the output dataset."""
-        from h2lo_bids.bids.dataset import other_source, write_dataset_files
-
         settings = self.settings
         links = dict(settings.derivatives)
         if settings.lf_dir is not None:

@@ -15,6 +15,7 @@ from h2lo_bids.cli.execution import Outcome, Run, alone, start_run
 from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.cli.subject import mask_words, steps
 from h2lo_bids.errors import exit_code
+from h2lo_bids.imaging.brain import synthstrip_weights
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import load_model
 from h2lo_bids.models.choice import given_bundles, named_models
@@ -149,8 +150,6 @@ def _check_fitted(settings: Settings, missing: Collection[PairSource]) -> None:
 
 def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
     """Raise what would stop the work on some subjects' pairs, before any of it begins."""
-    from h2lo_bids.imaging.brain import synthstrip_weights
-
     synthstrip_weights(settings)  # only for the error that it raises
     if settings.fits:
         from h2lo_bids.training.experiments.fits import check_ahead

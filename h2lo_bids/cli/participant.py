@@ -21,6 +21,7 @@ from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_of
 from h2lo_bids.processes import note
 from h2lo_bids.reports import records
+from h2lo_bids.reports.subject import write_scan_pages, write_subject_report
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE, Send
 from h2lo_bids.wording import all_counted, counted
@@ -262,8 +263,6 @@ def reports_only(run: Run) -> int:
 
 def write_pages_of_all(run: Run) -> None:
     """Write page, table and methods text of all scans in the output folder, of whatever run."""
-    from h2lo_bids.reports.subject import write_scan_pages
-
     out_dir = run.settings.out_dir
     with run.writes_for_all():
         problems = write_scan_pages(out_dir)
@@ -273,8 +272,6 @@ def write_pages_of_all(run: Run) -> None:
 
 
 def _render(out_dir: Path, subject: str) -> Path:
-    from h2lo_bids.reports.subject import write_subject_report
-
     path = report_path(out_dir, subject)
     write_subject_report(records.load_subject_report(out_dir, subject), path)
     return path
