@@ -200,7 +200,7 @@ def check_values(settings: Settings) -> None:
 def _of_images(s: Settings) -> Iterator[str]:
     """Yield what makes no sense together of the options on images."""
     plain = not _tries(s)
-    if s.level == "participant" and (len(s.method) > 1 or ALL in s.method):
+    if s.level in ("participant", "trial") and (len(s.method) > 1 or ALL in s.method):
         yield "--method: give one method, which makes the images"
     if s.template_file is not None and len(s.standard_spaces) != 1:
         yield "--template-file is the image of one space; name it with --output-spaces NAME"

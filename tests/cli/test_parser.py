@@ -127,6 +127,7 @@ REFUSED = [
     ("group -d a=bids a=trained", 64, "give each dataset a unique name"),
     ("evaluate --precision fp16", 64, "at the group level"),
     ("participant --realisations 2", 64, "add --noise calibrated"),
+    ("trial --method h2lo identity", 64, "give one method"),
     # Paths.
     ("group --init embeded", 66, "no such file; did you mean embedded?"),
     ("group --init trained", 64, "its folder models/ holds some: "),
