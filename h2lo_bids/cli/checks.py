@@ -206,8 +206,9 @@ def _of_images(s: Settings) -> Iterator[str]:
         yield "--template-file is the image of one space; name it with --output-spaces NAME"
     if s.synthstrip_weights and s.skull_strip not in ("auto", "synthstrip"):
         yield f"--synthstrip-weights has no effect with --skull-strip {s.skull_strip}"
-    if s.realism_reference and s.task != SYNTHESIZE:
-        yield "--realism-reference is for synthesized images; leave it or --task enhance out"
+    if s.task != SYNTHESIZE and (s.realism_reference or s.method):
+        option = "--method" if s.method else "--realism-reference"
+        yield f"{option} is for synthesized images; leave it or --task enhance out"
     if plain and s.draws > 1 and s.noise == "none":
         yield f"--realisations {s.realisations} would all be the same image; add --noise calibrated"
     if plain and s.noise_scale is not None and s.noise == "none":

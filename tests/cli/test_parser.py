@@ -128,6 +128,10 @@ REFUSED = [
     ("evaluate --precision fp16", 64, "at the group level"),
     ("participant --realisations 2", 64, "add --noise calibrated"),
     ("trial --method h2lo identity", 64, "give one method"),
+    *(
+        (f"{level} --task enhance --method h2lo", 64, "--method is for synthesized images")
+        for level in ("participant", "evaluate")
+    ),
     # Paths.
     ("group --init embeded", 66, "no such file; did you mean embedded?"),
     ("group --init trained", 64, "its folder models/ holds some: "),
