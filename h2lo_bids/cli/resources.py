@@ -80,9 +80,8 @@ def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> flo
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             if limit := _numbers(folder / limit_name):  # huge in version 1 where there is none
-                dropped = re.search(
-                    rf"^{cache} (\d+)", text_of(folder / "memory.stat"), re.MULTILINE
-                )
+                shares = text_of(folder / "memory.stat")
+                dropped = re.search(rf"^{cache} (\d+)", shares, re.MULTILINE)
                 left = limit[0] - sum(_numbers(folder / usage_name))
                 free = min(free, left + int(dropped[1] if dropped else 0))
     return max(free, 0.0) / 1e9

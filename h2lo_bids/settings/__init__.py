@@ -112,9 +112,8 @@ class Settings(
     def inputs(self) -> Iterator[tuple[str, Path]]:
         """Yield each path that an option says is there already, with the option."""
         for option in OPTIONS.values():
-            reader = option.values[0] if option.values else None
-            for path in _paths(getattr(self, option.name)) if reader is not convert.place else ():
-                yield option.flag, path
+            if option.values != options.PLACE:
+                yield from ((option.flag, path) for path in _paths(getattr(self, option.name)))
         if Path(self.folds).is_absolute():
             yield "--folds", Path(self.folds)
         for word in self.condition:
