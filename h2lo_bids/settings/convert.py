@@ -74,7 +74,7 @@ def participants(text: str) -> list[str]:
     try:
         rows = [re.split(r"[\s,]", line.strip())[0] for line in read_text(file).splitlines()]
     except OSError as err:
-        raise MissingInputError(f"--participant-label {text}: {err.strerror}") from err
+        raise MissingInputError(f"--participant-label {text}: {err.strerror}; check it") from err
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{file}: is not a text file: {err}") from err
     if rows[:1] in (["participant_id"], ["sub_id"]):  # of a participants.tsv, of BABS
