@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,8 +199,11 @@ class _Loop:
                 # The signal may reach the processes in different steps.
                 wish = torch.tensor(int(asked.is_set()))
                 ends = bool(self.fabric.all_reduce(wish, reduce_op="max"))
-                if last or ends or record.step % self.options.checkpoint_every == 0:
-                    self._save(history)
+                due = last or ends or record.step % self.options.checkpoint_every == 0
+                if history is not None and due:
+                    history.flush()
+                    state = {"record": dict(vars(record)), "trainer": self.trainer.state()}
+                    save_checkpoint(self.folder, {**self.identity, **state})
                 if ends and not last:
                     raise TemporaryError(
                         f"{self.folder}: stopped by a signal after step {record.step}; run again "
@@ -260,13 +261,6 @@ class _Loop:
                 f"rose by no more than {GAIN:g} dB"
             )
 
-    def _save(self, history: History | None) -> None:
-        state = self.trainer.state()
-        if history is not None:
-            history.flush()
-            record = dict(vars(self.record))
-            save_checkpoint(self.folder, {**self.identity, "record": record, "trainer": state})
-
 
 def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
@@ -284,13 +278,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         with atomic_path(last) as partial:
             with partial.open("wb") as stream:
                 torch.save({"format": FORMAT, **state}, stream)
-            if last.exists():
-                # A link: at no moment is there no checkpoint at all.
-                with atomic_path(folder / PREVIOUS) as spare:
-                    try:
-                        os.link(last, spare)
-                    except OSError:  # some file systems have no hard links
-                        shutil.copyfile(last, spare)
+            if last.exists():  # only now, when the new one is written: one of them is always there
+                last.replace(folder / PREVIOUS)
     except (OSError, RuntimeError) as err:
         # torch reports a full disk as a RuntimeError.
         raise InputOutputError(f"{last}: cannot write the checkpoint: {err}") from err
@@ -319,11 +308,10 @@ class History:
 
     def __init__(self, path: Path, step: int, columns: Sequence[str]) -> None:
         self._path, self._columns = path, columns
-        self._rows: list[list[Any]] = []
+        self._rows: list[list[Any]] = [[*columns]]
         if step and path.exists():
             with path.open(newline="", encoding="utf-8") as stream:
-                rows = list(csv.reader(stream))[1:]
-            self._rows += [row for row in rows if int(row[0]) <= step]
+                self._rows += [row for row in [*csv.reader(stream)][1:] if int(row[0]) <= step]
         self.flush()
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -333,5 +321,5 @@ class History:
     def flush(self) -> None:
         """Write all rows."""
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([self._columns, *self._rows])
+        csv.writer(text).writerows(self._rows)
         atomic_write_text(self._path, text.getvalue())

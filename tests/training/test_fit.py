@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import math
 import multiprocessing
 import os
@@ -255,16 +254,6 @@ def test_damaged_checkpoints_are_named(tmp_path):
     with pytest.raises(BadDataError, match=r"last\.pt: damaged .*remove .* to start anew"):
         fit(TRAIN, HELD, small_options(), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
-
-
-def test_a_file_system_without_hard_links_keeps_two_checkpoints(tmp_path, monkeypatch):
-    def refuse(*paths, **words):
-        raise PermissionError(errno.EPERM, "Operation not permitted", str(paths[0]))
-
-    monkeypatch.setattr(os, "link", refuse)
-    fit(TRAIN, HELD, small_options(), tmp_path, stop_at=4)
-    assert saved_step(tmp_path) == 4
-    assert torch.load(tmp_path / "previous.pt", weights_only=True)["record"]["step"] < 4
 
 
 def test_fabric_is_quiet_and_stays_in_the_folder(tmp_path, monkeypatch, capfd):
