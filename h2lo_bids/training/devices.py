@@ -83,14 +83,10 @@ def keep_freed_memory() -> None:
     """Ask glibc, where it is the C library, to keep freed blocks: worth a third of a step."""
     # A step frees and takes the same few hundred MB again; by default each large block goes
     # back to the kernel, which then clears every page anew.
-    if not sys.platform.startswith("linux"):
-        return
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def peak_memory() -> float:
@@ -125,7 +121,10 @@ def launch(
     check_shares(len(pairs_train), options, processes)
     pairs = [[(p.kept, p.name, p.task) for p in part] for part in (pairs_train, pairs_validation)]
     shared = (torch.get_num_threads(), pairs, options, folder, stop_at, initial)
-    port, log = _free_port(), folder / "launch.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "launch.log"
     with contextlib.suppress(OSError):  # a folder that cannot be used is reported by the fit
         log.unlink()
     jobs = [
@@ -157,12 +156,6 @@ def launch(
         )  # fmt: skip
     if errors:
         raise errors[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def run_share(
