@@ -48,17 +48,13 @@ def draw_crop(
     start = [int(c) - HALO - int(d) for c, d in zip(corner, shift, strict=True)]
     if mirrored:
         start[0] = pair.shape[0] - start[0] - wide
-    place = (start[0], start[1], start[2])
-    core_place = (start[0] + HALO, start[1] + HALO, start[2] + HALO)
-    hf = read_crop(pair.hf, place, wide)
-    brain = read_crop(pair.mask, place, wide)
-    lf = read_crop(pair.lf, core_place, size)
+    hf, brain, lf = (read_crop(v, tuple(start), wide) for v in (pair.hf, pair.mask, pair.lf))
     if mirrored:
         hf, brain, lf = hf[::-1], brain[::-1], lf[::-1]
     core = (slice(HALO, HALO + size),) * 3
     mask = np.ascontiguousarray(brain[core])
     hf = vary_intensity(hf, brain, corner, pair.shape, a, rng)
-    return hf, np.where(mask, lf.astype(np.float32), np.float32(0)), mask
+    return hf, np.where(mask, lf[core].astype(np.float32), np.float32(0)), mask
 
 
 def stack_crops(crops: Sequence[Sequence[np.ndarray]]) -> tuple[torch.Tensor, ...]:
@@ -70,12 +66,8 @@ def stack_crops(crops: Sequence[Sequence[np.ndarray]]) -> tuple[torch.Tensor, ..
 def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray, ...]:
     """Return one of the eight axial mirror images and quarter turns of cubes in RAS order."""
     mirrored, turns = divmod(variant, 4)
-
-    def turn(volume: np.ndarray) -> np.ndarray:
-        seen = volume[::-1] if mirrored else volume
-        return np.ascontiguousarray(np.rot90(seen, turns, axes=(0, 1)))
-
-    return tuple(turn(volume) for volume in volumes)
+    seen = (volume[::-1] if mirrored else volume for volume in volumes)
+    return tuple(np.ascontiguousarray(np.rot90(each, turns, axes=(0, 1))) for each in seen)
 
 
 def vary_intensity(
