@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from h2lo_bids.evaluation.metrics import psnr
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.crops import Corner
 from h2lo_bids.training.options import FitOptions
@@ -98,23 +99,18 @@ def _places(pairs: Sequence[Pair], size: int, count: int) -> list[tuple[int, Cor
     """Tile the brains; of the tiles that are at least an eighth brain take every n-th."""
     places: list[tuple[int, Corner]] = []
     for index, pair in enumerate(pairs):
-        at = np.argwhere(pair.mask)
-        low, high = at.min(0), at.max(0) + 1
-        starts = [range(int(a), int(b), size) for a, b in zip(low, high, strict=True)]
+        starts = (range(side.start, side.stop, size) for side in bounding_box(pair.mask))
         for x, y, z in itertools.product(*starts):
-            corner = (x, y, z)
-            tile = tuple(slice(c, c + size) for c in corner)
+            tile = tuple(slice(c, c + size) for c in (x, y, z))
             if pair.mask[tile].sum() * 8 >= size**3:
-                places.append((index, corner))
-    if not places:
-        return [(i, _centre(pair, size)) for i, pair in enumerate(pairs)]
+                places.append((index, (x, y, z)))
+    if not places:  # crops around the middle of each brain
+        for index, pair in enumerate(pairs):
+            x, y, z = (round(c) - size // 2 for c in np.argwhere(pair.mask).mean(0))
+            places.append((index, (x, y, z)))
+        return places
     chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
     return [places[i] for i in chosen]
-
-
-def _centre(pair: Pair, size: int) -> Corner:
-    x, y, z = (round(c) - size // 2 for c in np.argwhere(pair.mask).mean(0))
-    return x, y, z
 
 
 class Trainer:
