@@ -9,12 +9,7 @@ from h2lo_bids.models.baselines import NoSizes
 from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.methods.arnold import ArnoldTrainer, adapt_arnold
 from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
-from h2lo_bids.training.methods.operators import (
-    OperatorTrainer,
-    adapt_inr,
-    adapt_mlp,
-    adapt_nograd,
-)
+from h2lo_bids.training.methods.operators import OperatorTrainer, adapt_inr
 from h2lo_bids.training.methods.patches import (
     PfsrTrainer,
     Pix2PixTrainer,
@@ -49,8 +44,9 @@ ADAPT: dict[str, Callable[[FitOptions], FitOptions]] = {
     "pix2pix": adapt_pix2pix,
     "diffi2i": adapt_diffi2i,
     "inr": adapt_inr,
-    "h2lo-mlp": adapt_mlp,
-    "h2lo-nograd": adapt_nograd,
+    # The paper's ablations: ReLU in place of sines, and no gradient term.
+    "h2lo-mlp": lambda o: replace(o, architecture=replace(o.architecture, trunk="mlp")),
+    "h2lo-nograd": lambda o: replace(o, lambda_grad=0.0),
     "h2lo": lambda options: options,
     "pfsr": adapt_pfsr,
 }

@@ -41,17 +41,6 @@ ROWS = 8192
 """Trunk rows at a time: small enough for the cache, where sines are three times faster."""
 
 
-def adapt_mlp(options: FitOptions) -> FitOptions:
-    """Return the options of the paper's ablation that has ReLU in place of sines."""
-    architecture = dataclasses.replace(options.architecture, trunk="mlp")  # type: ignore[type-var]
-    return dataclasses.replace(options, architecture=architecture)
-
-
-def adapt_nograd(options: FitOptions) -> FitOptions:
-    """Return the options of the paper's ablation without the gradient term."""
-    return dataclasses.replace(options, lambda_grad=0.0)
-
-
 def adapt_inr(options: FitOptions) -> FitOptions:
     """Return the options of the conditional INR: H2LO's but for network and gradient term."""
     sizes = options.architecture
