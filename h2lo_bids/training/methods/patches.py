@@ -147,7 +147,7 @@ class Pix2PixTrainer(PatchTrainer):
             torch.optim.Adam(n.parameters(), lr=o.learning_rate, betas=BETAS)
             for n in (self.generator, self.discriminator)
         ]
-        self._done, self._settled = 0, (-1, self.generator)
+        self._settled: Pix2Pix | None = None
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
         """Update the discriminator, then the generator."""
@@ -156,18 +156,19 @@ class Pix2PixTrainer(PatchTrainer):
         made = torch.where(brain, self._compute(self.generator, source), -1.0)
 
         self.discriminator.requires_grad_(True)
-        judged = [self._judge(source, image) for image in (made.detach(), target)]
-        d_loss = 0.5 * (
-            adversarial_loss(judged[0], real=False) + adversarial_loss(judged[1], real=True)
+        fake, true = (
+            self._compute(self.discriminator, source, image) for image in (made.detach(), target)
         )
+        d_loss = 0.5 * (adversarial_loss(fake, real=False) + adversarial_loss(true, real=True))
         descend(self.optimisers[1], d_loss, rate)
 
         self.discriminator.requires_grad_(False)
-        fooled = adversarial_loss(self._judge(source, made), real=True)
+        judged = self._compute(self.discriminator, source, made)
+        fooled = adversarial_loss(judged, real=True)
         l1 = (made - target).abs().mean()
         g_loss = fooled + L1_WEIGHT * l1
         descend(self.optimisers[0], g_loss, rate)
-        self._done = step + 1
+        self._settled = None
         found = torch.stack([g_loss, l1, fooled, d_loss]).tolist()
         return {"rate": rate, **dict(zip(self.losses, found, strict=True))}
 
@@ -179,14 +180,13 @@ class Pix2PixTrainer(PatchTrainer):
     def state(self) -> dict[str, Any]:
         """Return both networks and both optimisers."""
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
-        return {**super().state(), "optimisers": optimisers, "done": self._done}
+        return {**super().state(), "optimisers": optimisers}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
         super().load(state)
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
-        self._done = state["done"]
 
     @torch.no_grad()
     def fitted(self) -> Pix2Pix:
@@ -195,18 +195,15 @@ class Pix2PixTrainer(PatchTrainer):
         In training each patch is normalised by its own statistics, and their running average
         lags behind the weights and follows the last few patches.
         """
-        if self._settled[0] != self._done:
+        if self._settled is None:
             generator = copy.deepcopy(self.generator)
             norms = [m for m in generator.modules() if isinstance(m, Norm)]
             for count in range(_SETTLE):
                 for norm in norms:
                     norm.momentum = 1.0 / (count + 1)
                 self._compute(generator, self.draw(count, _SETTLING)[0])
-            self._settled = self._done, generator.eval()
-        return self._settled[1]
-
-    def _judge(self, source: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        return self._compute(self.discriminator, source, image)
+            self._settled = generator.eval()
+        return self._settled
 
     def _compute(self, network: nn.Module, *images: torch.Tensor) -> torch.Tensor:
         with autocast(self.device, self.options.precision):
