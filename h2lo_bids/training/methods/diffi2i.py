@@ -124,8 +124,16 @@ class SliceValidation(Validation):
 
     @cached_property
     def slices(self) -> list[Pair]:
-        """The pairs, cut to those slices."""
-        return _thin(self.pairs, self.options.validation_crops)
+        """The pairs, cut to those slices, evenly spread over those with brain."""
+        held = np.argwhere([pair.mask.any((0, 1)) for pair in self.pairs])  # pair and slice
+        count = min(self.options.validation_crops, len(held))
+        chosen = held[np.linspace(0, len(held) - 1, count).round().astype(int)]
+        kept = []
+        for index, pair in enumerate(self.pairs):
+            if len(at := chosen[chosen[:, 0] == index, 1]):
+                hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
+                kept.append(Pair(pair.name, hf, lf, mask))
+        return kept
 
     def figure(self, predict: Predict) -> float:
         """Return the figure of a method; NaN without validation pairs."""
@@ -136,20 +144,6 @@ class SliceValidation(Validation):
             made = predict(as_float(pair.hf), pair.mask).clip(0, 1)[pair.mask]
             errors.append((made.astype(np.float64) - as_float(pair.lf)[pair.mask]) ** 2)
         return self.psnr(float(np.concatenate(errors).mean()), 1.0)
-
-
-def _thin(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Keep `count` axial slices of some pairs, evenly spread over those with brain."""
-    held = [
-        (i, int(z)) for i, pair in enumerate(pairs) for z in np.flatnonzero(pair.mask.any((0, 1)))
-    ]
-    chosen = np.linspace(0, len(held) - 1, min(count, len(held))).round().astype(int)
-    kept = []
-    for index, pair in enumerate(pairs):
-        if at := [held[k][1] for k in chosen if held[k][0] == index]:
-            hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
-            kept.append(Pair(pair.name, hf, lf, mask))
-    return kept
 
 
 class DiffI2ITrainer(Trainer):
@@ -240,17 +234,15 @@ class DiffI2ITrainer(Trainer):
             prior = self.networks["extractor"](torch.cat([source, target], 1))
             if self.stage == PRETRAINING:
                 return {"pixel": _over_brain(self.model.transformer(source, prior), target, mask)}
-            noisy = diffuse(prior, self._noise(prior, step), self.model.denoiser.steps)
+            drawn = np.random.default_rng([self.options.seed, step, _NOISE])
+            noise = torch.from_numpy(drawn.standard_normal(prior.shape, np.float32)).to(prior)
+            noisy = diffuse(prior, noise, self.model.denoiser.steps)
             estimate = self.model.estimate_prior(source, noisy)
             losses = {"prior": nn.functional.l1_loss(estimate.float(), prior.float())}
             if self.stage == JOINT:
                 made = self.model.transformer(source, estimate)
                 losses["pixel"] = _over_brain(made, target, mask)
             return losses
-
-    def _noise(self, like: torch.Tensor, step: int) -> torch.Tensor:
-        rng = np.random.default_rng([self.options.seed, step, _NOISE])
-        return torch.from_numpy(rng.standard_normal(like.shape, np.float32)).to(like)
 
 
 def _over_brain(made: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
