@@ -79,7 +79,6 @@ class ArnoldTrainer(Trainer):
         o, pairs = self.options, self.pairs
         order = np.random.default_rng(o.seed).permutation(len(pairs))
         chosen = [pairs[i] for i in sorted(order[:PAIRS])]
-        self._names = [pair.name for pair in chosen]
         self._objective = Objective(chosen, o.seed)
         n = min(len(GRID), max(1, o.steps * len(GRID) // (len(GRID) + LOCAL)))
         self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
@@ -126,8 +125,8 @@ class ArnoldTrainer(Trainer):
         return None
 
     def state(self) -> dict[str, Any]:
-        """Return the names of the pairs, the points and their values."""
-        return {"pairs": self._names, "points": self._points, "values": self._found}
+        """Return the points and their values."""
+        return {"points": self._points, "values": self._found}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
