@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
-from h2lo_bids.models.registry import CATALOGUE, task_of
+from h2lo_bids.models.registry import task_of
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.devices import launch, peak_memory
 from h2lo_bids.training.experiments.arms import (
@@ -60,7 +60,7 @@ from h2lo_bids.training.pairs import (
     pairs_fingerprint,
     read_prepared,
 )
-from h2lo_bids.vocabulary import ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import ENHANCER, IDENTITY, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +97,8 @@ class FoldWork:
 
     @property
     def task(self) -> str:
-        """What the method is for; an external tool synthesizes."""
-        return SYNTHESIZE
+        """What the method is for; the name of an arm begins with that of the enhancer."""
+        return task_of(self.method.partition("-")[0])
 
     @property
     def title(self) -> str:
@@ -127,14 +127,9 @@ class FoldWork:
         return tuple(sorted(found, key=lambda pair: pair.record.name))
 
     @property
-    def fingerprints(self) -> dict[str, str]:
-        """The digests of the pairs, by their records."""
-        return {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)}
-
-    @property
     def row_title(self) -> str:
         """The row of the table, for a person."""
-        return self.method
+        return find_arm(self.method).title
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
@@ -146,13 +141,14 @@ class FoldWork:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the fold's results, as it stands in the record."""
+        pairs = self.pairs_in(*PARTS)
         values = {
             "contrast": self.contrast,
             "method": self.method,
             "fold": self.fold.recorded,
             "options": self.method_options(),
-            "pairs": self.fingerprints,
-            "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),
+            "pairs": {pair.record.stem: pair.fingerprint for pair in pairs},
+            "pairs_fingerprint": pairs_fingerprint(pairs),
             # Folds of earlier versions say nothing of it, and stay what they are.
             **({"task": self.task} if self.task != SYNTHESIZE else {}),
         }
@@ -214,16 +210,6 @@ class FoldJob(FoldWork):
     def recipe(self) -> str:
         """The method that is fitted, and whose bundle is written."""
         return self.method if self.arm is None else ENHANCER
-
-    @property
-    def row_title(self) -> str:
-        """The method, or the arm."""
-        return CATALOGUE[self.recipe].title if self.arm is None else self.arm.title
-
-    @property
-    def task(self) -> str:
-        """What the method is for."""
-        return task_of(self.recipe)
 
     @property
     def stages(self) -> dict[str, FitOptions]:
@@ -316,16 +302,6 @@ class FoldJob(FoldWork):
 @dataclass(frozen=True, kw_only=True)
 class CurveJob(FoldWork):
     """One curve of grey levels on a fold: what an enhancer brings beyond it is no contrast."""
-
-    @property
-    def task(self) -> str:
-        """What it is for."""
-        return ENHANCE
-
-    @property
-    def row_title(self) -> str:
-        """The arm."""
-        return find_arm(self.method).title
 
     def method_options(self) -> dict[str, Any]:
         """Return the steps of grey, which decide the curve."""

@@ -26,7 +26,7 @@ from h2lo_bids.imaging.resample import resample
 from h2lo_bids.training.experiments.crossvalidation import FoldWork
 from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.pairs import read_prepared
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 PLACES = ("input", "output", "mask", "contrast")
 """What may stand in braces in a command."""
@@ -184,6 +184,16 @@ class ExternalJob(FoldWork):
 
     command: Command
     limit: float | None = None
+
+    @property
+    def task(self) -> str:
+        """What a tool is for, whatever its name."""
+        return SYNTHESIZE
+
+    @property
+    def row_title(self) -> str:
+        """The name that the user gave."""
+        return self.method
 
     def method_options(self) -> dict[str, Any]:
         """Return the command, which decides what is made."""

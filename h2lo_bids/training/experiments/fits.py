@@ -277,7 +277,7 @@ def _fit_job(settings: Settings, **values: Any) -> FoldJob:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
         leaks.check_no_leak(job.pairs_in("test"), cohort, makers)
         fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
-        if fitted and fitted.get("pairs") != job.fingerprints:
+        if fitted and fitted.get("pairs") != job.identity()["pairs"]:
             raise fitted_otherwise(makers[0].path)
     return job
 
