@@ -21,34 +21,9 @@ from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.registry import task_of
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.devices import launch, peak_memory
-from h2lo_bids.training.experiments.arms import (
-    FINETUNE,
-    LEVELS,
-    Arm,
-    apply_curve,
-    find_arm,
-    fit_arm,
-    fit_curve,
-)
-from h2lo_bids.training.experiments.heldout import (
-    PICTURES,
-    SCORES,
-    Scored,
-    detail_of,
-    pictures_of,
-    predict_pair,
-    realism_of,
-    score_pair,
-    stranger_to,
-)
+from h2lo_bids.training.experiments import arms, heldout, site
+from h2lo_bids.training.experiments.heldout import PICTURES, SCORES, Scored
 from h2lo_bids.training.experiments.leaks import check_images
-from h2lo_bids.training.experiments.site import (
-    FIELDS,
-    count_parameters,
-    outcome_of,
-    save_site,
-    software,
-)
 from h2lo_bids.training.fit import HISTORY, FitResult, fit, prefixed
 from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import LATER, FitOptions
@@ -129,7 +104,7 @@ class FoldWork:
     @property
     def row_title(self) -> str:
         """The row of the table, for a person."""
-        return find_arm(self.method).title
+        return arms.find_arm(self.method).title
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
@@ -160,15 +135,15 @@ class FoldWork:
         """Add a test subject's prediction, and its input itself, to the scores."""
         images, spacing = {IDENTITY: pair.hf, self.method: predicted}, prepared.frame.spacing
         for name, image in images.items():
-            scored.scores += score_pair(pair, image, method=name, fold=self.fold.index)
-        scored.pictures |= pictures_of(pair, predicted)
+            scored.scores += heldout.score_pair(pair, image, method=name, fold=self.fold.index)
+        scored.pictures |= heldout.pictures_of(pair, predicted)
         if self.task == SYNTHESIZE:
-            scored.realism += realism_of(
+            scored.realism += heldout.realism_of(
                 pair, {self.method: predicted}, spacing, fold=self.fold.index,
-                stranger=stranger_to(prepared, self.pairs_in(*PARTS)),
+                stranger=heldout.stranger_to(prepared, self.pairs_in(*PARTS)),
             )  # fmt: skip
         else:
-            scored.detail.append(detail_of(pair, images, spacing))
+            scored.detail.append(heldout.detail_of(pair, images, spacing))
 
     def withdraw(self) -> None:
         """Remove the record, so that results that are being replaced are not taken for whole."""
@@ -190,7 +165,7 @@ class FoldWork:
             "title": self.row_title,
             "simulated": any(pair.simulated for pair in self.pairs_in(*parts)),
             **({"detail": scored.detail} if scored.detail else {}),
-            "software": software(),
+            "software": site.software(),
         }
         write_json(self.folder / RECORD, {**self.identity(), **common, **record})
 
@@ -204,7 +179,7 @@ class FoldJob(FoldWork):
     options: FitOptions
     devices: int = 1
     initial: Bundle | None = None  # what the fit starts from
-    arm: Arm | None = None
+    arm: arms.Arm | None = None
 
     @property
     def recipe(self) -> str:
@@ -215,14 +190,14 @@ class FoldJob(FoldWork):
     def stages(self) -> dict[str, FitOptions]:
         """Options of each stage of the fit, as the method has them; the last sees the pairs."""
         if self.arm is None:
-            return {FINETUNE: ADAPT[self.recipe](self.options)}
+            return {arms.FINETUNE: ADAPT[self.recipe](self.options)}
         train = self.pairs_in("train")
         return self.arm.stages(self.options, len(train), common_frame(train).spacing)
 
     @property
     def adapted(self) -> FitOptions:
         """Options of the last stage."""
-        return self.stages[FINETUNE]
+        return self.stages[arms.FINETUNE]
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the weights besides fold and pairs."""
@@ -239,7 +214,7 @@ class FoldJob(FoldWork):
             if more[0]:  # nobody of whom is tested
                 tested = open_prepared(self.pairs_in("test"), self.cache)
                 check_images([*more[0], *more[1]], tested, common_frame(self.pairs).spacing)
-            return fit_arm(self.stages, (train, held), more, work, say, stop_at)
+            return arms.fit_arm(self.stages, (train, held), more, work, say, stop_at)
         if self.devices > 1 and not shares_steps(options.family):
             say(f"{self.recipe} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
@@ -271,12 +246,12 @@ class FoldJob(FoldWork):
             say(f"{doing} {pair.name}")
             began = time.perf_counter()
             given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
-            predicted = predict_pair(result.model, given, engine, options.seed)
+            predicted = heldout.predict_pair(result.model, given, engine, options.seed)
             seconds.append(round(time.perf_counter() - began, 3))
             self.score(tested, prepared, pair, predicted)
         name = f"{self.method}_{self.contrast}_fold-{self.fold.index}"
-        save_site(self.folder / BUNDLE, name, self, result, summarise(tested.scores))
-        log = self.work / ("" if self.arm is None else FINETUNE) / HISTORY
+        site.save_site(self.folder / BUNDLE, name, self, result, summarise(tested.scores))
+        log = self.work / ("" if self.arm is None else arms.FINETUNE) / HISTORY
         atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
         record = {
             "task": self.task,
@@ -285,8 +260,8 @@ class FoldJob(FoldWork):
             "given": self.options.identity(),
             "steps": result.steps,
             "timed_out": result.timed_out,
-            **outcome_of(self, result),
-            "parameters": count_parameters(result.model),
+            **site.outcome_of(self, result),
+            "parameters": site.count_parameters(result.model),
             "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
             "devices": self.devices,
             "warnings": _warnings(self.pairs_in(*PARTS), result, self),
@@ -305,15 +280,15 @@ class CurveJob(FoldWork):
 
     def method_options(self) -> dict[str, Any]:
         """Return the steps of grey, which decide the curve."""
-        return {"levels": LEVELS}
+        return {"levels": arms.LEVELS}
 
     def run(self, say: Say, lost: Say) -> None:
         """Learn the curve from the training subjects and score it."""
-        curve = fit_curve(map(read_prepared, self.pairs_in("train")))
+        curve = arms.fit_curve(map(read_prepared, self.pairs_in("train")))
         scored = Scored()
         for prepared in self.pairs_in("test"):
             pair = read_prepared(prepared)
-            self.score(scored, prepared, pair, apply_curve(curve, pair))
+            self.score(scored, prepared, pair, arms.apply_curve(curve, pair))
         self.write(scored, {"parameters": len(curve)})
 
 
@@ -368,7 +343,7 @@ def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) 
         if pair.doubts
     ]
     if job.method != IDENTITY and result.best_psnr <= result.identity_psnr:
-        target, source = FIELDS[job.task]
+        target, source = site.FIELDS[job.task]
         lines.append(
             f"in validation the model is no closer to the {target} images than the {source} "
             "images themselves: take more steps or more pairs"
