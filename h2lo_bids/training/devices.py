@@ -132,15 +132,14 @@ def launch(
             log, _GRACE)
         for rank in range(processes)
     ]  # fmt: skip
-    errors: list[H2loError] = []
 
     def end(ended: Process) -> bool:
         error = ended.failure(f"run again to go on, and see {log}")
         if isinstance(error, UnexpectedError):
             error = H2loError(f"{error.kind}: {error}; see {log}, and report it")
-        if error:
-            errors.append(error)
-        return not errors
+        if error:  # the pool stops the others
+            raise error
+        return True
 
     with termination() as asked, contextlib.closing(Pool(os.environ, _IMPORTS)) as pool:
 
@@ -154,8 +153,6 @@ def launch(
             jobs, limit=processes, on_end=end, tick=check,
             on_event=lambda job, event: say(event["text"]),
         )  # fmt: skip
-    if errors:
-        raise errors[0]
 
 
 def run_share(
