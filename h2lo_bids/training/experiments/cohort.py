@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,10 +133,9 @@ def _sidecar(image: Path) -> dict[str, Any]:
 def split_cohort(subjects: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide a cohort's subjects into those to train and those to validate on."""
     labels = sorted(set(subjects))
-    held = (
-        max(1, len(labels) - round((1 - VALIDATION_SHARE) * len(labels))) if len(labels) > 1 else 0
-    )
-    order = np.random.default_rng([seed, _ORDER]).permutation(len(labels))
+    count = len(labels)
+    held = min(count - 1, max(1, count - round((1 - VALIDATION_SHARE) * count)))
+    order = np.random.default_rng([seed, _ORDER]).permutation(count)
     validation = {labels[i] for i in order[:held]}
     return tuple(s for s in labels if s not in validation), tuple(sorted(validation))
 
@@ -200,37 +199,35 @@ class Cohort:
                 "pairs"
             )
 
-        def opened(scan: CohortScan, name: str, low: Path | None) -> Pair:
-            kept = self._place(scan, name, low, frame, cache)
+        def opened(kept: Path, name: str, scan: CohortScan, low: Path | None) -> Pair:
             if not kept.exists():
                 say(f"bringing {name} of the cohort to the fit's grid")
                 keep_pair(kept, *self._volumes(scan, name, low, frame, device))
             return map_pair(kept, name, ENHANCE)
 
-        both = [[opened(*item) for item in self._items(part)] for part in self.parts]
-        return both[0], both[1]
+        train, held = (
+            [opened(*item) for item in self._items(part, frame, cache)] for part in self.parts
+        )
+        return train, held
 
     def forget(self, frame: Frame, cache: Path) -> None:
         """Delete the pairs whose low-field images only this fold's model makes: gigabytes."""
-        for item in (item for part in self.parts for item in self._items(part) if self.bundle):
-            self._place(*item, frame, cache).unlink(missing_ok=True)
+        for scans in self.parts if self.bundle else ():
+            for kept, *_ in self._items(scans, frame, cache):
+                kept.unlink(missing_ok=True)
 
-    def _place(
-        self, scan: CohortScan, name: str, low: Path | None, frame: Frame, cache: Path
-    ) -> Path:
-        """Return the file of a pair."""
+    def _items(
+        self, scans: Sequence[CohortScan], frame: Frame, cache: Path
+    ) -> Iterator[tuple[Path, str, CohortScan, Path | None]]:
+        """Yield each pair's file, name and scan, and its low-field image if the cohort has it."""
         made_by = (self.bundle.digest, self.seed) if self.bundle else ()
-        stamps = [stamp(path) for path in (scan.high, scan.mask, low) if path is not None]
-        return cache / f"{name}_{digest([__version__, stamps, made_by, frame.to_dict()])}.npy"
-
-    def _items(self, scans: Sequence[CohortScan]) -> list[tuple[CohortScan, str, Path | None]]:
-        if self.bundle is not None:
-            return [(scan, f"{scan.name}_{self.bundle.method}", None) for scan in scans]
-        return [
-            (scan, f"{scan.name}_{low.path.name.split('_desc-')[1].split('_')[0]}", low.path)
-            for scan in scans
-            for low in scan.low
-        ]
+        for scan in scans:
+            for low in [None] if self.bundle else [image.path for image in scan.low]:
+                desc = str(low).rpartition("_desc-")[2].partition("_")[0]
+                name = f"{scan.name}_{self.bundle.method if self.bundle else desc}"
+                stamps = [stamp(path) for path in (scan.high, scan.mask, low) if path is not None]
+                key = digest([__version__, stamps, made_by, frame.to_dict()])
+                yield cache / f"{name}_{key}.npy", name, scan, low
 
     @cached_property
     def _model(self) -> Any:
