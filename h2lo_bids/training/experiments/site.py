@@ -6,7 +6,6 @@ import math
 import platform
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -25,12 +24,7 @@ from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.reports.page import template_of
 from h2lo_bids.training.crops import Augmentation
-from h2lo_bids.training.experiments.leaks import (
-    brain_of,
-    encode,
-    fingerprint,
-    training_subjects,
-)
+from h2lo_bids.training.experiments import leaks
 from h2lo_bids.training.options import GAIN
 from h2lo_bids.training.pairs import (
     Pair,
@@ -117,7 +111,7 @@ def site_metadata(
     source, target = (_median(pairs, key) for key in keys[:: -1 if job.task == ENHANCE else 1])
     kind = "simulated" if any(pair.simulated for pair in pairs) else "real"
     parts = {part: list(getattr(job.fold, part)) for part in PARTS}
-    parts["initial"] = sorted(training_subjects(job.initial)) if job.initial else []
+    parts["initial"] = sorted(leaks.training_subjects(job.initial)) if job.initial else []
     parts["cohort"] = sorted({_label(pair) for part in job.cohort_pairs() for pair in part})
     outcome = outcome_of(job, result)
     description = _description(pairs, f"{_tesla(source)} and {_tesla(target)}")
@@ -181,10 +175,10 @@ def _brains(job: FoldJob) -> dict[str, list[str]]:
     """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
     brains: dict[str, list[str]] = {}
     for prepared in job.pairs_in("train", "validation"):
-        brains.setdefault(prepared.subject, []).append(encode(brain_of(prepared)))
+        brains.setdefault(prepared.subject, []).append(leaks.encode(leaks.brain_of(prepared)))
     spacing = common_frame(job.pairs_in("train")).spacing
     for pair in (pair for part in job.cohort_pairs() for pair in part):
-        text = encode(fingerprint(pair.high_field, pair.mask, spacing))
+        text = leaks.encode(leaks.fingerprint(pair.high_field, pair.mask, spacing))
         if text not in (own := brains.setdefault(_label(pair), [])):  # of several low-field images
             own.append(text)
     start = job.initial.metadata.get("training_data") if job.initial else None
@@ -228,10 +222,10 @@ def site_card(
 
 def _description(pairs: Sequence[PreparedPair], strengths: str) -> str:
     simulated = sum(pair.simulated for pair in pairs)
-    word = "simulated" if simulated == len(pairs) else "real"
-    mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(pairs) else ""
-    word = "" if mixed else f"{word} "
-    fused = Counter(pair.fusion for pair in pairs)["mrr"]
+    word, mixed = "simulated " if simulated else "real ", ""
+    if 0 < simulated < len(pairs):
+        word, mixed = "", f" ({simulated} of them simulated)"
+    fused = sum(pair.fusion == "mrr" for pair in pairs)
     single = "images registered before" if pairs[0].registered else "one scan each"
     fusion = f"three scans fused in {fused} of them" if fused else single
     fusion = "three thick-slice scans fused" if fused == len(pairs) else fusion
@@ -283,15 +277,9 @@ def _tesla(strength: float | None) -> str:
 
 
 def _median(pairs: Sequence[PreparedPair], key: str) -> float | None:
-    strengths = []
-    for pair in pairs:
-        try:
-            value = read_json(pair.record).get(key)
-        except (OSError, ValueError, AttributeError):
-            continue  # a card is no place to fail over a field strength
-        if isinstance(value, int | float) and math.isfinite(value) and value > 0:
-            strengths.append(float(value))
-    return median(strengths) if strengths else None
+    values = [read_json(pair.record).get(key) for pair in pairs]
+    known = [v for v in values if isinstance(v, int | float) and math.isfinite(v) and v > 0]
+    return float(median(known)) if known else None
 
 
 def finite(value: float) -> float | None:
