@@ -40,8 +40,24 @@ class Validation:
 
     @cached_property
     def places(self) -> list[tuple[int, Corner]]:
-        """The crops: a pair's index and the first voxel."""
-        return _places(self.pairs, self.options.crop, self.options.validation_crops)
+        """The crops: a pair's index and the first voxel.
+
+        Of the tiles of the brains that are at least an eighth brain they are every n-th.
+        """
+        size, tiles = self.options.crop, list[tuple[int, Corner]]()
+        for index, pair in enumerate(self.pairs):
+            starts = (range(side.start, side.stop, size) for side in bounding_box(pair.mask))
+            for x, y, z in itertools.product(*starts):
+                tile = tuple(slice(c, c + size) for c in (x, y, z))
+                if pair.mask[tile].sum() * 8 >= size**3:
+                    tiles.append((index, (x, y, z)))
+        if not tiles:  # crops around the middle of each brain
+            for index, pair in enumerate(self.pairs):
+                x, y, z = (round(c) - size // 2 for c in np.argwhere(pair.mask).mean(0))
+                tiles.append((index, (x, y, z)))
+            return tiles
+        count = min(self.options.validation_crops, len(tiles))
+        return [tiles[i] for i in np.linspace(0, len(tiles) - 1, count).round().astype(int)]
 
     def sums(
         self,
@@ -93,24 +109,6 @@ class Validation:
 def as_float(volume: np.ndarray) -> np.ndarray:
     """Return an image in float32."""
     return np.asarray(volume, np.float32)
-
-
-def _places(pairs: Sequence[Pair], size: int, count: int) -> list[tuple[int, Corner]]:
-    """Tile the brains; of the tiles that are at least an eighth brain take every n-th."""
-    places: list[tuple[int, Corner]] = []
-    for index, pair in enumerate(pairs):
-        starts = (range(side.start, side.stop, size) for side in bounding_box(pair.mask))
-        for x, y, z in itertools.product(*starts):
-            tile = tuple(slice(c, c + size) for c in (x, y, z))
-            if pair.mask[tile].sum() * 8 >= size**3:
-                places.append((index, (x, y, z)))
-    if not places:  # crops around the middle of each brain
-        for index, pair in enumerate(pairs):
-            x, y, z = (round(c) - size // 2 for c in np.argwhere(pair.mask).mean(0))
-            places.append((index, (x, y, z)))
-        return places
-    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
-    return [places[i] for i in chosen]
 
 
 class Trainer:
