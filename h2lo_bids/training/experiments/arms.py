@@ -106,8 +106,7 @@ class Arm:
         return {
             **stages[FINETUNE].identity(),
             "pretrain": first.identity() if first else None,
-            "cohort": self.cohort.identity() if self.cohort else None,
-            **({"cohort_model": use} if self.cohort and (use := self.cohort.use) else {}),
+            **(self.cohort.identity() if self.cohort else {"cohort": None}),
             "schedule": dataclasses.asdict(self.schedule),
         }
 

@@ -165,29 +165,23 @@ class Cohort:
         """Return what decides the pairs, JSON-ready."""
         made = {(image.method, image.model, image.sha256) for s in self.scans for image in s.low}
         models = [dict(zip(("method", "name", "sha256"), m, strict=True)) for m in sorted(made)]
-        if self.bundle:
-            models = [{"method": self.bundle.method, "sha256": self.bundle.sha256}]
+        if bundle := self.bundle:
+            models = [{"method": bundle.method, "sha256": bundle.sha256}]
         files = {
-            s.name: (s.high, s.mask, *(image.path for image in s.low if not self.bundle))
+            s.name: (s.high, s.mask, *(image.path for image in s.low if not bundle))
             for s in self.scans
         }
-        return {
+        cohort = {
             "scans": {name: " ".join(map(file_digest, paths)) for name, paths in files.items()},
             "validation": sorted({scan.subject for scan in self.parts[1]}),
             "models": models,
             "subjects": len({scan.subject for scan in self.parts[0]}),
         }
-
-    @property
-    def use(self) -> dict[str, Any] | None:
-        """How the model that makes the images uses its weights, which their digest does not say."""
-        if self.bundle is None:
-            return None
-        return {
-            "architecture": self.bundle.architecture,
-            "frame": self.bundle.frame.to_dict(),
-            "scaling": self.bundle.scaling,
-        }
+        if not bundle:
+            return {"cohort": cohort}
+        # How it uses its weights, which their digest does not say.
+        how = {"architecture": bundle.architecture, "frame": bundle.frame.to_dict()}
+        return {"cohort": cohort, "cohort_model": {**how, "scaling": bundle.scaling}}
 
     def open(
         self, frame: Frame, cache: Path, device: str = "cpu", say: Say = lambda line: None
