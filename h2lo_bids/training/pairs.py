@@ -180,11 +180,6 @@ class PreparedPair:
     brain: str = field(default="", compare=False, repr=False)
     """Fingerprint of the high-field brain, as text; empty where the record has none."""
 
-    @property
-    def source(self) -> Path:
-        """The image that is the task's input."""
-        return self.lf if self.task == ENHANCE else self.hf
-
     def for_task(self, task: str) -> PreparedPair:
         """Return the same pair for a task."""
         return replace(self, task=task)
@@ -217,11 +212,10 @@ def find_prepared(
 
 def read_prepared(prepared: PreparedPair) -> Pair:
     """Load the volumes of a pair, float32, for its task, or raise `BadDataError`."""
-    hf = _read(prepared.hf, prepared.frame.shape)
-    lf = _read(prepared.lf, prepared.frame.shape)
-    mask = _read(prepared.mask, prepared.frame.shape) > 0
+    paths, shape = (prepared.hf, prepared.lf, prepared.mask), prepared.frame.shape
+    hf, lf, mask = (_read(path, shape) for path in paths)
     try:
-        pair = Pair(prepared.name, hf, lf, mask)
+        pair = Pair(prepared.name, hf, lf, mask > 0)
     except BadDataError as err:
         raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair

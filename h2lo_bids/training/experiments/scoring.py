@@ -44,7 +44,7 @@ from h2lo_bids.training.experiments.heldout import (
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
 from h2lo_bids.training.experiments.site import count_parameters, software
 from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
+from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE, Send
 
 Named = tuple[str, Bundle]
 References = Mapping[str, Appearance]
@@ -169,10 +169,11 @@ def _predict(
     if bundle.frame == prepared.frame:
         given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
         return predict_pair(run.model, given, options, seed)
+    source = prepared.lf if prepared.task == ENHANCE else prepared.hf
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     placed, _, scaled = to_frame(
-        nib.load(prepared.source), mask, bundle.frame,  # type: ignore[attr-defined]
-        contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
+        nib.load(source), mask, bundle.frame,  # type: ignore[attr-defined]
+        contrast=bundle.contrast, scaling=bundle.scaling, name=source.name,
     )  # fmt: skip
     return predict_on_grid(
         run.model, scaled.volume, placed.affine, mask.affine, pair.mask,
