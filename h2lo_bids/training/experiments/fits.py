@@ -14,18 +14,8 @@ import torch
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
-from h2lo_bids.evaluation.splits import (
-    AUTHORS,
-    PARTS,
-    Fold,
-    check_together,
-    ds006557_folds,
-    hold_out,
-    make_folds,
-    read_folds,
-    read_splits,
-    write_splits,
-)
+from h2lo_bids.evaluation import splits
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.models.bundle import METADATA, Bundle, load_bundle
 from h2lo_bids.models.registry import CATALOGUE
@@ -100,11 +90,11 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         raise refused[0]
     for each in refused:
         send({"event": "lost", "text": str(each)})
-    splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
-    if splits:  # those of contrasts that this run does not have are kept
+    divided = {name: plan.folds for name, plan in plans.items() if plan.folds}
+    if divided:  # those of contrasts that this run does not have are kept
         path = settings.out_dir / SPLITS
         with exclusive(common_lock(settings.out_dir, "splits")):
-            write_splits(path, {**_known(path), **splits})
+            splits.write_splits(path, {**_known(path), **divided})
     return plans
 
 
@@ -133,22 +123,22 @@ def divide_subjects(
     }
     try:
         if settings.folds == "0":
-            return (), hold_out(subjects, seen=seen, **how)
+            return (), splits.hold_out(subjects, seen=seen, **how)
         if settings.folds.isdigit():
             k = int(settings.folds)
-            return make_folds(subjects, folds=k, test=settings.test_count, **how), ()
+            return splits.make_folds(subjects, folds=k, test=settings.test_count, **how), ()
     except UsageError as err:
         more = "" if settings.contrast else f", or leave {contrast} out with --contrast"
         raise UsageError(f"{contrast}: {err}{more}") from err
-    if settings.folds == AUTHORS:
-        folds = ds006557_folds(subjects, contrast, note)
+    if settings.folds == splits.AUTHORS:
+        folds = splits.ds006557_folds(subjects, contrast, note)
     else:
-        folds = read_folds(Path(settings.folds), subjects, contrast)
-        named = {s for fold in folds for part in PARTS for s in getattr(fold, part)}
+        folds = splits.read_folds(Path(settings.folds), subjects, contrast)
+        named = {s for fold in folds for part in splits.PARTS for s in getattr(fold, part)}
         if note and (unused := [f"sub-{s}" for s in subjects if s not in named]):
             note(f"{contrast}: in no fold of {settings.folds}: {listed(unused)}")
     try:
-        check_together(folds, same)
+        splits.check_together(folds, same)
     except UsageError as err:
         raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
     return folds, ()
@@ -210,7 +200,7 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
 def _known(path: Path) -> dict[str, tuple[Fold, ...]]:
     """Read the folds of earlier runs; what is damaged is made anew."""
     try:
-        return read_splits(path)
+        return splits.read_splits(path)
     except H2loError:
         return {}
 

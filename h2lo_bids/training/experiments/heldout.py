@@ -11,18 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation import realism
 from h2lo_bids.evaluation.benchmark import DETAIL
 from h2lo_bids.evaluation.catalogue import OWN, STRANGER
 from h2lo_bids.evaluation.metrics import foreground, histogram
-from h2lo_bids.evaluation.realism import (
-    HALF_PITCH_MM,
-    Appearance,
-    appearance,
-    band_correlation,
-    histogram_distance,
-    spectrum_distance,
-    tapered,
-)
+from h2lo_bids.evaluation.realism import HALF_PITCH_MM, Appearance
 from h2lo_bids.evaluation.scores import Realism, Score, score, write_realism, write_scores
 from h2lo_bids.io import atomic_path
 from h2lo_bids.models.registry import Model
@@ -93,25 +86,25 @@ def realism_of(
     from scipy.ndimage import binary_fill_holes
 
     shared = pair.mask if stranger is None else pair.mask & stranger.mask
-    window = tapered(shared, spacing)
+    window = realism.tapered(shared, spacing)
     # A low-field image that was stripped by itself is 0 in part of the high-field brain.
     inside = pair.mask & binary_fill_holes(np.asarray(pair.lf) > 0)
-    target = appearance(pair.lf, inside, spacing)
+    target = realism.appearance(pair.lf, inside, spacing)
 
     def measure(kind: str, name: str, image: np.ndarray, own: Appearance) -> Realism:
         values = {**own.values(), **nearest(own, references)}
-        values |= zip(OWN, band_correlation(image, pair.hf, window, spacing), strict=True)
+        values |= zip(OWN, realism.band_correlation(image, pair.hf, window, spacing), strict=True)
         if stranger is not None:
-            other = band_correlation(image, stranger.hf, window, spacing)
+            other = realism.band_correlation(image, stranger.hf, window, spacing)
             values |= zip(STRANGER, other, strict=True)
         if own is not target:
-            values["spectrum_db"] = spectrum_distance(own, target)
+            values["spectrum_db"] = realism.spectrum_distance(own, target)
         return Realism(kind, name, pair.name, fold, values)
 
     rows = [measure("target", "", pair.lf, target)]
     for name, image in made.items():
         cut = np.clip(image, 0, 1)
-        rows.append(measure("synthesized", name, cut, appearance(cut, inside, spacing)))
+        rows.append(measure("synthesized", name, cut, realism.appearance(cut, inside, spacing)))
     return rows
 
 
@@ -120,9 +113,9 @@ def detail_of(
 ) -> dict[str, Figures]:
     """Correlate images, cut to [0, 1], with a pair's target in the bands of `DETAIL`, by image."""
     # A mere change of contrast hardly changes these correlations.
-    window, figures = tapered(pair.mask, spacing), {}
+    window, figures = realism.tapered(pair.mask, spacing), {}
     for name, image in images.items():
-        bands = band_correlation(np.clip(image, 0, 1), pair.lf, window, spacing)
+        bands = realism.band_correlation(np.clip(image, 0, 1), pair.lf, window, spacing)
         by_band = dict(zip(HALF_PITCH_MM, bands, strict=True))
         figures[name] = {
             key: by_band[band] for key, band in DETAIL.items() if not math.isnan(by_band[band])
@@ -134,10 +127,10 @@ def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, floa
     """Return the distances of an image from the nearest reference; empty without one."""
     if not references:
         return {}
-    spectra = [spectrum_distance(own, other) for other in references]
+    spectra = [realism.spectrum_distance(own, other) for other in references]
     return {
         "reference_spectrum_db": min((d for d in spectra if not math.isnan(d)), default=math.nan),
-        "reference_histogram": min(histogram_distance(own, other) for other in references),
+        "reference_histogram": min(realism.histogram_distance(own, other) for other in references),
     }
 
 
