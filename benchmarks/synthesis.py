@@ -85,7 +85,7 @@ def naive(model: H2lo, volume: np.ndarray) -> np.ndarray:
     parts = []
     for start in range(0, len(points), CHUNK):
         block = slice(start, start + CHUNK)
-        parts.append(model.combine(features[:, block].t(), points[block]))
+        parts.append(model.decode(features[:, block].t(), points[block]))
     return torch.cat(parts).reshape(volume.shape).numpy()
 
 

@@ -67,13 +67,16 @@ class SineLayer(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, omega: float, *, first: bool) -> None:
         super().__init__()
-        self.omega = omega
+        self.omega, self.first = omega, first
         self.linear = nn.Linear(n_in, n_out)
         bound = 1.0 / n_in if first else math.sqrt(6.0 / n_in) / omega
         nn.init.uniform_(self.linear.weight, -bound, bound)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., n_in) to (..., n_out), values in [-1, 1]."""
+        if self.first:  # its phases reach 50 radians, of which bfloat16 would keep one decimal
+            with torch.autocast(x.device.type, enabled=False):
+                return torch.sin(self.omega * self.linear(x))
         return torch.sin(self.omega * self.linear(x))
 
 
@@ -125,9 +128,11 @@ class H2lo(nn.Module):
         self.trunk = Trunk(a)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def combine(self, coefficients: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-        """Evaluate Equation 1 for coefficients (N, P) at coordinates (N, 3): (N,)."""
-        return (coefficients * self.trunk(coordinates)).sum(-1) + self.bias
+    def decode(
+        self, features: torch.Tensor, coordinates: torch.Tensor, shape: Sequence[int] = ()
+    ) -> torch.Tensor:
+        """Evaluate Equation 1 for features (..., N, P) at coordinates (N, 3): float32 (..., N)."""
+        return (features * self.trunk(coordinates)).sum(-1, dtype=torch.float32) + self.bias
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Evaluate the operator on the grid of a volume (B, 1, X, Y, Z) in [0, 1]: the same shape.

@@ -152,7 +152,7 @@ def brute_force(model, volume, points):
     if not isinstance(model, ConditionalInr):
         at = torch.from_numpy(2 * points / (n - 1) - 1).float()
         with torch.no_grad():
-            return model.combine(torch.from_numpy(found).float(), at).numpy()
+            return model.decode(torch.from_numpy(found).float(), at).numpy()
     weights = [(m.weight.double().numpy(), m.bias.double().numpy()) for m in model.linears]
     out = []
     for point, feature in zip(points, found, strict=True):

@@ -12,16 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from h2lo_bids.models.h2lo import (
-    HALO,
-    Branch,
-    ConditionalInr,
-    H2lo,
-    H2loArchitecture,
-    InrArchitecture,
-    Operator,
-    SineLayer,
-)
+from h2lo_bids.models.h2lo import HALO, Branch, H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.crops import (
@@ -102,33 +93,8 @@ def predict_crop(
     parts = []
     for start in range(0, size**3, ROWS):
         rows = slice(start, start + ROWS)
-        parts.append(read_features(model, coefficients[:, rows], coordinates[rows], shape))
+        parts.append(model.decode(coefficients[:, rows], coordinates[rows], shape))
     return torch.cat(parts, 1).reshape(len(crops), 1, size, size, size)
-
-
-def read_features(
-    model: Operator, features: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Evaluate an operator at (N, 3) coordinates with its encoder's features (..., N, P).
-
-    Safe under autocast: returns float32 (..., N).
-    """
-    if isinstance(model, ConditionalInr):
-        return model.decode(features, coordinates, shape)
-    basis = _basis_functions(model, coordinates)
-    return (features * basis).sum(-1, dtype=torch.float32) + model.bias
-
-
-def _basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:
-    first = model.trunk.net[0]
-    if not isinstance(first, SineLayer):
-        return model.trunk(coordinates)
-    # Its phases reach 50 radians, of which bfloat16 would keep one decimal.
-    with torch.autocast(coordinates.device.type, enabled=False):
-        x = cast("torch.Tensor", first(coordinates.float()))
-    for layer in list(model.trunk.net)[1:]:
-        x = layer(x)
-    return x
 
 
 def gaussian_derivative_kernels(sigma: float = 1.0, size: int = 5) -> torch.Tensor:
@@ -283,7 +249,7 @@ class VolumeLoss(nn.Module):
         last = voxels.new_tensor(self._shape).double() - 1
         coordinates = (2.0 * voxels.double() / last - 1.0).float()
         x, y, z = voxels.unbind(1)
-        return read_features(self.model, features[:, x, y, z].T, coordinates, self._shape)
+        return self.model.decode(features[:, x, y, z].T, coordinates, self._shape)
 
 
 class OperatorTrainer(Trainer):
