@@ -16,6 +16,7 @@ from torch import nn
 from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.training.crops import Corner
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -118,8 +119,6 @@ class Trainer:
     """Names of the losses that its steps report: columns of ``history.csv``."""
     kept: Sequence[str] = ()
     """Names of the attributes whose state dicts a checkpoint holds."""
-    predict: Callable[..., Any]
-    """Applies a model to a volume and a mask, as synthesis does."""
     validation_class: type[Validation] = Validation
     shares: bool = False
     """Whether several processes can share a step."""
@@ -169,7 +168,7 @@ class Trainer:
         # The engine has no float16.
         precision = "bf16" if self.options.precision == "bf16" else "fp32"
         engine = EngineOptions(device=str(self.device), precision=precision)
-        return partial(type(self).predict, self.fitted(), options=engine)
+        return partial(predict, self.fitted(), options=engine)
 
     def validate(self) -> float:
         """Return the validation PSNR in dB; NaN where there is none (yet)."""

@@ -16,7 +16,6 @@ from torch import nn
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import STRIDE, DiffI2I, DiffI2IArchitecture, diffuse
 from h2lo_bids.models.h2lo import HALO
-from h2lo_bids.synthesis.patches import predict_diffi2i
 from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.crops import stack_crops, vary_intensity
 from h2lo_bids.training.options import FitOptions, cosine_part
@@ -159,7 +158,6 @@ class DiffI2ITrainer(Trainer):
 
     losses = ("loss", "pixel", "prior")
     kept = ("networks", "averages", "optimiser")
-    predict = predict_diffi2i
     validation_class = SliceValidation
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:

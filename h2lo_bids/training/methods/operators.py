@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from h2lo_bids.models.h2lo import HALO, Branch, H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
-from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.crops import (
     NONE,
     Corner,
@@ -258,7 +257,6 @@ class OperatorTrainer(Trainer):
     losses = ("loss", "l1", "gradient")
     shares = True
     kept = ("model", "average", "optimiser", "precision")
-    predict = synthesize
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build the operator, and the loss that the processes share by DDP."""

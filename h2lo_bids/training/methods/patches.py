@@ -15,13 +15,7 @@ from torch.nn import functional
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
-from h2lo_bids.synthesis.patches import (
-    PFSR_PATCH,
-    PIX2PIX_PATCH,
-    patch_side,
-    predict_pfsr,
-    predict_pix2pix,
-)
+from h2lo_bids.synthesis.patches import PFSR_PATCH, PIX2PIX_PATCH, patch_side
 from h2lo_bids.training.crops import CropSampler, cycled_batch, draw_crop, flip_rotate, stack_crops
 from h2lo_bids.training.options import FitOptions, linear_rate, rate_of
 from h2lo_bids.training.trainer import Trainer, autocast, descend
@@ -104,7 +98,6 @@ class PfsrTrainer(PatchTrainer):
     """The enhancer's network on swapped pairs: their input is low-field."""
 
     kept = ("network", "optimiser")
-    predict = predict_pfsr
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build the network and its optimiser."""
@@ -135,7 +128,6 @@ class Pix2PixTrainer(PatchTrainer):
 
     losses = ("loss", "l1", "adversarial", "discriminator")
     kept = ("generator", "discriminator")
-    predict = predict_pix2pix
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build both networks and their optimisers."""
