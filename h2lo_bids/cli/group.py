@@ -17,7 +17,7 @@ from h2lo_bids.errors import Failed, TemporaryError, exit_code
 from h2lo_bids.processes import Event, Job, Process
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import Evaluated, FitTask, Plan, Sources
+from h2lo_bids.training.experiments import FitTask, Plan, Sources
 from h2lo_bids.vocabulary import CONTRASTS, Step
 from h2lo_bids.wording import all_counted, counted, duration
 
@@ -43,9 +43,9 @@ def run_level(settings: Settings, console: Console) -> int:
 
 def _evaluate(run: Run, sources: Sources) -> int:
     """Score the models; return how many pairs were scored."""
-    result: Evaluated = _ask(run, "scoring the models", "scoring:score", sources)
-    run.done = {*result.scored}  # without flagged pairs, which are skipped
-    run.fail_alike(result.failed)
+    # Those done are without flagged pairs, which are skipped.
+    run.done, failed = _ask(run, "scoring the models", "scoring:score", sources)
+    run.fail_alike(failed)
     _write_report(run)
     return len(run.done)
 

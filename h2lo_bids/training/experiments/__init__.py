@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from h2lo_bids.errors import Failed
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.settings import Settings
 
@@ -41,11 +40,3 @@ class FitTask:
         if self.fold is None:
             return f"models/{self.method}_{self.contrast}"
         return f"folds/{self.contrast}/{self.method}/fold-{self.fold.index}"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The pairs that were scored, by their high-field scans, and what failed."""
-
-    scored: frozenset[str]
-    failed: tuple[Failed, ...]

@@ -30,7 +30,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
-from h2lo_bids.training.experiments import Evaluated, Sources
+from h2lo_bids.training.experiments import Sources
 from h2lo_bids.training.experiments.fits import usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
@@ -281,8 +281,8 @@ def _check_low_field(path: Path) -> None:
         )
 
 
-def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
-    """Score the models on every contrast's pairs and write the tables."""
+def score(settings: Settings, found: Sources, send: Send) -> tuple[set[str], list[Failed]]:
+    """Score the models and write the tables; return the high-field scans scored, and failures."""
     models = named_models(settings, tuple(found))
     # All of a contrast are of one task, or scoring refuses them.
     tasks = {contrast: named[0][1].task for contrast, named in models.items()}
@@ -315,8 +315,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
         send(note(f"table: {stem}_table.md"))
         scored |= {_scan_of(pair) for pair in used}
-    scored -= {item.scan for item in failed}
-    return Evaluated(frozenset(scored), tuple(failed))
+    return scored - {item.scan for item in failed}, failed
 
 
 def _scan_of(pair: PreparedPair) -> str:

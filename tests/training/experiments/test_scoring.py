@@ -148,9 +148,8 @@ def test_neither_a_flagged_nor_a_lost_pair_is_among_the_scored(tmp_path):
     model = (("T1w", bundle_of(tmp_path / "m").path),)
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", model=model)
     found = {"T1w": tuple(pair.sources[0] for pair in pairs)}
-    done = scoring.score(settings, found, lambda event: None)
-    assert done.scored == {"sub-03/anat/sub-03_T1w.nii.gz"}
-    (lost,) = done.failed
+    scored, (lost,) = scoring.score(settings, found, lambda event: None)
+    assert scored == {"sub-03/anat/sub-03_T1w.nii.gz"}
     assert lost.message.startswith(f"{pairs[2].lf}: ")
     assert lost.message.endswith("remove it and run again")
 
@@ -164,9 +163,8 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path):
     models = tuple((c, bundle_of(tmp_path / c, contrast=c).path) for c in pairs)
     settings = Settings(bids_dir=tmp_path, out_dir=out, level="evaluate", model=models)
     found = {contrast: pair.sources for contrast, pair in pairs.items()}
-    done = scoring.score(settings, found, lambda event: None)
+    _, (lost,) = scoring.score(settings, found, lambda event: None)
     assert [*out.glob("*_table.md")] == [out / "evaluation_T2w_table.md"]
-    (lost,) = done.failed
     assert (lost.scan, lost.step) == ("sub-03/anat/sub-03_T1w.nii.gz", "score")
     assert lost.message.startswith(f"{pairs['T1w'].lf}: cannot be read")
     # Nor does one whose pairs could not be prepared.
@@ -177,8 +175,8 @@ def test_a_contrast_without_a_sound_pair_does_not_stop_the_other(tmp_path):
     run = SimpleNamespace(done={"T2w.nii"})
     found = prepared_sources(run, SimpleNamespace(pairs=sides))
     assert found == {"T1w": (), "T2w": pairs["T2w"].sources}
-    done = scoring.score(settings, found, lambda event: None)
-    assert (len(done.scored), done.failed) == (1, ())
+    scored, failed = scoring.score(settings, found, lambda event: None)
+    assert (len(scored), failed) == (1, [])
 
 
 def test_a_pair_that_one_model_fails_on_is_scored_with_none(tmp_path, pairs, monkeypatch):
