@@ -161,10 +161,10 @@ def _read(name: str, path: Path, mask: Path, log: Path) -> tuple[np.ndarray, tup
     except H2loError as err:
         text = str(err).replace(str(path), "its output")
         raise BadDataError(f"{name}: {text}") from err
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     if made.shape != inside.shape or not np.allclose(made.affine, inside.affine, atol=_SAME):
-        sides = " x ".join(str(n) for n in made.shape)
-        notes.append(f"its image of {sides} voxels was resampled to the pair's grid")
+        sides = " x ".join(map(str, made.shape))
+        notes = (f"its image of {sides} voxels was resampled to the pair's grid",)
         made = resample(made, inside.shape, inside.affine, order=1, fill=np.nan)
     where, values = np.asarray(inside.dataobj) > 0, np.asarray(made.dataobj)
     share = float(np.mean(~np.isnan(values[where])))
@@ -174,8 +174,7 @@ def _read(name: str, path: Path, mask: Path, log: Path) -> tuple[np.ndarray, tup
             f"{name}: its output {what} the brain; check what it writes, and that its affine is "
             "that of {input}"
         )
-    volume = max_normalise(np.nan_to_num(values), where, name=f"{name}: its output")
-    return volume, tuple(notes)
+    return max_normalise(np.nan_to_num(values), where, name=f"{name}: its output"), notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +200,7 @@ class ExternalJob(FoldWork):
 
     def run(self, say: Say, lost: Say) -> None:
         """Run the tool on the test subjects and score what it makes."""
-        scored, seconds = Scored(), []
-        notes: dict[str, None] = {}
+        scored, seconds, notes = Scored(), list[float](), list[str]()
         failed: dict[str, str] = {}
         for prepared in self.pairs_in("test"):
             pair = read_prepared(prepared)
@@ -218,11 +216,10 @@ class ExternalJob(FoldWork):
                 lost(f"sub-{pair.name}: {err}")
                 continue
             seconds.append(round(taken, 3))
-            notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in said))
+            notes += [f"{pair.name}: {note}" for note in said]
         if not scored.scores:
-            raise H2loError(
-                f"{self.title}: no test subject could be made: {next(iter(failed.values()))}"
-            )
+            first, *_ = failed.values()
+            raise H2loError(f"{self.title}: no test subject could be made: {first}")
         record = {
             "external": True,
             "seconds": None,
