@@ -285,15 +285,12 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
         registered = str(values.get("RegistrationMethod")).startswith("none")
         if not values["SourceScans"]:
             raise ValueError("no source is named")
-        paths = paths_of_record(record, contrast)
+        paths: dict[str, Any] = {**paths_of_record(record, contrast), "record": record}
         pair = PreparedPair(
+            **paths,
             subject=labels["sub"],
             session=labels.get("ses"),
             contrast=contrast,
-            hf=paths["hf"],
-            lf=paths["lf"],
-            mask=paths["mask"],
-            record=record,
             frame=Frame.from_dict(values["Frame"]),
             simulated=bool(values["Simulated"]),
             fusion=_text(values["Fusion"]),
@@ -311,7 +308,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    return pair if all(path.is_file() for path in (pair.hf, pair.lf, pair.mask)) else None
+    return pair if all(path.is_file() for path in paths.values()) else None
 
 
 def _text(value: Any) -> str:
