@@ -118,13 +118,11 @@ def gather_scores(
             record = read_record(folder)
             if record is None:
                 continue
-            own = terms_of(record)
-            same = _same_terms(terms, own, asked=method in settings.arms)
-            differs = "" if same else "other pairs or options"
+            own, asked = terms_of(record), method in settings.arms
+            differs = "" if _same_terms(terms, own, asked=asked) else "other pairs or options"
             if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
-            checked = method in settings.arms and fitted  # by this run's fits
-            if differs and not checked:
+            if differs and not (asked and fitted):  # else this run's fits have checked it
                 send(note(f"{folder}: of {differs}; not in the table", "warning"))
                 continue
             terms = {**own, **terms}
