@@ -238,7 +238,20 @@ def job_of_fold(settings: Settings, contrast: str, name: str, fold: Fold, pairs:
     if template is not None:
         limit = None if settings.max_time is None else 60 * settings.max_time
         return ExternalJob(**where, command=Command(name, template), limit=limit)
-    return _fit_job(settings, **where)
+    start, _ = find_start(settings, contrast, name)
+    train = sum(pair.subject in fold.train for pair in pairs)
+    options = fit_options(settings, train, start)
+    arm = _arm(settings, contrast, name, fold.index) if settings.fits_enhancer else None
+    job = FoldJob(**where, options=options, devices=settings.devices, initial=start, arm=arm)
+    if start is not None:
+        leaks.check_no_leak(job.pairs_in("test"), None, (start,))
+    if arm is not None and (cohort := arm.cohort) is not None:
+        makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
+        leaks.check_no_leak(job.pairs_in("test"), cohort, makers)
+        fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
+        if fitted and fitted.get("pairs") != job.identity()["pairs"]:
+            raise fitted_otherwise(makers[0].path)
+    return job
 
 
 def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
@@ -251,25 +264,6 @@ def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
     )
     carries = len(plan.folds) > 1 and method != IDENTITY and not settings.fits_enhancer
     return FinalJob(**vars(whole), folds=cast("tuple[FoldJob, ...]", tuple(folds)), carries=carries)
-
-
-def _fit_job(settings: Settings, **values: Any) -> FoldJob:
-    """Return the job of a fit: its options, what it starts from, and its arm if it is of one."""
-    contrast, method, fold = values["contrast"], values["method"], values["fold"]
-    start, _ = find_start(settings, contrast, method)
-    train = sum(pair.subject in fold.train for pair in values["pairs"])
-    options = fit_options(settings, train, start)
-    arm = _arm(settings, contrast, method, fold.index) if settings.fits_enhancer else None
-    job = FoldJob(**values, options=options, devices=settings.devices, initial=start, arm=arm)
-    if start is not None:
-        leaks.check_no_leak(job.pairs_in("test"), None, (start,))
-    if arm is not None and (cohort := arm.cohort) is not None:
-        makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
-        leaks.check_no_leak(job.pairs_in("test"), cohort, makers)
-        fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
-        if fitted and fitted.get("pairs") != job.identity()["pairs"]:
-            raise fitted_otherwise(makers[0].path)
-    return job
 
 
 def fitted_otherwise(path: Path) -> UsageError:
