@@ -30,17 +30,9 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
-from h2lo_bids.training.experiments import Sources
+from h2lo_bids.training.experiments import Sources, heldout
 from h2lo_bids.training.experiments.fits import usable_pairs
-from h2lo_bids.training.experiments.heldout import (
-    Scored,
-    nearest,
-    pictures_of,
-    predict_pair,
-    realism_of,
-    score_pair,
-    stranger_to,
-)
+from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
 from h2lo_bids.training.experiments.site import count_parameters, software
 from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
@@ -147,18 +139,18 @@ def _score_with_all(
     """Score every model on a pair, or none; return the identity's scores."""
     pair = read_prepared(prepared)
     made = {run.name: _predict(run, prepared, pair, options, seed) for run in runs}
-    scores = [score_pair(pair, image, method=name) for name, image in made.items()]
+    scores = [heldout.score_pair(pair, image, method=name) for name, image in made.items()]
     for run, own in zip(runs, scores, strict=True):  # only now: one model's NaN loses the pair
         run.scored.scores += own
-        run.scored.pictures |= pictures_of(pair, made[run.name])
+        run.scored.pictures |= heldout.pictures_of(pair, made[run.name])
     if pair.task == SYNTHESIZE:
-        target, *rows = realism_of(
-            pair, made, prepared.frame.spacing, stranger=stranger_to(prepared, pairs),
+        target, *rows = heldout.realism_of(
+            pair, made, prepared.frame.spacing, stranger=heldout.stranger_to(prepared, pairs),
             references=tuple(references.values()),
         )  # fmt: skip
         for run, row in zip(runs, rows, strict=True):
             run.scored.realism += [target, row]
-    return [*score_pair(pair, pair.hf)]
+    return [*heldout.score_pair(pair, pair.hf)]
 
 
 def _predict(
@@ -168,7 +160,7 @@ def _predict(
     bundle = run.bundle
     if bundle.frame == prepared.frame:
         given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
-        return predict_pair(run.model, given, options, seed)
+        return heldout.predict_pair(run.model, given, options, seed)
     source = prepared.lf if prepared.task == ENHANCE else prepared.hf
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     placed, _, scaled = to_frame(
@@ -213,7 +205,7 @@ def _write(
     realism = run.scored.realism
     for name, own in references.items():
         others = [other for other in references.values() if other is not own]
-        values = {**own.values(), **nearest(own, others)}
+        values = {**own.values(), **heldout.nearest(own, others)}
         realism.append(Realism("reference", name, "", None, values))
     titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
     Scored([*identity, *run.scored.scores], realism, run.scored.pictures).write(folder, titles)

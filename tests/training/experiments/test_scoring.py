@@ -183,7 +183,7 @@ def test_a_pair_that_one_model_fails_on_is_scored_with_none(tmp_path, pairs, mon
     models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     factors = iter((1, np.nan, 1, 1))  # the second is that of b on 01
     monkeypatch.setattr(
-        scoring, "predict_pair", lambda *given: next(factors) * predict_pair(*given)
+        scoring.heldout, "predict_pair", lambda *given: next(factors) * predict_pair(*given)
     )
     scores, _, lost = score(models, pairs, tmp_path / "out")
     assert lost == ["subject 01: b gave NaN voxels; fit the model again"]
