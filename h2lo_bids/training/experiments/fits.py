@@ -249,7 +249,8 @@ def job_of_fold(settings: Settings, contrast: str, name: str, fold: Fold, pairs:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
         leaks.check_no_leak(job.pairs_in("test"), cohort, makers)
         fitted = read_record(cohort.bundle.path.parent) if cohort.bundle else None
-        if fitted and fitted.get("pairs") != job.identity()["pairs"]:
+        own = {pair.record.stem: pair.fingerprint for pair in job.pairs_in(*splits.PARTS)}
+        if fitted and fitted.get("pairs") != own:
             raise fitted_otherwise(makers[0].path)
     return job
 
