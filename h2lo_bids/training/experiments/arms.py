@@ -85,19 +85,17 @@ class Arm:
 
         if self.pretrain is None:
             epochs = schedule.augmented if base.flip_rotate else schedule.real
-            return {FINETUNE: _timed(base, max(1, steps(epochs, pairs)), 1.0)}
+            return {FINETUNE: _timed(base, steps(epochs, pairs), 1.0)}
         assert self.cohort is not None  # see `h2lo_bids.cli.checks`
         tuned = dataclasses.replace(
             base, learning_rate=schedule.finetune_rate, floor=schedule.finetune_floor,
             warmup=steps(schedule.warmup, pairs), warmup_from=schedule.warmup_from,
         )  # fmt: skip
-        first = max(1, steps(schedule.pretrain, self.cohort.pairs))
-        second = max(1, steps(schedule.finetune, pairs))
         # By epochs, as by steps next to nothing of a time budget would be left to few real pairs.
         share = schedule.pretrain / (schedule.pretrain + schedule.finetune)
         return {
-            PRETRAIN: _timed(base, first, share),
-            FINETUNE: _timed(tuned, second, 1 - share),
+            PRETRAIN: _timed(base, steps(schedule.pretrain, self.cohort.pairs), share),
+            FINETUNE: _timed(tuned, steps(schedule.finetune, pairs), 1 - share),
         }
 
     def identity(self, stages: Mapping[str, FitOptions]) -> dict[str, Any]:
@@ -123,10 +121,10 @@ def find_arm(name: str) -> Arm:
 
 
 def _timed(options: FitOptions, steps: int, share: float) -> FitOptions:
-    """Give a stage its steps, and its share of the time budget; keep the intervals within."""
+    """Give a stage its steps, at least one, and its share of the time budget."""
     budget = options.max_seconds
     return dataclasses.replace(
-        options, steps=steps, max_seconds=None if budget is None else budget * share,
+        options, steps=max(1, steps), max_seconds=None if budget is None else budget * share,
         validate_every=min(options.validate_every, max(1, steps // 4)),
     )  # fmt: skip
 
