@@ -240,10 +240,6 @@ def frame_of(settings: Settings) -> Frame:
     """Return the grid of pairs: as --resolution says, as evaluated models have it, or 1 mm."""
     if settings.resolution is not None:
         return training_frame(settings.resolution)
-    if settings.level != "evaluate" or not settings.model:
-        return training_frame()
-    sizes = set()
-    for bundle in given_bundles(settings, CONTRASTS):
-        if bundle.frame.anchor == "brain":
-            sizes |= set(bundle.frame.spacing)
+    given = given_bundles(settings, CONTRASTS) if settings.level == "evaluate" else ()
+    sizes = {side for b in given if b.frame.anchor == "brain" for side in b.frame.spacing}
     return training_frame(sizes.pop()) if len(sizes) == 1 else training_frame()
