@@ -87,14 +87,12 @@ class ArnoldTrainer(Trainer):
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
         """Evaluate the next point; once the search has ended, nothing."""
-        point = self._next()
-        if point is None:
-            return self._report(int(np.argmin(self._found)))
-        self._points.append(point)
-        self._found.append(self._objective(point))
-        return self._report(-1)
-
-    def _report(self, index: int) -> dict[str, float]:
+        index = -1
+        if (point := self._next()) is not None:
+            self._points.append(point)
+            self._found.append(self._objective(point))
+        else:
+            index = int(np.argmin(self._found))
         values = dict(zip(PARAMETERS, self._points[index], strict=True))
         return {"rate": 0.0, "loss": self._found[index], **values}
 
