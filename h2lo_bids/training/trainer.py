@@ -120,8 +120,6 @@ class Trainer:
     kept: Sequence[str] = ()
     """Names of the attributes whose state dicts a checkpoint holds."""
     validation_class: type[Validation] = Validation
-    shares: bool = False
-    """Whether several processes can share a step."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from h2lo_bids.training.experiments import arms, heldout, site
 from h2lo_bids.training.experiments.heldout import PICTURES, SCORES, Scored
 from h2lo_bids.training.experiments.leaks import check_images
 from h2lo_bids.training.fit import HISTORY, FitResult, fit, prefixed
-from h2lo_bids.training.methods import ADAPT, shares_steps
+from h2lo_bids.training.methods import ADAPT, SHARED
 from h2lo_bids.training.options import LATER, FitOptions
 from h2lo_bids.training.pairs import (
     Pair,
@@ -215,7 +215,7 @@ class FoldJob(FoldWork):
                 tested = open_prepared(self.pairs_in("test"), self.cache)
                 check_images([*more[0], *more[1]], tested, common_frame(self.pairs).spacing)
             return arms.fit_arm(self.stages, (train, held), more, work, say, stop_at)
-        if self.devices > 1 and not shares_steps(options.family):
+        if self.devices > 1 and options.family not in SHARED:
             say(f"{self.recipe} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
             launch(

@@ -39,7 +39,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 )
 from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
-from h2lo_bids.training.methods import ADAPT, shares_steps
+from h2lo_bids.training.methods import ADAPT, SHARED
 from h2lo_bids.training.options import find_start, fit_options
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
 from h2lo_bids.vocabulary import CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
@@ -155,7 +155,7 @@ def check_ahead(settings: Settings, people: Mapping[str, list[str]]) -> None:
         for method in settings.methods:
             start, _ = find_start(settings, contrast, method)
             options = ADAPT[method](fit_options(settings, len(subjects), start))
-            if settings.devices > 1 and shares_steps(options.family):
+            if settings.devices > 1 and options.family in SHARED:
                 check_shares(len(subjects), options, settings.devices)
 
 

@@ -28,6 +28,8 @@ TRAINERS: dict[str, type[Trainer]] = {
     "pfsr": PfsrTrainer,
 }
 """The trainer of each family that has anything to fit."""
+SHARED = ("h2lo", "inr")
+"""Families whose steps several processes can share."""
 
 
 def adapt_identity(options: FitOptions) -> FitOptions:
@@ -51,8 +53,3 @@ ADAPT: dict[str, Callable[[FitOptions], FitOptions]] = {
     "pfsr": adapt_pfsr,
 }
 """What turns the user's options into those of each method."""
-
-
-def shares_steps(family: str) -> bool:
-    """Return whether several processes can share the steps of a family's fit."""
-    return family in TRAINERS and TRAINERS[family].shares

@@ -255,7 +255,6 @@ class OperatorTrainer(Trainer):
     """Equations 2 and 3 of the paper by Adam; the running average of the weights is kept."""
 
     losses = ("loss", "l1", "gradient")
-    shares = True
     kept = ("model", "average", "optimiser", "precision")
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
