@@ -164,16 +164,12 @@ class DiffI2ITrainer(Trainer):
         """Build the networks of both stages, and begin with the first."""
         sizes = self.options.architecture
         self.sampler = SliceSampler(self.pairs, self.options)
-        networks = {"model": DiffI2I(sizes), "extractor": sizes.extractor(2)}
+        self.model = DiffI2I(sizes)  # of stage 2, as it is trained
+        networks = {"model": self.model, "extractor": sizes.extractor(2)}
         self.networks = nn.ModuleDict(networks).to(self.device)
         self.averages = copy.deepcopy(self.networks).requires_grad_(False)
         self.stage, self.first = PRETRAINING, 0
         self.optimiser = self._enter(PRETRAINING)
-
-    @property
-    def model(self) -> DiffI2I:
-        """The networks of stage 2, as they are trained."""
-        return self.networks["model"]  # type: ignore[return-value]
 
     def step(self, step: int, place: int) -> dict[str, float]:
         """Do a step of the stage that it belongs to."""
