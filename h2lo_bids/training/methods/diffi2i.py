@@ -83,7 +83,7 @@ class SliceSampler:
         rows, columns = (n if most is None else min(n, most) for n in lengths)
         self.sides = -(-rows // STRIDE) * STRIDE, -(-columns // STRIDE) * STRIDE
 
-    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def draw(self, step: int) -> tuple[torch.Tensor, ...]:
         """Draw a step's source, target and mask, (batch, 1, H, W) each, from seed and step.
 
         Pairs are taken in random order, none twice before all were taken.
@@ -91,13 +91,9 @@ class SliceSampler:
         o = self.options
         rng = np.random.default_rng([o.seed, step])
         chosen = np.resize(rng.permutation(len(self.pairs)), o.batch)
-        crops = [self._crop(int(index), rng) for index in chosen]
-        source, target, mask = stack_crops(crops)
-        return source, target, mask
+        return stack_crops([self._crop(int(index), rng) for index in chosen])
 
-    def _crop(
-        self, index: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _crop(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         pair, areas, a = self.pairs[index], self.areas[index], self.options.augmentation
         z = int(rng.choice(len(areas), p=areas / areas.sum()))
         inside = np.argwhere(pair.mask[:, :, z])

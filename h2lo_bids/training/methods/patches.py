@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,6 @@ _SETTLE = 16
 """Training patches from which the statistics of normalisations are taken."""
 _SETTLING = 2
 """Third word of the seeds of those, so that no step's draws share one."""
-
-Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Input, target and brain; each (B, 1, p, p, p)."""
 
 
 def _adapt(options: FitOptions, family: str, kind: type, **changes: Any) -> FitOptions:
@@ -75,13 +72,13 @@ class PatchTrainer(Trainer):
         self.side = patch_side(self.pairs[0].shape, multiple, self.options.crop)
         self.sampler = CropSampler.build(self.pairs, self.side)
 
-    def draw(self, *words: int) -> Patches:
-        """Draw patches: a function of the seed and of `words`, first of which is the step."""
+    def draw(self, *words: int) -> tuple[torch.Tensor, ...]:
+        """Draw inputs, targets and brains (B, 1, p, p, p) from seed and words, first the step."""
         o = self.options
         rng = np.random.default_rng([o.seed, *words])
         chosen = cycled_batch(len(self.pairs), o.batch, words[0], o.seed)
         drawn = stack_crops([self._patch(i, rng) for i in chosen])
-        return cast("Patches", tuple(part.to(self.device) for part in drawn))
+        return tuple(part.to(self.device) for part in drawn)
 
     def _patch(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         corner = self.sampler.draw(rng)
@@ -164,7 +161,7 @@ class Pix2PixTrainer(PatchTrainer):
         found = torch.stack([g_loss, l1, fooled, d_loss]).tolist()
         return {"rate": rate, **dict(zip(self.losses, found, strict=True))}
 
-    def draw(self, *words: int) -> Patches:
+    def draw(self, *words: int) -> tuple[torch.Tensor, ...]:
         """Draw patches with input and target in [-1, 1]."""
         source, target, brain = super().draw(*words)
         return 2 * source - 1, 2 * target - 1, brain
