@@ -24,14 +24,6 @@ from h2lo_bids.vocabulary import CONTRASTS, ENHANCER
 
 GAIN = 0.02
 """Rise of the validation PSNR in dB that counts as one."""
-LAMBDA_GRAD = 10.0
-"""Weight of the gradient term in the authors' release."""
-PAPER_EPOCHS = 500
-DEFAULT_STEPS = 5000
-PATIENCE = 800
-"""Steps in which the validation must rise, or the default ends."""
-RATE, ADAPTING_RATE = 3e-4, 1e-4
-"""The default's first learning rate, from random weights and from those of a model."""
 LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
     "starts_from": None, "scaling": "max", "patience": 0,
@@ -54,7 +46,7 @@ class FitOptions:
     crop: int = 32  # side in voxels; with "volume" of the gradient's sub-volume
     batch: int = 1  # crops per step at one place of the frame, each of another pair; or volumes
     points: int = 8000  # voxels of the L1 term with "volume"; a crop takes all of its own
-    lambda_grad: float = LAMBDA_GRAD  # weight of the gradient term; not computed with 0
+    lambda_grad: float = 10.0  # weight of the gradient term; not computed with 0
     seed: int = 42  # of the weights and every draw
     precision: str = "fp32"  # or "bf16", by autocast, or on CUDA "fp16"
     average: float = 0.0  # decay of the running average of the weights; 0 takes themselves
@@ -82,7 +74,7 @@ class FitOptions:
         }
 
 
-def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPOCHS) -> FitOptions:
+def paper_options(n_train: int, *, device: str = "auto", epochs: int = 500) -> FitOptions:
     """Return the paper's protocol for so many pairs, after the authors' release (2603.24968)."""
     # Needs about 28 GB on a grid of 208 x 256 x 256.
     epoch = n_train  # steps
@@ -103,14 +95,14 @@ def default_options(
     n_train: int,
     *,
     device: str = "auto",
-    steps: int = DEFAULT_STEPS,
+    steps: int = 5000,
     starts_from: str | None = None,
 ) -> FitOptions:
     """Return the default for so many pairs: crops with exact halos, centred on the brain."""
     # It takes 4 GB. Two crops at one place share a pass of the trunk, the dearer part there.
     return FitOptions(
         steps=steps,
-        learning_rate=RATE if starts_from is None else ADAPTING_RATE,
+        learning_rate=3e-4 if starts_from is None else 1e-4,
         warmup=min(50, steps // 10),
         crop=24,
         batch=min(2, n_train),
@@ -118,7 +110,7 @@ def default_options(
         average=0.99,
         validate_every=min(100, steps),
         checkpoint_every=50,
-        patience=PATIENCE,
+        patience=800,
         validation_crops=48,
         augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
         scaling="robust",

@@ -34,7 +34,6 @@ STARTS = (0.0, 3 / 7, 4 / 7)
 """Where each stage begins, as a part of the fit. The shares are our choice: those of
 DiffIR's published deblurring options, 300, 100 and 300 thousand iterations."""
 PRETRAINING, PRIOR, JOINT = range(3)
-LEARNING_RATE, AVERAGE = 2e-4, 0.999
 _NOISE = 1
 """Third word of the seeds of z_T, so that it shares none with the crops."""
 
@@ -53,14 +52,14 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
         options,
         family="diffi2i",
         architecture=DiffI2IArchitecture(),
-        learning_rate=LEARNING_RATE,
+        learning_rate=2e-4,
         warmup=0,
         rate_steps=1,
         crop=64,
         batch=4 if options.sampling == "volume" else 2,
         lambda_grad=0.0,
         precision="bf16" if options.precision == "fp16" else options.precision,
-        average=AVERAGE,
+        average=0.999,
         patience=0,
         validation_crops=min(8, options.validation_crops),
     )

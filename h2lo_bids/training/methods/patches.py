@@ -24,10 +24,6 @@ L1_WEIGHT = 100.0
 """Weight of Pix2Pix's L1 term beside the adversarial one."""
 BETAS = (0.5, 0.999)
 """Decays of Pix2Pix's Adam."""
-PIX2PIX_RATE = 2e-4
-PFSR_RATE, PFSR_FLOOR = 1e-4, 1e-6
-"""The enhancer's rate at both ends of the cosine; the lower end is our choice."""
-PFSR_BATCH = 4
 _CROPS = 8
 """Most crops of a validation: each is a whole patch."""
 _SETTLE = 16
@@ -51,15 +47,15 @@ def adapt_pix2pix(options: FitOptions) -> FitOptions:
     """Return the options of Pix2Pix: one patch per step, the rate constant, then linear to 0."""
     return _adapt(
         options, "pix2pix", Pix2PixArchitecture,
-        learning_rate=PIX2PIX_RATE, floor=0.0, crop=PIX2PIX_PATCH, batch=1,
+        learning_rate=2e-4, floor=0.0, crop=PIX2PIX_PATCH, batch=1,
     )  # fmt: skip
 
 
 def adapt_pfsr(options: FitOptions) -> FitOptions:
     """Return the options of the enhancer: Adam along a cosine on four patches, L1 alone."""
-    return _adapt(
+    return _adapt(  # the lower end of the cosine is our choice
         options, "pfsr", PfsrArchitecture,
-        learning_rate=PFSR_RATE, floor=PFSR_FLOOR, crop=PFSR_PATCH, batch=PFSR_BATCH, scaling="max",
+        learning_rate=1e-4, floor=1e-6, crop=PFSR_PATCH, batch=4, scaling="max",
     )  # fmt: skip
 
 
