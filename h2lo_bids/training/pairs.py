@@ -23,7 +23,6 @@ from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
-_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair | None:
 def _text(value: Any) -> str:
     """Take what logs and pages will show; far more than a path is no such text."""
     text = str(value)
-    if len(text) > _LONGEST:
+    if len(text) > 2000:
         raise ValueError(f"a value of {len(text)} characters")
     return text
 

@@ -30,7 +30,6 @@ from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 PLACES = ("input", "output", "mask", "contrast")
 """What may stand in braces in a command."""
-PREFIX = "h2lo-external-"
 
 _SAME = 1e-3  # mm by which two grids may differ
 
@@ -91,7 +90,7 @@ def run_command(
     limit: float | None = None,
 ) -> tuple[np.ndarray, float, tuple[str, ...]]:
     """Run an external tool on copies of a pair's images; return its image, seconds and notes."""
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="h2lo-external-", ignore_cleanup_errors=True) as folder:
         texts = {name: str(Path(folder, f"{name}.nii.gz")) for name in PLACES}
         texts["contrast"] = contrast
         shutil.copyfile(hf, texts["input"])

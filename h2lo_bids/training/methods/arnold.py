@@ -18,14 +18,10 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.trainer import Trainer, Validation
 
-PAIRS = 3
-"""Pairs that the authors fitted to."""
 Values = tuple[float, float, float, float]
 """sigma, c1, c2, c3: see `h2lo_bids.models.baselines.Arnold`."""
 BOUNDS = ((0.1, 5.0), (0.0, 20.0), (0.0, 20.0), (0.1, 8.0))
 """Where the four are looked for: blurs in voxels, noises in standard deviations."""
-_WIDTHS = 5
-"""Blurs of the second noise that are kept: as many as the grid has."""
 GRID: tuple[Values, ...] = tuple(
     (sigma, c1, c2, c3)
     for sigma in (0.2, 0.6, 1.0, 1.4, 1.8, 2.2)
@@ -78,7 +74,7 @@ class ArnoldTrainer(Trainer):
         """Choose the pairs and the points of the grid."""
         o, pairs = self.options, self.pairs
         order = np.random.default_rng(o.seed).permutation(len(pairs))
-        chosen = [pairs[i] for i in sorted(order[:PAIRS])]
+        chosen = [pairs[i] for i in sorted(order[:3])]  # as many as the authors fitted to
         self._objective = Objective(chosen, o.seed)
         n = min(len(GRID), max(1, o.steps * len(GRID) // (len(GRID) + LOCAL)))
         self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
@@ -189,9 +185,8 @@ class _Terms:
         self._first = functools.lru_cache(1)(
             lambda sigma: (source.inside(source.image, sigma), source.inside(source.grain, sigma))
         )
-        self._second = functools.lru_cache(_WIDTHS)(
-            lambda sigma: source.inside(source.second, sigma)
-        )
+        # As many blurs of the second noise are kept as the grid has.
+        self._second = functools.lru_cache(5)(lambda sigma: source.inside(source.second, sigma))
 
     def __call__(self, values: Values) -> float:
         """Compare the simulated image with the low-field one by four figures."""

@@ -24,8 +24,6 @@ L1_WEIGHT = 100.0
 """Weight of Pix2Pix's L1 term beside the adversarial one."""
 BETAS = (0.5, 0.999)
 """Decays of Pix2Pix's Adam."""
-_CROPS = 8
-"""Most crops of a validation: each is a whole patch."""
 _SETTLE = 16
 """Training patches from which the statistics of normalisations are taken."""
 _SETTLING = 2
@@ -39,7 +37,8 @@ def _adapt(options: FitOptions, family: str, kind: type, **changes: Any) -> FitO
         options, family=family, architecture=sizes if isinstance(sizes, kind) else kind(),
         warmup=0, warmup_from=0.0, rate_steps=1, sampling="patch", lambda_grad=0.0, average=0.0,
         patience=0, precision="fp32" if options.precision == "fp16" else options.precision,
-        validation_crops=min(options.validation_crops, _CROPS), **changes,
+        validation_crops=min(options.validation_crops, 8),  # each is a whole patch
+        **changes,
     )  # fmt: skip
 
 
