@@ -63,7 +63,18 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
         blocks[contrast] = _with_costs(block, scores, records, len(folds))
     if settings.level != "benchmark":
         return None
-    return _write_benchmark(settings, [blocks[name] for name in every if name in blocks])
+    shown = [blocks[name] for name in every if name in blocks]
+    if not shown:
+        raise NoMatchError(
+            f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
+            "--reports-only, and see its failures"
+        )
+    whole = benchmark_table(settings.task, shown)
+    for block in shown:
+        name = f"{whole.name}_{block.contrast}_comparisons.tsv"
+        block.write_comparisons(settings.out_dir / name)
+    whole.save(settings.out_dir)
+    return write_table_page(settings.out_dir, whole)
 
 
 def _with_costs(
@@ -80,20 +91,6 @@ def _with_costs(
         text = "Simulated pairs: the figures show how the methods work, not how a scanner performs."
         block = replace(block, notes=(text, *block.notes))
     return replace(block, rows=rows, notes=(*block.notes, *notes))
-
-
-def _write_benchmark(settings: Settings, blocks: list[Block]) -> Path:
-    if not blocks:
-        raise NoMatchError(
-            f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
-            "--reports-only, and see its failures"
-        )
-    table = benchmark_table(settings.task, blocks)
-    for block in blocks:
-        name = f"{table.name}_{block.contrast}_comparisons.tsv"
-        block.write_comparisons(settings.out_dir / name)
-    table.save(settings.out_dir)
-    return write_table_page(settings.out_dir, table)
 
 
 def gather_scores(
