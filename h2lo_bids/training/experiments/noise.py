@@ -227,17 +227,13 @@ def _levels(
     weights = []
     for axis, (n, step) in enumerate(zip(shape, spacing, strict=True)):
         wanted = np.abs(fft.rfftfreq(n, step) if axis == 2 else fft.fftfreq(n, step))
-        weights.append(_smoother(hat_weights(wanted, np.array(frequencies[axis]))))
+        hats = hat_weights(wanted, np.array(frequencies[axis]))
+        # Fitted to the values; a bend costs as much as one value off.
+        bends = np.diff(np.eye(hats.shape[1]), 2, axis=0)
+        weights.append(np.linalg.solve(hats.T @ hats + bends.T @ bends, hats.T))
     # Predictions that lack no power leave nothing, which is as white as anything.
     levels = 10 * np.log10(np.maximum(power, 1e-12 * power.max() or 1.0))
     return weigh_by_axis(levels, weights)
-
-
-def _smoother(hats: np.ndarray) -> np.ndarray:
-    """Return the matrix that fits hats to values, bends costing as much as one value off."""
-    bends = np.diff(np.eye(hats.shape[1]), 2, axis=0)
-    fit: np.ndarray = np.linalg.solve(hats.T @ hats + bends.T @ bends, hats.T)
-    return fit
 
 
 def _window(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -256,22 +252,18 @@ MOST_PAIRS = 5
 
 def measure_noise(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
     """Return the noise model of a cross-validation: of test subjects of each fold in turn."""
-    pairs: list[Pair] = []
-    predictions: list[np.ndarray] = []
-    scans: list[ScanNoises] = []
-    seen: set[str] = set()
+    made: dict[str, tuple[Pair, np.ndarray, ScanNoises]] = {}  # by subject
     share = -(-MOST_PAIRS // len(jobs))
     for job in jobs:
         bundle = load_bundle(job.folder / BUNDLE)
         model = load_model(bundle)
         # Of several sessions one, as it is people who differ.
-        fresh = {p.subject: p for p in job.pairs_in("test") if p.subject not in seen}
-        for prepared in [*fresh.values()][: min(share, MOST_PAIRS - len(pairs))]:
-            seen.add(prepared.subject)
+        fresh = {p.subject: p for p in job.pairs_in("test") if p.subject not in made}
+        for prepared in [*fresh.values()][: min(share, MOST_PAIRS - len(made))]:
             pair = read_prepared(prepared)
-            pairs.append(pair)
-            scans.append(prepared.noise)
             given = pair.scaled(bundle.scaling, prepared.contrast, prepared.frame.spacing)
-            predictions.append(predict_pair(model, given, EngineOptions(device=device)))
+            predicted = predict_pair(model, given, EngineOptions(device=device))
+            made[prepared.subject] = pair, predicted, prepared.noise
+    pairs, predictions, scans = zip(*made.values(), strict=True)
     spacing = jobs[0].pairs[0].frame.spacing
     return calibrate_noise(pairs, predictions, spacing=spacing, scans=scans).to_dict()
