@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,8 @@ def calibrate_noise(
         ],
         axis=0,
     )
-    model = NoiseModel(
+    known = [d * np.sqrt(np.prod(v)) for one in scans for d, v in one if np.isfinite(d)]
+    return NoiseModel(
         intensities=_short(intensities),
         deviations=_short(deviations),
         quantiles=_short(quantiles),
@@ -89,9 +89,8 @@ def calibrate_noise(
         shape=shape,
         kept="missing",
         subjects=len(pairs),
+        scan=float(f"{np.median(known):.4g}") if known else 0.0,
     )
-    known = [d * np.sqrt(np.prod(v)) for one in scans for d, v in one if np.isfinite(d)]
-    return replace(model, scan=float(f"{np.median(known):.4g}")) if known else model
 
 
 ScanNoises = Sequence[tuple[float, Sequence[float]]]
@@ -120,20 +119,19 @@ def _without_error(found: Sequence[Found], spacing: np.ndarray) -> list[Found]:
     sums, counts = np.zeros((3, _RINGS)), np.zeros(_RINGS)
     for residual, predicted, mask in found:
         window = _window(mask, spacing)
-        ring, _ = _rings(mask.shape, spacing, edges)
-        counts += np.bincount(ring.ravel(), minlength=_RINGS + 1)[:_RINGS]
+        ring = np.minimum(np.digitize(_radius(mask.shape, spacing), edges) - 1, _RINGS).ravel()
+        counts += np.bincount(ring, minlength=_RINGS + 1)[:_RINGS]
         for row, image in enumerate((residual, predicted, predicted + residual)):
             mean = float((image * window).sum() / window.sum()) if row else 0.0
             waves = fft.rfftn((image - mean) * window)
             power = (waves.real**2 + waves.imag**2) / float((window**2).sum())
-            sums[row] += np.bincount(ring.ravel(), power.ravel(), _RINGS + 1)[:_RINGS]
+            sums[row] += np.bincount(ring, power.ravel(), _RINGS + 1)[:_RINGS]
     centres = (edges[1:] + edges[:-1]) / 2
     gain = _gain(centres, *(sums / np.maximum(counts, 1) + 1e-30))
     filtered = []
     for residual, predicted, mask in found:
-        _, radius = _rings(mask.shape, spacing, edges)
-        waves = fft.rfftn(residual) * np.interp(radius, centres, gain).astype(np.float32)
-        image = fft.irfftn(waves, s=mask.shape)
+        gains = np.interp(_radius(mask.shape, spacing), centres, gain).astype(np.float32)
+        image = fft.irfftn(fft.rfftn(residual) * gains, s=mask.shape)
         filtered.append((np.where(mask, image, np.float32(0)), predicted, mask))
     return filtered
 
@@ -160,14 +158,12 @@ def _gain(
     return gain
 
 
-def _rings(
-    shape: tuple[int, ...], spacing: np.ndarray, edges: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ring number and radius of the frequencies of a half spectrum."""
+def _radius(shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
+    """Return the radius of the frequencies of a half spectrum."""
     x, y = (np.fft.fftfreq(n, step) for n, step in zip(shape[:2], spacing[:2], strict=True))
     z = np.fft.rfftfreq(shape[2], spacing[2])
-    radius = np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2).astype(np.float32)
-    return np.minimum(np.digitize(radius, edges) - 1, len(edges) - 1), radius
+    radius: np.ndarray = np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
+    return radius.astype(np.float32)
 
 
 def _deviations(found: Sequence[Found]) -> tuple[list[float], list[float]]:
