@@ -18,12 +18,7 @@ from h2lo_bids.io import digest, sha256
 from h2lo_bids.models.bundle import Bundle, load_bundle, member_files
 from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.processes import note
-from h2lo_bids.training.experiments.crossvalidation import (
-    BUNDLE,
-    SCORES,
-    FoldJob,
-    read_record,
-)
+from h2lo_bids.training.experiments.crossvalidation import BUNDLE, SCORES, FoldJob, read_record
 from h2lo_bids.training.experiments.noise import RECIPE, measure_noise
 from h2lo_bids.training.experiments.site import save_site
 from h2lo_bids.training.fit import prefixed

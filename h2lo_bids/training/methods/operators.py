@@ -14,14 +14,7 @@ from torch.nn import functional
 
 from h2lo_bids.models.h2lo import HALO, Branch, H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
-from h2lo_bids.training.crops import (
-    NONE,
-    Corner,
-    CropSampler,
-    draw_crop,
-    epoch_batch,
-    stack_crops,
-)
+from h2lo_bids.training.crops import NONE, Corner, CropSampler, draw_crop, epoch_batch, stack_crops
 from h2lo_bids.training.options import FitOptions, rate_of
 from h2lo_bids.training.pairs import Pair, common_shape
 from h2lo_bids.training.trainer import Trainer, advance_average, autocast
