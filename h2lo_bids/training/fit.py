@@ -125,7 +125,7 @@ def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
 
 def _identity(pairs: Sequence[Pair], options: FitOptions, folder: Path, say: Say) -> FitResult:
     """Return the identity, of which no step is done, and its validation figure."""
-    History(folder / HISTORY, 0, ("step", "rate", "loss", "l1", "gradient", "psnr", "seconds"))
+    write_history(folder, ("step", "rate", "loss", "l1", "gradient", "psnr", "seconds"))
     baseline = Validation(pairs, options).baseline()
     say(f"nothing to fit: validation PSNR {baseline:.2f} dB")
     model = make_model(options.family, options.architecture)
@@ -143,6 +143,7 @@ class Record:
     best_weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     timed_out: bool = False
     validations: list[tuple[int, float]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list, repr=False)  # of the history
 
 
 @dataclass
@@ -174,9 +175,6 @@ class _Loop:
         """Step, validate, log and save, up to the end or a signal."""
         record, budget, mark = self.record, self.options.max_seconds, time.perf_counter()
         columns = ("step", "rate", *self.trainer.losses, "psnr", "seconds")
-        history = None
-        if self.fabric.is_global_zero:
-            history = History(self.folder / HISTORY, record.step, columns)
         with termination() as asked:
             last = False
             while not last:
@@ -193,15 +191,14 @@ class _Loop:
                 last = self.ended
                 seconds = round(record.seconds, 3)
                 row = {"step": record.step, **losses, "psnr": psnr, "seconds": seconds}
-                if history is not None:
-                    history.add(row)
+                record.rows.append([row.get(name) for name in columns])
                 self._report(row, last=last)
                 # The signal may reach the processes in different steps.
                 wish = torch.tensor(int(asked.is_set()))
                 ends = bool(self.fabric.all_reduce(wish, reduce_op="max"))
                 due = last or ends or record.step % self.options.checkpoint_every == 0
-                if history is not None and due:
-                    history.flush()
+                if due and self.fabric.is_global_zero:
+                    write_history(self.folder, columns, record.rows)
                     state = {"record": dict(vars(record)), "trainer": self.trainer.state()}
                     save_checkpoint(self.folder, {**self.identity, **state})
                 if ends and not last:
@@ -303,23 +300,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-class History:
-    """Rows of a CSV file, of which those after `step`, the resumed one, are dropped."""
-
-    def __init__(self, path: Path, step: int, columns: Sequence[str]) -> None:
-        self._path, self._columns = path, columns
-        self._rows: list[list[Any]] = [[*columns]]
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as stream:
-                self._rows += [row for row in [*csv.reader(stream)][1:] if int(row[0]) <= step]
-        self.flush()
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Keep a row until `flush`; what it lacks, or has as None, stays empty."""
-        self._rows.append([row.get(name) for name in self._columns])
-
-    def flush(self) -> None:
-        """Write all rows."""
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(self._rows)
-        atomic_write_text(self._path, text.getvalue())
+def write_history(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]] = ()) -> None:
+    """Write what each step reported, one row each; what it did not stays empty."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    atomic_write_text(folder / HISTORY, text.getvalue())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from problems import VARIED, ball_pair, history, small_options
 
-from h2lo_bids.errors import H2loError, TemporaryError, UsageError
+from h2lo_bids.errors import CannotCreateError, H2loError, TemporaryError, UsageError
 from h2lo_bids.training.devices import check_shares, launch
 from h2lo_bids.training.fit import fit, load_checkpoint
 from h2lo_bids.training.pairs import keep_pair, map_pair
@@ -68,16 +68,16 @@ def test_two_processes_equal_one(given, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_error_of_one_process_is_the_error_of_the_fit(given, tmp_path):
-    """The first process alone reads the history; the others lose it, and report that later."""
-    spec, log = given(tmp_path), tmp_path / "launch.log"
-    fit(*spec, stop_at=2)
-    (tmp_path / "history.csv").unlink()
+    """The first process alone writes the history; the others lose it, and report that later."""
     (tmp_path / "history.csv").mkdir()
+    with pytest.raises(CannotCreateError, match=r"history\.csv: cannot be created"):
+        launch(*given(tmp_path), processes=2)
+    log = tmp_path / "launch.log"
     log.write_text("of an earlier run")
-    text = f"IsADirectoryError: .*history.csv.*; see {re.escape(str(log))}, and report it"
+    text = f"TypeError: .*; see {re.escape(str(log))}, and report it"
     with pytest.raises(H2loError, match=text):
-        launch(*spec, processes=2)
-    assert "IsADirectoryError" in log.read_text()
+        launch(*given(tmp_path, validation_crops="x"), processes=2)
+    assert "TypeError" in log.read_text()
     assert "of an earlier run" not in log.read_text()
 
 
