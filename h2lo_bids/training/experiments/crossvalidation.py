@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 
 RECORD, BUNDLE = "record.json", "bundle"
-_OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
-"""What a record holds as objects, where it holds it."""
 _SPELLED = {
     "max_seconds": "--max-time", "architecture": "--features", "seed": "--random-seed",
     "starts_from": "--init", "flip_rotate": "--augment", "cohort": "--pretrain-derivatives",
@@ -305,9 +303,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
-    whole = isinstance(record, dict) and all(
-        isinstance(record.get(key) or {}, dict) for key in _OBJECTS
-    )
+    objects = ("options", "given", "pairs", "fold", "failed", "initial")  # where it holds them
+    whole = isinstance(record, dict) and all(isinstance(record.get(k) or {}, dict) for k in objects)
     return record if whole else None
 
 
