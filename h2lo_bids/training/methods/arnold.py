@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class ArnoldTrainer(Trainer):
         o, pairs = self.options, self.pairs
         order = np.random.default_rng(o.seed).permutation(len(pairs))
         chosen = [pairs[i] for i in sorted(order[:3])]  # as many as the authors fitted to
-        self._objective = Objective(chosen, o.seed)
+        self._objective = objective_of(chosen, o.seed)
         n = min(len(GRID), max(1, o.steps * len(GRID) // (len(GRID) + LOCAL)))
         self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
         self._points: list[Values] = []
@@ -151,53 +151,43 @@ def _simplex(start: np.ndarray) -> np.ndarray:
     return np.vstack([start, start + np.diag(np.where(start + steps > high, -steps, steps))])
 
 
-class Objective:
-    """How unlike the simulated images are to the low-field ones, averaged over some pairs.
+def objective_of(pairs: Sequence[Pair], seed: int) -> Callable[[Values], float]:
+    """Return how unlike simulated images are to the low-field ones, averaged over some pairs.
 
-    Both noises of each pair are drawn once from the seed. Blurring is linear, so an image
-    and its noise are blurred apart, once for each width. A point of the grid then costs
-    sums over brain voxels, no filter: the 750 points need 18 filters per pair.
+    The lower at sigma, c1, c2, c3 the better; at best it is below 0. Both noises of each pair
+    are drawn once from the seed. Blurring is linear, so an image and its noise are blurred apart,
+    once for each width. A point of the grid then costs sums over brain voxels, no filter: the
+    750 points need 18 filters per pair.
     """
-
-    def __init__(self, pairs: Sequence[Pair], seed: int) -> None:
-        self._terms = [_Terms(pair, [seed, n]) for n, pair in enumerate(pairs)]
-
-    def __call__(self, values: Values) -> float:
-        """Return the objective at sigma, c1, c2, c3; the lower the better, and below 0 at best."""
-        return float(np.mean([terms(values) for terms in self._terms]))
+    parts = [_part_of(pair, [seed, n]) for n, pair in enumerate(pairs)]
+    return lambda values: float(np.mean([part(values) for part in parts]))
 
 
-class _Terms:
-    """One pair's part: voxels where HF x LF is above 0, each image over its maximum there."""
-
-    def __init__(self, pair: Pair, seed: Sequence[int]) -> None:
-        hf, lf = (np.asarray(v, np.float32) for v in (pair.hf, pair.lf))
-        mask = hf * lf > 0
-        if not mask.any():
-            raise BadDataError(
-                f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
-            )
-        widest = max(BOUNDS[0][1], BOUNDS[3][1])
-        source = Source.build(hf, mask, seed, widest)
-        self._target = scaled(lf, mask)[mask]
-        self._wanted = _moments(self._target)
-        self._likeness = _correlation(scaled(hf, mask)[mask], self._target)
-        self._first = functools.lru_cache(1)(
-            lambda sigma: (source.inside(source.image, sigma), source.inside(source.grain, sigma))
+def _part_of(pair: Pair, seed: Sequence[int]) -> Callable[[Values], float]:
+    """Return a pair's part: voxels where HF x LF is above 0, each image over its maximum there."""
+    hf, lf = (np.asarray(v, np.float32) for v in (pair.hf, pair.lf))
+    mask = hf * lf > 0
+    if not mask.any():
+        raise BadDataError(
+            f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
         )
-        # As many blurs of the second noise are kept as the grid has.
-        self._second = functools.lru_cache(5)(lambda sigma: source.inside(source.second, sigma))
+    source = Source.build(hf, mask, seed, max(BOUNDS[0][1], BOUNDS[3][1]))
+    target = scaled(lf, mask)[mask]
+    wanted, likeness = _moments(target), _correlation(scaled(hf, mask)[mask], target)
+    first = functools.lru_cache(1)(
+        lambda sigma: (source.inside(source.image, sigma), source.inside(source.grain, sigma))
+    )
+    # As many blurs of the second noise are kept as the grid has.
+    second = functools.lru_cache(5)(lambda sigma: source.inside(source.second, sigma))
 
-    def __call__(self, values: Values) -> float:
-        """Compare the simulated image with the low-field one by four figures."""
+    def part(values: Values) -> float:
         sigma, c1, c2, c3 = values
-        image, grain = self._first(sigma)
-        simulated = finish(image + np.float32(c1) * grain, self._second(c3), c2)
-        mean, spread, skew = (
-            abs(a - b) for a, b in zip(_moments(simulated), self._wanted, strict=True)
-        )
-        loss = self._likeness - _correlation(simulated, self._target)
-        return mean / 2 + spread / 2 + skew / 10 + loss
+        image, grain = first(sigma)
+        simulated = finish(image + np.float32(c1) * grain, second(c3), c2)
+        mean, spread, skew = (abs(a - b) for a, b in zip(_moments(simulated), wanted, strict=True))
+        return mean / 2 + spread / 2 + skew / 10 + (likeness - _correlation(simulated, target))
+
+    return part
 
 
 def _moments(values: np.ndarray) -> tuple[float, float, float]:

@@ -16,9 +16,9 @@ from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.arnold import (
     GRID,
-    Objective,
     Values,
     adapt_arnold,
+    objective_of,
 )
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -60,7 +60,7 @@ def test_the_objective_is_the_published_one():
             + np.corrcoef(hf, lf)[0, 1]
             - np.corrcoef(made, lf)[0, 1]
         )
-    assert Objective(pairs, 7)(values) == pytest.approx(np.mean(found), abs=1e-5)
+    assert objective_of(pairs, 7)(values) == pytest.approx(np.mean(found), abs=1e-5)
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_finds_the_parameters_of_data_made_with_them(tmp_path):
     model = result.model
     assert result.steps == len(GRID) + 250 == 1000
     assert isinstance(model, Arnold)
-    objective = Objective(pairs, 42)
+    objective = objective_of(pairs, 42)
     assert objective(TRUE) < min(objective(point) for point in GRID[::25]) + 1e-6
     # The simplex may stop in a fold of the objective, a thousandth above.
     assert objective(model.numbers) < objective(TRUE) + 2e-3
