@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -121,35 +121,25 @@ def _bias_field(
     return np.exp(linear + square)
 
 
-@dataclass(frozen=True)
 class CropSampler:
     """Draws cubes centred on brain voxels, whose weighted loss is that of the whole brain."""
 
-    size: int
-    centres: np.ndarray = field(repr=False)  # flat indices of the voxels that may become a centre
-    cumulative: np.ndarray = field(repr=False)  # running sum of their probabilities, ending at 1
-    weights: np.ndarray = field(repr=False)
-    """float32 (X, Y, Z): the weight of each voxel, about 1 inside the brain."""
-
-    @classmethod
-    def build(cls, pairs: Sequence[Pair], size: int) -> CropSampler:
-        """Prepare the draws for a set of pairs on one grid."""
-        shape = common_shape(pairs)
-        counts = np.zeros(shape, np.float64)
+    def __init__(self, pairs: Sequence[Pair], size: int) -> None:
+        counts = np.zeros(common_shape(pairs), np.float64)
         for pair in pairs:
             counts += pair.mask
         brain = counts.sum() / len(pairs)
-        centres = np.flatnonzero(counts)
-        cumulative = np.cumsum(counts.ravel()[centres])
+        self.size, self.centres = size, np.flatnonzero(counts)
+        cumulative = np.cumsum(counts.ravel()[self.centres])
+        self.cumulative = cumulative / cumulative[-1]
         # Fewer crops hold a voxel near the surface, which the inverse of its chance makes up for.
         inclusion = counts / cumulative[-1]
         for axis in range(3):
             inclusion = _window_sum(inclusion, size, axis)
         # Augmentation shifts brains by a few voxels, so their rims need a weight too.
         near = (counts > 0) | (inclusion > 0.05 * size**3 / brain)
-        weights = np.zeros(shape, np.float32)
-        weights[near] = size**3 / (brain * inclusion[near])
-        return cls(size, centres, cumulative / cumulative[-1], weights)
+        self.weights = np.zeros(counts.shape, np.float32)  # about 1 inside the brain
+        self.weights[near] = size**3 / (brain * inclusion[near])
 
     def draw(self, rng: np.random.Generator) -> Corner:
         """Draw the first voxel of a crop; it may lie outside the volume."""

@@ -22,7 +22,7 @@ from h2lo_bids.training.crops import (
 def test_weights_are_the_inverse_chance_of_inclusion(size):
     pairs = [ball_pair("a", 1, (14, 15, 13)), ball_pair("b", 2, (14, 15, 13))]
     pairs[1].mask[:7] = False
-    sampler = CropSampler.build(pairs, size)
+    sampler = CropSampler(pairs, size)
     # By brute force: every possible centre, its chance, and the voxels of its crop.
     density = sum(p.mask.astype(float) for p in pairs)
     density /= density.sum()

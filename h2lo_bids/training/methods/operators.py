@@ -150,7 +150,7 @@ class PatchLoss(nn.Module):
     def __init__(self, model: Operator, pairs: Sequence[Pair], options: FitOptions) -> None:
         super().__init__()
         self.model, self._pairs, self._options = model, pairs, options
-        self._sampler = CropSampler.build(pairs, options.crop)
+        self._sampler = CropSampler(pairs, options.crop)
         self._kernels = gaussian_derivative_kernels()
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:

@@ -65,7 +65,7 @@ class PatchTrainer(Trainer):
         """Prepare the draws."""
         multiple = getattr(self.options.architecture, "multiple", 1)
         self.side = patch_side(self.pairs[0].shape, multiple, self.options.crop)
-        self.sampler = CropSampler.build(self.pairs, self.side)
+        self.sampler = CropSampler(self.pairs, self.side)
 
     def draw(self, *words: int) -> tuple[torch.Tensor, ...]:
         """Draw inputs, targets and brains (B, 1, p, p, p) from seed and words, first the step."""
