@@ -101,7 +101,7 @@ def fit(
         if not loop.ended:
             loop.run()
     model = make_model(options.family, options.architecture)
-    model.load_state_dict(_copied(record.best_weights or trainer.weights()))
+    model.load_state_dict(record.best_weights or _weights(trainer))
     return FitResult(
         model.eval(), record.step, record.best_step, record.best_psnr, baseline,
         record.seconds, record.timed_out, loop.stalled,
@@ -238,7 +238,7 @@ class _Loop:
         record.validations.append((record.step, psnr))
         if psnr > record.best_psnr:
             record.best_step, record.best_psnr = record.step, psnr
-            record.best_weights = _copied(self.trainer.weights())
+            record.best_weights = _weights(self.trainer)
         return psnr
 
     def _report(self, row: Mapping[str, Any], *, last: bool) -> None:
@@ -259,8 +259,10 @@ class _Loop:
             )
 
 
-def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Copy the weights of the model that a bundle would hold now."""
+    state = trainer.fitted().state_dict()
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def prefixed(title: str, say: Say) -> Say:

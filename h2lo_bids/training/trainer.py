@@ -148,10 +148,6 @@ class Trainer:
         """Return the model that a bundle would hold now."""
         raise NotImplementedError
 
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the state dict of the model that a bundle would hold now."""
-        return self.fitted().state_dict()
-
     def state(self) -> dict[str, Any]:
         """Return networks and optimisers as tensors and plain values."""
         return {name: getattr(self, name).state_dict() for name in self.kept}

@@ -66,8 +66,8 @@ class Walk:
     def validate(self) -> float:
         return self.figures.get(self.done, math.nan)
 
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        return self.model.state_dict()
+    def fitted(self) -> torch.nn.Module:
+        return self.model
 
 
 @pytest.fixture

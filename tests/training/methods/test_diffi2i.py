@@ -62,7 +62,7 @@ def test_stages_report_their_losses_and_validate_the_product_alone():
     assert names == [{"pixel"}] * 4 + [{"prior"}] + [{"pixel", "prior"}] * 3
     assert np.isnan(validated[:4]).all()
     model = DiffI2I(TINY)
-    model.load_state_dict(dict(task.weights()))
+    model.load_state_dict(task.fitted().state_dict())
     made = predict_diffi2i(model, HELD[0].hf, HELD[0].mask).clip(0, 1)
     whole = SliceValidation(HELD, dataclasses.replace(task.options, validation_crops=1000))
     error = np.mean((made - HELD[0].lf)[HELD[0].mask].astype(np.float64) ** 2)
