@@ -70,10 +70,7 @@ class Validation:
         """Return a process's part of a method's figure, to be added to the others' for `psnr`."""
         mine = slice(rank, None, world)
         if self.options.validation == "volume":
-            found = [
-                psnr(predict(as_float(p.hf), p.mask).clip(0, 1), as_float(p.lf))
-                for p in self.pairs[mine]
-            ]
+            found = [psnr(predict(p.hf, p.mask).clip(0, 1), p.lf) for p in self.pairs[mine]]
             return math.fsum(found), float(len(found))
         total, voxels = 0.0, 0
         for index, corner in self.places[mine]:
@@ -84,7 +81,7 @@ class Validation:
             else:
                 wanted = np.zeros(pair.shape, bool)
                 wanted[box] = pair.mask[box]
-                made = predict(as_float(pair.hf), wanted)[wanted]
+                made = predict(pair.hf, wanted)[wanted]
             error = made.clip(0, 1).astype(np.float64) - pair.lf[box][pair.mask[box]]
             total, voxels = total + float((error**2).sum()), voxels + len(error)
         return total, float(voxels)
@@ -105,11 +102,6 @@ class Validation:
         """Return the figure of the input images themselves, before they are scaled."""
         plain = [p if p.plain is None else replace(p, hf=p.plain) for p in self.pairs]
         return replace(self, pairs=plain).figure(lambda volume, mask: volume)
-
-
-def as_float(volume: np.ndarray) -> np.ndarray:
-    """Return an image in float32."""
-    return np.asarray(volume, np.float32)
 
 
 class Trainer:

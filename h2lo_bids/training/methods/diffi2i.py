@@ -25,7 +25,6 @@ from h2lo_bids.training.trainer import (
     Trainer,
     Validation,
     advance_average,
-    as_float,
     autocast,
     descend,
 )
@@ -135,8 +134,8 @@ class SliceValidation(Validation):
             return super().figure(predict)
         errors = []
         for pair in self.slices:
-            made = predict(as_float(pair.hf), pair.mask).clip(0, 1)[pair.mask]
-            errors.append((made.astype(np.float64) - as_float(pair.lf)[pair.mask]) ** 2)
+            made = predict(pair.hf, pair.mask).clip(0, 1)[pair.mask]
+            errors.append((made.astype(np.float64) - pair.lf[pair.mask]) ** 2)
         return self.psnr(float(np.concatenate(errors).mean()), 1.0)
 
 
