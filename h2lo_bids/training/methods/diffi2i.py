@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -64,45 +64,35 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
     )
 
 
-class SliceSampler:
-    """Draws crops of axial slices, each slice as often as it has brain voxels.
+def slice_sampler(
+    pairs: Sequence[Pair], options: FitOptions
+) -> Callable[[int], tuple[torch.Tensor, ...]]:
+    """Return what draws a step's sources, targets and masks, (batch, 1, H, W), by its number.
 
-    A crop is centred on a brain voxel of its slice and then moved into the box
-    around all brains. Its sides are multiples of the transformer's stride; where the box is
-    smaller than a crop, or ``options.sampling`` is ``"volume"``, it is the whole box.
+    They are crops of axial slices, each slice as often as it has brain voxels; pairs are taken in
+    random order, none twice before all were taken. A crop is centred on a brain voxel of its
+    slice and then moved into the box around all brains. Its sides are multiples of the
+    transformer's stride; where the box is smaller than a crop, or ``options.sampling`` is
+    ``"volume"``, it is the whole box.
     """
+    a, every = options.augmentation, [pair.mask.sum((0, 1)) for pair in pairs]
+    box = bounding_box(np.any([pair.mask.any(2) for pair in pairs], 0))
+    lengths = [side.stop - side.start for side in box]
+    if options.sampling != "volume":
+        lengths = [min(n, options.crop) for n in lengths]
+    sides = tuple(-(-n // STRIDE) * STRIDE for n in lengths)
 
-    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
-        self.pairs, self.options = pairs, options
-        self.areas = [pair.mask.sum((0, 1)) for pair in pairs]
-        self.box = bounding_box(np.any([pair.mask.any(2) for pair in pairs], 0))
-        most = None if options.sampling == "volume" else options.crop
-        lengths = [s.stop - s.start for s in self.box]
-        rows, columns = (n if most is None else min(n, most) for n in lengths)
-        self.sides = -(-rows // STRIDE) * STRIDE, -(-columns // STRIDE) * STRIDE
-
-    def draw(self, step: int) -> tuple[torch.Tensor, ...]:
-        """Draw a step's source, target and mask, (batch, 1, H, W) each, from seed and step.
-
-        Pairs are taken in random order, none twice before all were taken.
-        """
-        o = self.options
-        rng = np.random.default_rng([o.seed, step])
-        chosen = np.resize(rng.permutation(len(self.pairs)), o.batch)
-        return stack_crops([self._crop(int(index), rng) for index in chosen])
-
-    def _crop(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        pair, areas, a = self.pairs[index], self.areas[index], self.options.augmentation
+    def crop(index: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        pair, areas = pairs[index], every[index]
         z = int(rng.choice(len(areas), p=areas / areas.sum()))
         inside = np.argwhere(pair.mask[:, :, z])
         centre = inside[rng.integers(len(inside))]
         x, y = (
             int(np.clip(c - side // 2, s.start, max(s.start, s.stop - side)))
-            for c, side, s in zip(centre, self.sides, self.box, strict=True)
+            for c, side, s in zip(centre, sides, box, strict=True)
         )
         hf, lf, brain = (
-            read_crop(volume[:, :, z], (x, y), self.sides)
-            for volume in (pair.hf, pair.lf, pair.mask)
+            read_crop(v[:, :, z], (x, y), sides) for v in (pair.hf, pair.lf, pair.mask)
         )
         if rng.random() < a.flip:
             hf, lf, brain = hf[::-1], lf[::-1], brain[::-1]
@@ -110,6 +100,13 @@ class SliceSampler:
         corner = (x + HALO, y + HALO, z + HALO)
         hf = vary_intensity(hf[..., None], brain[..., None], corner, pair.shape, a, rng)[..., 0]
         return hf, np.where(brain, lf.astype(np.float32), np.float32(0)), brain
+
+    def draw(step: int) -> tuple[torch.Tensor, ...]:
+        rng = np.random.default_rng([options.seed, step])
+        chosen = np.resize(rng.permutation(len(pairs)), options.batch)
+        return stack_crops([crop(int(index), rng) for index in chosen])
+
+    return draw
 
 
 class SliceValidation(Validation):
@@ -157,7 +154,7 @@ class DiffI2ITrainer(Trainer):
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build the networks of both stages, and begin with the first."""
         sizes = self.options.architecture
-        self.sampler = SliceSampler(self.pairs, self.options)
+        self.draw = slice_sampler(self.pairs, self.options)
         self.model = DiffI2I(sizes)  # of stage 2, as it is trained
         networks = {"model": self.model, "extractor": sizes.extractor(2)}
         self.networks = nn.ModuleDict(networks).to(self.device)
@@ -217,7 +214,7 @@ class DiffI2ITrainer(Trainer):
 
     def _losses(self, step: int) -> dict[str, torch.Tensor]:
         """Return the terms of the stage's loss: ``pixel``, ``prior``, or both."""
-        source, target, mask = (t.to(self.device) for t in self.sampler.draw(step))
+        source, target, mask = (t.to(self.device) for t in self.draw(step))
         with autocast(self.device, self.options.precision):
             prior = self.networks["extractor"](torch.cat([source, target], 1))
             if self.stage == PRETRAINING:

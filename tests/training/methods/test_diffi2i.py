@@ -15,8 +15,8 @@ from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.fit import fit, load_checkpoint
 from h2lo_bids.training.methods.diffi2i import (
     DiffI2ITrainer,
-    SliceSampler,
     SliceValidation,
+    slice_sampler,
 )
 from h2lo_bids.training.options import FitOptions
 
@@ -92,7 +92,7 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path):
     untrained = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task.load(load_checkpoint(tmp_path)["trainer"])  # type: ignore[index]
-    source, target, _ = SliceSampler(HELD, options).draw(0)
+    source, target, _ = slice_sampler(HELD, options)(0)
     with torch.inference_mode():
         z = task.networks["extractor"](torch.cat([source, target], 1))
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
