@@ -55,9 +55,6 @@ def adapt_arnold(options: FitOptions) -> FitOptions:
 class _NextPoint(Exception):  # noqa: N818  (no error: it carries a point out of the search)
     """The search asks for a point that has no value yet."""
 
-    def __init__(self, point: Values) -> None:
-        self.point = point
-
 
 class ArnoldTrainer(Trainer):
     """The search, one evaluation per step; its state is the values so far.
@@ -115,7 +112,8 @@ class ArnoldTrainer(Trainer):
                 options={"initial_simplex": _simplex(start), "xatol": 5e-3, "fatol": 1e-5},
             )  # fmt: skip
         except _NextPoint as asked:
-            return asked.point
+            unknown: Values = asked.args[0]
+            return unknown
         return None
 
     def state(self) -> dict[str, Any]:
