@@ -169,16 +169,10 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
         options = default_options(n_train, device=settings.device, starts_from=digest, **length)
     if settings.protocol == "paper":  # varied, images would be cut by the high-field mask
         options = dataclasses.replace(options, augmentation=NONE)
+    names = ("steps", "sampling", "crop", "batch", "lambda_grad", "learning_rate")
     given: dict[str, Any] = {
-        "steps": settings.steps,
-        "sampling": settings.sampling,
-        "crop": settings.crop,
-        "batch": settings.batch,
-        "lambda_grad": settings.lambda_grad,
-        "learning_rate": settings.learning_rate,
+        **{name: getattr(settings, name) for name in (*names, "validate_every", "precision")},
         "floor": settings.learning_rate and min(settings.learning_rate, options.floor),
-        "validate_every": settings.validate_every,
-        "precision": settings.precision,
         "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
     }
     if settings.features is not None:
