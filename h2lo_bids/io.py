@@ -55,10 +55,13 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON that others wrote."""
     try:
-        content = json.loads(text, parse_int=_number)
+        content = json.loads(
+            text, parse_int=lambda digits: (int if len(digits) <= MAX_DIGITS else float)(digits)
+        )
         level = [content]
         for _ in range(MAX_DEPTH):
-            level = [part for whole in level for part in _parts(whole)]
+            holders = (value for value in level if isinstance(value, dict | list))
+            level = [part for h in holders for part in (h.values() if isinstance(h, dict) else h)]
         if level:
             raise ValueError("it is nested too deeply")
         # Half a surrogate pair has no UTF-8, and would stop whatever writes it on.
@@ -68,16 +71,6 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError as error:
         raise ValueError("it holds half of a character, such as \\ud800 alone") from error
     return content
-
-
-def _number(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
-
-
-def _parts(value: Any) -> list[Any]:
-    return (
-        [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    )
 
 
 def read_text(path: Path) -> str:
@@ -232,14 +225,10 @@ def save_nifti(
     if not target.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"{target}: an image is saved as .nii or .nii.gz")
     with atomic_path(target) as temporary, temporary.open("wb") as raw:
-        if target.name.endswith(".gz"):
-            # No file name and no time in the gzip header: same content, same bytes.
-            with gzip.GzipFile(
-                filename="", mode="wb", compresslevel=compresslevel, fileobj=raw, mtime=0
-            ) as packed:
-                image.to_file_map({"image": nib.FileHolder(fileobj=packed)})
-        else:
-            image.to_file_map({"image": nib.FileHolder(fileobj=raw)})
+        # No file name and no time in the gzip header: same content, same bytes.
+        zipped = gzip.GzipFile("", "wb", compresslevel, raw, 0) if target.suffix == ".gz" else raw
+        with zipped as stream:
+            image.to_file_map({"image": nib.FileHolder(fileobj=stream)})
     return target
 
 
