@@ -8,7 +8,6 @@ chosen ones each time, because PyBIDS never notices that a database has become s
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import shutil
@@ -184,16 +183,12 @@ def sessions_of(subject: Path) -> list[str]:
 def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
     """List the subjects that have a folder, by looking at folder names only."""
     with os.scandir(bids_dir) as entries:
-        matches = ((entry, _SUBJECT.fullmatch(entry.name)) for entry in entries)
-        return tuple(sorted(found[1] for entry, found in matches if found and _is_folder(entry)))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Count what cannot be known, such as a link to itself: it is reported when it is read."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return True
+        named = [
+            (match[1], entry) for entry in entries if (match := _SUBJECT.fullmatch(entry.name))
+        ]
+    # Only links are looked at; one to itself is no folder, and reported with such names.
+    folders = (label for label, e in named if e.is_dir(follow_symlinks=False) or Path(e).is_dir())
+    return tuple(sorted(folders))
 
 
 def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
@@ -328,10 +323,7 @@ def empty_subject(folder: Path, sessions: Collection[str], suffixes: tuple[str, 
 
 
 def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str:
-    """Report that a subject does not exist, with the most similar labels."""
-    close = [name for name in existing if name.lstrip("0").lower() == label.lstrip("0").lower()]
-    close += difflib.get_close_matches(label, existing, n=3)
+    """Report that a subject does not exist, with the most similar label."""
     where = "only in participants.tsv, without a folder" if in_table else "no such folder"
-    if close:
-        return f"{where}; did you mean {', '.join(dict.fromkeys(close))}?"
-    return f"{where}; there are {listed(existing)}"
+    near = nearest(label, existing, similar=True)
+    return f"{where}; {f'did you mean {near}?' if near else f'there are {listed(existing)}'}"
