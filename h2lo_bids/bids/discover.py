@@ -17,8 +17,7 @@ from h2lo_bids.bids.query import (
     Conditions,
     Filter,
     describe,
-    did_you_mean,
-    matches,
+    mismatch,
 )
 from h2lo_bids.bids.scan import (
     ORTHOGONAL,
@@ -79,25 +78,20 @@ def discover(settings: Settings) -> Discovery:
     images = []
     for image in every:
         conditions = asked[image.suffix]
-        if matches(image.name, conditions):
-            reason = not_an_input(image.name, conditions)
-        else:
-            hint = did_you_mean(conditions, [image.name])
-            reason = f"does not match the filter {describe(conditions)}{hint}"
-        if reason is None:
-            images.append(image)
-        else:
+        if reason := mismatch(image.name, conditions) or not_an_input(image.name, conditions):
             search.skip(image.path, reason)
+        else:
+            images.append(image)
     if images:
         check_fit(search, every, sides)
     search.validate(image.path for image in images)
     sources = choose(images, search)
     if not sources and not search.problems:
-        reasons = sorted({item.reason for item in search.skipped})
-        reasons.sort(key=lambda text: "did you mean" not in text)
+        given = {item.reason for item in search.skipped}
+        reasons = sorted(given, key=lambda text: ("did you mean" not in text, text))
         reasons = [one for one in reasons if not any(r.startswith(f"{one};") for r in reasons)]
         raise NoMatchError(_nothing_found(search, asked, reasons))
-    _report_empty(search, {f"sub-{source.scan.subject}" for source in sources})
+    _report_empty(search, {search.root / f"sub-{source.scan.subject}" for source in sources})
     return Discovery(sources=tuple(sources), **search.result())
 
 
@@ -159,28 +153,26 @@ def _by_session(scans: Iterable[Scan]) -> list[list[Scan]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _report_empty(search: Search, known: set[str]) -> None:
+def _report_empty(search: Search, known: set[Path]) -> None:
     """Name each subject without any scan; one that was asked for by name is a problem."""
-    known |= {_folder(problem.path, search) for problem in search.problems}
-    reasons: dict[str, str] = {}  # looked up: there may be thousands of subjects and images
-    for item in search.skipped:
-        reasons.setdefault(_folder(item.path, search), item.reason)
+
+    def top(path: Path) -> Path:
+        return search.root.joinpath(*path.relative_to(search.root).parts[:1])
+
+    known |= {top(problem.path) for problem in search.problems}
+    # The first of each is looked up: there may be thousands of subjects and images.
+    reasons = {top(item.path): item.reason for item in reversed(search.skipped)}
     for label in search.subjects:
         folder = search.root / f"sub-{label}"
-        if folder.name in known:
+        if folder in known:
             continue
-        skipped = reasons.get(folder.name)
+        skipped = reasons.get(folder)
         empty = "" if skipped else search.empty(label)
         if search.settings.participant_label:
             reason = empty or f"no scan to work on ({skipped})"
             search.refuse(folder, f"{reason}; check the labels and filters")
         else:
             search.skip(folder, empty or "all its images are skipped")
-
-
-def _folder(path: Path, search: Search) -> str:
-    """Return the subject's folder of a path; nothing for the dataset itself."""
-    return next(iter(path.relative_to(search.root).parts), "")
 
 
 def _low_field(images: list[Scan], search: Search) -> list[ImageSource]:
@@ -220,7 +212,9 @@ def _choices(group: list[Scan], search: Search) -> list[tuple[Scan, ...]]:
     if search.settings.all_scans:
         return [(scan,) for scan in group]
     fusion = search.settings.lf_fusion
-    three = _three(group) if fusion != "none" else ()
+    ways = {orientation(scan): scan for scan in reversed(group)}  # of each, the preferred scan
+    whole = fusion != "none" and {*ORTHOGONAL} <= {*ways}
+    three = tuple(ways[way] for way in ORTHOGONAL) if whole else ()
     if fusion == "mrr" and not three:
         there = ", ".join(TITLES.get(orientation(scan) or "", "other") for scan in group)
         for scan in group:
@@ -235,14 +229,6 @@ def _choices(group: list[Scan], search: Search) -> list[tuple[Scan, ...]]:
                 f"{taken}; choose with --lf ENTITY-LABEL, or take each alone with --all-scans",
             )
     return [chosen]
-
-
-def _three(group: Sequence[Scan]) -> tuple[Scan, ...]:
-    """Return the preferred axial, coronal and sagittal scan, or nothing."""
-    ways: dict[str | None, Scan] = {}
-    for scan in group:
-        ways.setdefault(orientation(scan), scan)
-    return tuple(ways[way] for way in ORTHOGONAL) if {*ORTHOGONAL} <= {*ways} else ()
 
 
 def _order(scan: Scan) -> tuple[object, ...]:

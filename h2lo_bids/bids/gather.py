@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from h2lo_bids.bids.index import (
     read_participants,
     sessions_of,
     unlisted,
+    visits_of,
 )
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name, rename, right_name
@@ -117,8 +117,7 @@ class Search:
         """Keep the subjects whose folders may be read, as PyBIDS would stop at the others."""
         kept = []
         for label in subjects:
-            subject = self.root / f"sub-{label}"
-            visits = [subject / visit for visit in ("", *sessions_of(subject))]
+            visits = visits_of(self.root / f"sub-{label}")
             # The folders of a closed folder cannot be seen: it is named itself, and comes first.
             folders = (*visits, *(visit / "anat" for visit in visits))
             closed = (f for f in folders if f.is_dir() and not os.access(f, os.R_OK | os.X_OK))
@@ -268,17 +267,13 @@ def _named(paths: list[Path], search: Search) -> list[Scan]:
 
 def _one_form(images: list[Scan], search: Search) -> list[Scan]:
     """Of the same scan as ``.nii`` and ``.nii.gz`` keep the second, if it is there."""
-    forms: dict[Path, list[Scan]] = defaultdict(list)
-    for image in images:
-        forms[image.path.with_name(image.stem)].append(image)
-    kept = []
-    for pair in forms.values():
-        # The key puts what exists first, then .nii.gz.
-        pair.sort(key=lambda image: (not image.path.exists(), image.name.extension == ".nii"))
-        kept.append(pair[0])
-        for other in pair[1:]:
-            search.skip(other.path, f"{pair[0].path.name} is the same scan and was taken")
-    return kept
+    kept: dict[Path, Scan] = {}
+    # The key puts what exists first, then .nii.gz.
+    for image in sorted(images, key=lambda i: (not i.path.exists(), i.name.extension == ".nii")):
+        taken = kept.setdefault(image.path.with_name(image.stem), image)
+        if taken is not image:
+            search.skip(image.path, f"{taken.path.name} is the same scan and was taken")
+    return sorted(kept.values(), key=lambda image: image.path)
 
 
 def read_scan(image: Scan, sidecars: Sidecars) -> Scan:

@@ -161,9 +161,7 @@ def _on_disk(
     bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
 ) -> Iterator[Path]:
     for subject in subjects:
-        folder = bids_dir / f"sub-{subject}"
-        for visit in [f"ses-{label}" for label in sessions] or ["", *sessions_of(folder)]:
-            anat = folder / visit / "anat"
+        for anat in (visit / "anat" for visit in visits_of(bids_dir / f"sub-{subject}", sessions)):
             yield from (anat / name for name in folder_names(anat) if name.endswith(NIFTI))
 
 
@@ -178,6 +176,12 @@ def folder_names(folder: Path) -> list[str]:
 def sessions_of(subject: Path) -> list[str]:
     """List the ``ses-`` folders of a subject."""
     return [name for name in folder_names(subject) if name.startswith("ses-")]
+
+
+def visits_of(subject: Path, sessions: Collection[str] = ()) -> list[Path]:
+    """List the folders of a subject in which ``anat`` is looked for: its own, and sessions'."""
+    visits = ["", *sessions_of(subject)]
+    return [subject / visit for visit in visits if not sessions or visit[4:] in sessions]
 
 
 def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
@@ -269,7 +273,7 @@ def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...
             label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :])
             if not sessions or label in sessions:
                 yield Odd(subject / name, f"the name is not BIDS; did you mean ses-{label}?")
-    for place in _places(subject, sessions):
+    for place in visits_of(subject, sessions):
         for name in folder_names(place):
             if name.lower() in ("anat", "anatomy", "anatomical") and name != "anat":
                 yield Odd(place / name, "the name is not BIDS; did you mean anat?")
@@ -279,12 +283,6 @@ def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...
         for name in here:
             if not name.endswith(NIFTI):
                 yield from _odd_file(place / "anat" / name, here, suffixes)
-
-
-def _places(subject: Path, sessions: Collection[str]) -> list[Path]:
-    """List the folders of a subject in which ``anat`` is looked for."""
-    visits = ["", *filter(_SESSION.fullmatch, folder_names(subject))]
-    return [subject / visit for visit in visits if not sessions or visit[4:] in sessions]
 
 
 def _odd_file(path: Path, here: Collection[str], suffixes: tuple[str, ...]) -> Iterator[Odd]:
@@ -308,7 +306,7 @@ def _odd_file(path: Path, here: Collection[str], suffixes: tuple[str, ...]) -> I
 
 def empty_subject(folder: Path, sessions: Collection[str], suffixes: tuple[str, ...]) -> str:
     """Explain by its content why a subject's folder gives no image."""
-    places = _places(folder, sessions)
+    places = visits_of(folder, sessions)
     if not places:
         visits = listed(sessions_of(folder)) or "no sessions"
         return f"none of the chosen sessions (found {visits})"

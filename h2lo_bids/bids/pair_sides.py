@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.gather import Search, check_fit, find_images, read_scan
-from h2lo_bids.bids.index import folder_names, list_subjects, misnamed_subjects, sessions_of
+from h2lo_bids.bids.index import folder_names, list_subjects, misnamed_subjects, visits_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
-from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe, did_you_mean, matches
+from h2lo_bids.bids.query import HIGH, LOW, Conditions, matches, mismatch
 from h2lo_bids.bids.scan import Scan, not_an_input, rank, scan_at
 from h2lo_bids.errors import H2loError, MissingInputError
 from h2lo_bids.io import check_content
@@ -111,17 +111,11 @@ def _chosen_as_low(scan: Scan, conditions: Conditions) -> bool:
 def _keep(search: Search, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
     both, side = sides[scan.subject, scan.suffix], LOW if low else HIGH
     conditions = search.conditions.asked(scan.suffix, *side)
-    if not matches(scan.name, conditions):
-        kind = f"{'low' if low else 'high'} field, but does not match --{side[-1]}"
-        search.skip(scan.path, f"{kind} {_words(conditions, scan)}")
-    elif reason := not_an_input(scan.name, conditions, f"--{side[-1]}"):  # whatever the other's are
-        search.skip(scan.path, reason)
+    given = (scan.name, conditions, f"--{side[-1]}")  # whatever the other's are
+    if reason := mismatch(*given) or not_an_input(*given):
+        search.skip(scan.path, f"{'low' if low else 'high'} field, but {reason}")
     else:
         (both.low if low else both.high).append(scan)
-
-
-def _words(conditions: dict[str, tuple[str | None, ...]], scan: Scan) -> str:
-    return describe(conditions) + did_you_mean(conditions, [scan.name])
 
 
 def _validate(search: Search, sides: dict[Key, Sides]) -> None:
@@ -179,8 +173,7 @@ def _derived(dataset: str, root: Path, suffixes: tuple[str, ...]) -> Iterator[tu
     if not os.access(root, os.R_OK | os.X_OK):
         raise MissingInputError(f"--derivatives {root}: cannot be read; check the path")
     for subject in list_subjects(root):
-        top = root / f"sub-{subject}"
-        visits = [top, *(top / visit for visit in sessions_of(top))]
+        visits = visits_of(root / f"sub-{subject}")
         for folder in (place for visit in visits for place in (visit, visit / "anat")):
             for filename in folder_names(folder):
                 fused = _FUSED.fullmatch(filename)
@@ -194,8 +187,8 @@ def _derived(dataset: str, root: Path, suffixes: tuple[str, ...]) -> Iterator[tu
 def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
     """Return why an image is not wanted, or rather of high field, as a preprocessed T1w is."""
     asked = conditions.asked(scan.suffix, *LOW)
-    if not matches(scan.name, asked):
-        return f"does not match --lf {_words(asked, scan)}"
+    if reason := mismatch(scan.name, asked, "--lf"):
+        return reason
     if scan.field_strength is not None and not scan.low:
         return f"{scan.strength}: not low field"
     if scan.name.get("desc") == "enhanced":

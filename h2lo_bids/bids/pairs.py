@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -327,19 +327,9 @@ def _nothing_pairs(search: Search, sides: Mapping[Key, Sides], reasons: Sequence
         remedy = "; high-field scans (1 T or more) are chosen with --hf"
     if chosen := search.settings.session_label:
         remedy += f"; --session-label {' '.join(chosen)} leaves other sessions out"
-    return (
-        f"{search.root}: nothing pairs; {counted(len(search.subjects), 'subject')} with "
-        f"{_count(high, 'high-field')} and {_count(low, 'low-field')}{why}{remedy}"
-    )
-
-
-def _count(scans: Sequence[Scan], kind: str) -> str:
-    if not scans:
-        return f"no {kind} scan"
-    contrasts = Counter(scan.suffix for scan in scans)
-    visits = sorted({f"ses-{scan.session}" for scan in scans if scan.session})
-    where = f" in {listed(visits, _MOST)}" if visits else ""
-    return " and ".join(f"{n} {kind} {name}" for name, n in sorted(contrasts.items())) + where
+    there = f"{counted(len(high), 'high-field scan')} and {counted(len(low), 'low-field scan')}"
+    people = counted(len(search.subjects), "subject")
+    return f"{search.root}: nothing pairs; {people} with {there}{why}{remedy}"
 
 
 def _names(scans: Sequence[Scan]) -> str:

@@ -98,6 +98,13 @@ def describe(conditions: Filter) -> str:
     return " ".join(words) or "none"
 
 
+def mismatch(name: Name, conditions: Filter, option: str = "the filter") -> str:
+    """Return why conditions of an option leave an image out, with what was meant; else nothing."""
+    if matches(name, conditions):
+        return ""
+    return f"does not match {option} {describe(conditions)}{did_you_mean(conditions, [name])}"
+
+
 def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = False) -> str:
     """Give what was probably meant by conditions that do not match."""
     names, meant = tuple(names), []
