@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.names import Name, parse_name
-from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.io import check_content, read_json
 
 
@@ -20,15 +20,13 @@ class Sidecars:
     """Reads the JSON that applies to images of one dataset by BIDS inheritance, each file once."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[Path, list[tuple[Path, Name]]] = {}
-        self._contents: dict[Path, dict[str, Any]] = {}
+        self._root, self._named, self._content = root, cache(_named), cache(_content)
 
     def read(self, image: Path, name: Name) -> dict[str, Any]:
         """Merge the sidecars of an image."""
         merged: dict[str, Any] = {}
         for path in self.applicable(image, name):
-            merged |= self._load(path)
+            merged |= self._content(path)
         return merged
 
     def applicable(self, image: Path, name: Name) -> list[Path]:
@@ -39,38 +37,28 @@ class Sidecars:
         for depth in range(len(parts) + 1):
             here = [
                 (len(json_name.entities), path)
-                for path, json_name in self._listing(self._root.joinpath(*parts[:depth]))
+                for path, json_name in self._named(self._root.joinpath(*parts[:depth]))
                 if json_name.suffix == name.suffix and set(json_name.entities) <= entities
             ]
             own = [path for count, path in here if count == len(entities)]
             found += own or [path for _, path in sorted(here)]
         return found
 
-    def _listing(self, folder: Path) -> list[tuple[Path, Name]]:
-        if folder not in self._folders:
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries if entry.name.endswith(".json")]
-            parsed = ((folder / filename, parse_name(filename)) for filename in names)
-            self._folders[folder] = [(path, name) for path, name in parsed if name is not None]
-        return self._folders[folder]
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        if path not in self._contents:
-            check_content(path)
-            try:
-                content = read_json(path)
-            except OSError as error:
-                raise MissingInputError(
-                    f"{path}: the sidecar cannot be read ({error.strerror}); check its permissions"
-                ) from error
-            except ValueError as error:
-                raise BadDataError(
-                    f"{path}: the sidecar is not valid JSON ({error}); repair it"
-                ) from error
-            if not isinstance(content, dict):
-                raise BadDataError(f"{path}: the sidecar is not a JSON object; repair it")
-            self._contents[path] = content
-        return self._contents[path]
+def _named(folder: Path) -> list[tuple[Path, Name]]:
+    parsed = ((path, parse_name(path.name)) for path in folder.iterdir() if path.suffix == ".json")
+    return [(path, name) for path, name in parsed if name is not None]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    check_content(path)
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise BadDataError(f"{path}: the sidecar is not valid JSON ({error}); repair it") from error
+    if not isinstance(content, dict):
+        raise BadDataError(f"{path}: the sidecar is not a JSON object; repair it")
+    return content
 
 
 PROTON_MHZ_PER_TESLA = 42.577

@@ -209,16 +209,14 @@ def mask_donor(hf: Scan, conditions: Conditions) -> Scan | None:
     if hf.suffix != "T2w":
         return None
     asked, sidecars = conditions.asked("T1w", *HIGH), Sidecars(hf.root)
-    paths = [hf.path.with_name(filename) for filename in folder_names(hf.path.parent)]
-    names = [(path, parse_name(path.name)) for path in paths]
+    names = {hf.path.with_name(name): parse_name(name) for name in folder_names(hf.path.parent)}
     images = [
         scan_at(path, name, hf.dataset)
-        for path, name in names
+        for path, name in names.items()
         if name and name.suffix == "T1w" and in_place(path, name)
+        if matches(name, asked) and not not_an_input(name, asked)
     ]
     for image in sorted(images, key=lambda i: (*rank(i), i.name.extension == ".nii")):
-        if not matches(image.name, asked) or not_an_input(image.name, asked):
-            continue
         with contextlib.suppress(H2loError):
             check_content(image.path)
             scan = read_scan(image, sidecars)

@@ -279,8 +279,7 @@ def _alike(search: Search, pairs: list[PairSource]) -> list[PairSource]:
 
 def _ambiguous(doubts: Mapping[Key, AmbiguousError], settings: Settings) -> str:
     """Report in one line which scans could be meant, how many subjects, and the option."""
-    subject, contrast = min(doubts)
-    doubt = doubts[subject, contrast]
+    (subject, contrast), doubt = min(doubts.items(), key=lambda item: item[0])
     kind = "high-field" if doubt.side == "hf" else "low-field"
     affected = counted(len({name for name, _ in doubts}), "subject")
     option = _option(settings, doubt.side, doubt.words) if doubt.words else "--bids-filter-file"

@@ -68,10 +68,8 @@ class Scan:
     @property
     def root(self) -> Path:
         """Root of the dataset: what holds the subject's folder."""
-        for parent in self.path.parents:
-            if parent.name == f"sub-{self.subject}":
-                return parent.parent
-        return self.path.parent
+        tops = (folder for folder in self.path.parents if folder.name == f"sub-{self.subject}")
+        return next(tops, self.path).parent
 
     @property
     def relative_path(self) -> str:
@@ -284,10 +282,11 @@ def preference(name: Name) -> tuple[Any, ...]:
     # Of an image that is not corrected, the brightest voxel is the one nearest to the coil.
     order = bids_app_spec.load("io_spec.json")["preference"]
     corrected = tuple(word.lower() for word in order["rec"])
-    rec, run = name.get("rec"), name.get("run") or "0"
+    acq, rec, run = name.get("acq"), name.get("rec"), name.get("run") or "0"
+    known = (n for n, word in enumerate(order["acq"]) if acq and word.lower() in acq.lower())
     return (
         has_agent(name),
-        _rank(name.get("acq"), order["acq"]),
+        next(known, len(order["acq"]) + (acq is not None)),
         1 if rec is None else 0 if rec.lower().startswith(corrected) else 2,
         name.get("task") is not None,
         name.get("part") is not None,
@@ -312,10 +311,3 @@ def not_an_input(name: Name, filtered: Iterable[str], option: str = "--filter") 
                 f"take it with {option} {entity}={label}"
             )
     return None
-
-
-def _rank(label: str | None, order: list[str]) -> int:
-    if label is None:
-        return len(order)
-    found = (rank for rank, word in enumerate(order) if word.lower() in label.lower())
-    return next(found, len(order) + 1)
