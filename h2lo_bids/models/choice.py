@@ -163,7 +163,7 @@ def named_models(
             )
         if bundle.method != IDENTITY:
             own = found.setdefault(bundle.contrast, [])
-            own.append((_unique(_name(bundle), [name for name, _ in own]), bundle))
+            own.append((_name(bundle, [name for name, _ in own]), bundle))
     if not found:
         raise UsageError(
             f"method {IDENTITY}: the high-field image itself is a row of every table; name "
@@ -172,17 +172,12 @@ def named_models(
     return found
 
 
-def _name(bundle: Bundle) -> str:
+def _name(bundle: Bundle, taken: list[str]) -> str:
     """Call a model by its folder or file, or, where every model's folder is called so, itself."""
     name = bundle.path.stem if bundle.path.is_file() else bundle.path.name
     if name == BUNDLE:
         name = str(bundle.metadata.get("name", name))
-    return re.sub(r"[^\w.+-]+", "-", name).lstrip(".+-") or "model"
-
-
-def _unique(name: str, taken: list[str]) -> str:
-    base = name = f"model-{name}" if name == IDENTITY else name
-    number = 2
-    while name in taken:
-        name, number = f"{base}-{number}", number + 1
-    return name
+    name = re.sub(r"[^\w.+-]+", "-", name).lstrip(".+-") or "model"
+    name = f"model-{name}" if name == IDENTITY else name
+    names = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 2)))
+    return next(name for name in names if name not in taken)

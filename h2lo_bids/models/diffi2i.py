@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -117,15 +118,14 @@ class PriorExtractor(nn.Module):
     def __init__(self, images: int, features: int = 64, blocks: int = 6) -> None:
         super().__init__()
         n = features
-        layers: list[nn.Module] = [nn.PixelUnshuffle(UNSHUFFLE)]
-        layers += _convolution(images * UNSHUFFLE**2, n)
-        layers += [ResidualBlock(n) for _ in range(blocks)]
-        layers += [
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(UNSHUFFLE),
+            *_convolution(images * UNSHUFFLE**2, n),
+            *(ResidualBlock(n) for _ in range(blocks)),
             *_convolution(n, 2 * n),
             *_convolution(2 * n, 2 * n),
             *_convolution(2 * n, 4 * n),
-        ]
-        self.encoder = nn.Sequential(*layers)
+        )
         self.head = _perceptron([4 * n] * 3)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -156,11 +156,7 @@ def betas(steps: int = 4) -> list[float]:
 
 def kept_signal(steps: int = 4) -> list[float]:
     """Return the cumulative products of 1 - beta: the signal's variance in each z_t."""
-    products, product = [], 1.0
-    for beta in betas(steps):
-        product *= 1.0 - beta
-        products.append(product)
-    return products
+    return list(itertools.accumulate((1.0 - beta for beta in betas(steps)), operator.mul))
 
 
 def diffuse(prior: torch.Tensor, noise: torch.Tensor, steps: int = 4) -> torch.Tensor:
@@ -310,8 +306,9 @@ class DynamicTransformer(nn.Module):
         self.down = nn.ModuleList(
             Stage(*sizes, a) for sizes in zip(widths, blocks, heads, strict=True)
         )
-        self.shrink = nn.ModuleList(_halve(n) for n in widths[:3])
-        self.grow = nn.ModuleList(_double(n) for n in widths[:0:-1])
+        # Half the resolution with twice the channels, and back: a shuffle throws nothing away.
+        self.shrink = nn.ModuleList(_shuffled(n, n // 2, nn.PixelUnshuffle(2)) for n in widths[:3])
+        self.grow = nn.ModuleList(_shuffled(n, 2 * n, nn.PixelShuffle(2)) for n in widths[:0:-1])
         self.merge = nn.ModuleList(
             nn.Conv2d(2 * n, n, 1, bias=False) for n in (widths[2], widths[1])
         )
@@ -340,14 +337,5 @@ def _depthwise(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
 
 
-def _halve(channels: int) -> nn.Sequential:
-    """Half the resolution, twice the channels, nothing thrown away by the shuffle."""
-    return nn.Sequential(
-        nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
-    )
-
-
-def _double(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2)
-    )
+def _shuffled(n_in: int, n_out: int, shuffle: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), shuffle)

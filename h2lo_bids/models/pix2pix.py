@@ -57,22 +57,17 @@ class Pix2Pix(nn.Module):
         super().__init__()
         a = architecture or Pix2PixArchitecture()
         self.architecture = a
-        # Never wider than 8 times the first layer: 16-32-64-128-128.
-        widths = [a.channels * min(2**i, _WIDEST) for i in range(a.downs)]
+        # Never wider than 8 times the first layer: 1-16-32-64-128-128.
+        widths = [1, *(a.channels * min(2**i, _WIDEST) for i in range(a.downs))]
         last = a.downs - 1
         self.encoder = nn.ModuleList(
-            _Layer(
-                1 if i == 0 else widths[i - 1], widths[i], norm=0 < i < last, slope=0.2 if i else 1
-            )
+            _Layer(widths[i], widths[i + 1], norm=0 < i < last, slope=0.2 if i else 1)
             for i in range(a.downs)
         )
         self.decoder = nn.ModuleList(
-            _Layer(
-                widths[i] * (1 if i == last else 2), widths[i - 1] if i else 1,
-                norm=i > 0, slope=0, up=True,
-            )
+            _Layer(widths[i + 1] * (1 if i == last else 2), widths[i], norm=i > 0, slope=0, up=True)
             for i in reversed(range(a.downs))
-        )  # fmt: skip
+        )
         initialise(self)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

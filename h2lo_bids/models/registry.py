@@ -192,8 +192,14 @@ def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
     """Build the sizes of a model from the values in a bundle or in options."""
     found = FAMILIES[family]
     kind = getattr(importlib.import_module(found.module), found.architecture)
-    for name, value in values.items():
-        _check_sizes(name, value)
+    for name, value in values.items():  # sizes for which building a model would never end
+        parts = value if isinstance(value, list | tuple) else [value]
+        most = MAX_DEPTH if name in _DEPTHS else MAX_SIZE
+        for part in parts:
+            if not isinstance(part, int | float | str) or len(parts) > MAX_DEPTH:
+                raise TypeError(f"{name} = {reprlib.repr(value)} is no size")
+            if not isinstance(part, str) and not -most <= part <= most:
+                raise ValueError(f"{name} = {reprlib.repr(value)} is beyond {most}")
     # JSON knows no tuples.
     sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return kind(**sizes)
@@ -203,17 +209,6 @@ def sizes_of(architecture: Architecture) -> dict[str, Any]:
     """Return the sizes of a model as JSON gives them back."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(architecture)))
     return values
-
-
-def _check_sizes(name: str, value: Any) -> None:
-    """Refuse sizes for which building a model would never end."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    most = MAX_DEPTH if name in _DEPTHS else MAX_SIZE
-    for part in parts:
-        if not isinstance(part, int | float | str) or len(parts) > MAX_DEPTH:
-            raise TypeError(f"{name} = {reprlib.repr(value)} is no size")
-        if not isinstance(part, str) and not -most <= part <= most:
-            raise ValueError(f"{name} = {reprlib.repr(value)} is beyond {most}")
 
 
 def make_model(family: str, architecture: Architecture) -> Any:
