@@ -224,23 +224,19 @@ class Pool:
 
     def _wait(self, seconds: float) -> list[tuple[Process, Event | None]]:
         """Return events of jobs as they came, and None for a job that has ended."""
-        sources = {r.events: r for r in self._running.values() if not r.events.closed}
-        ready = wait([self._control, *sources], seconds)
+        sources = [r for r in self._running.values() if not r.events.closed]
+        ready = wait([self._control, *(running.events for running in sources)], seconds)
         found: list[tuple[Process, Event | None]] = [
-            (sources[item], event)  # type: ignore[index]
-            for item in ready
-            if item is not self._control
-            for event in sources[item].read()  # type: ignore[index]
+            (running, event)
+            for running in sources
+            if running.events in ready
+            for event in running.read()
         ]
-        if self._control in ready:
-            found += self._hear_server()
-        return found
-
-    def _hear_server(self) -> list[tuple[Process, Event | None]]:
-        """Take in a process that began or ended; without a server none goes on."""
+        if self._control not in ready:
+            return found
         try:
             number, what, value = self._control.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # without a server none goes on
             code = self._server.wait()
             for running in self._running.values():
                 running.kill(signal.SIGKILL)
@@ -249,7 +245,7 @@ class Pool:
         else:
             setattr(self._running[number], what, value)
             ended = [self._running.pop(number)] if what == "code" else []
-        return [(one, event) for one in ended for event in (*one.read(), None)]
+        return found + [(one, event) for one in ended for event in (*one.read(), None)]
 
     def _stop(self) -> None:
         """Ask all to end, and end those that do not; all at once when interrupted again."""
@@ -282,8 +278,8 @@ def _log(path: Path) -> IO[bytes]:
         return open(os.devnull, "ab")
 
 
-def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | None:
-    """Fork for each job; return the descriptors of events and log in each of the processes."""
+def _serve(control: Connection, imports: Sequence[str]) -> tuple[Connection, int] | None:
+    """Fork for each job; return the channel of events and the log in each of the processes."""
     os.set_inheritable(control.fileno(), False)  # else a helper of a job would keep it open
     # A cluster sends these to every process of a job at once, but jobs have their grace.
     signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
@@ -310,7 +306,7 @@ def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | Non
             pid = os.fork()
             if pid == 0:
                 control.close()
-                return events, log
+                return Connection(events), log
             os.close(events)
             os.close(log)
             with contextlib.suppress(OSError):
@@ -372,8 +368,7 @@ def main() -> None:
     """Be the server, or one of the processes that it forks."""
     forked = _serve(Connection(int(sys.argv[1])), sys.argv[2:])
     if forked is not None:
-        events, log = forked
-        _work(Connection(events), log)
+        _work(*forked)
 
 
 if __name__ == "__main__":

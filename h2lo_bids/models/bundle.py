@@ -238,18 +238,11 @@ def _read_folder(path: Path) -> Bundle:
     metadata = _read_metadata(path / METADATA)
     card = read_bytes(path / CARD).decode("utf-8", errors="replace")
     try:
-        bundle = Bundle(
-            path=path,
-            method=str(metadata["method"]),
-            contrast=str(metadata["contrast"]),
-            architecture=dict(metadata["architecture"]),
-            frame=Frame.from_dict(metadata["frame"]),
-            sha256=str(metadata["sha256"]),
-            metadata=metadata,
-            card=card,
-        )
+        facts = {key: str(metadata[key]) for key in ("method", "contrast", "sha256")}
+        sizes, frame = dict(metadata["architecture"]), Frame.from_dict(metadata["frame"])
     except (KeyError, TypeError, ValueError) as err:
         raise BadDataError(f"{path / METADATA}: missing or wrong field: {err}") from err
+    bundle = Bundle(path, architecture=sizes, frame=frame, metadata=metadata, card=card, **facts)
     if bundle.contrast not in CONTRASTS:
         raise BadDataError(f"{path / METADATA}: contrast {bundle.contrast!r} is not T1w or T2w")
     _read_checked(path / WEIGHTS, bundle.sha256)
