@@ -10,6 +10,7 @@ from pathlib import Path
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
 from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.query import (
     ENHANCED,
     HIGH,
@@ -33,8 +34,6 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted, listed
 
-_FUSED = "mrr"
-_BEFORE_ACQ = ("sub", "ses", "task")
 _RANK = ("iso", *ORTHOGONAL, None)
 
 
@@ -45,16 +44,6 @@ class ImageSource:
     scan: Scan  # what outputs are named after: the first part, with the entities that all share
     parts: tuple[Scan, ...]  # the first that can be used gives the frame its place
 
-    @property
-    def fusion(self) -> str:
-        """``"mrr"`` for several scans, ``"none"`` for one."""
-        return _FUSED if len(self.parts) > 1 else "none"
-
-    @property
-    def named(self) -> tuple[Scan, ...]:
-        """The parts with the entities of the outputs: a run's account goes by scans."""
-        return tuple(replace(part, entities=self.scan.entities) for part in self.parts)
-
 
 @dataclass(frozen=True)
 class Discovery(Result):
@@ -64,8 +53,9 @@ class Discovery(Result):
 
     @property
     def scans(self) -> tuple[Scan, ...]:
-        """All parts of the sources."""
-        return tuple(scan for source in self.sources for scan in source.named)
+        """All parts of the sources, with the entities of the outputs, as a run lists them."""
+        pairs = ((part, source.scan) for source in self.sources for part in source.parts)
+        return tuple(replace(part, entities=scan.entities) for part, scan in pairs)
 
 
 def discover(settings: Settings) -> Discovery:
@@ -248,6 +238,5 @@ def _named_after(parts: Sequence[Scan], first: Scan) -> Scan:
         return scan
     # Another image, its content there or not, has this name: its outputs would be taken for those
     # of the fused one.
-    rest = tuple(pair for pair in entities if pair[0] not in (*_BEFORE_ACQ, "acq"))
-    begin = tuple(pair for pair in entities if pair[0] in _BEFORE_ACQ)
-    return replace(first, entities=(*begin, ("acq", _FUSED), *rest))
+    named = {**dict(entities), "acq": "mrr"}
+    return replace(first, entities=tuple((key, named[key]) for key in ORDER if key in named))

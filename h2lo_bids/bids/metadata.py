@@ -71,6 +71,8 @@ _UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "ga
 _UNITS |= {"": 1.0, "mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
 _NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
 _NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
+_NAMES_OF_SCANNERS = ("Manufacturer", "ManufacturersModelName", "DeviceName")
+_SWOOP = re.compile(r"hyperfine|swoop|\b6[345] ?mT\b", re.IGNORECASE)
 _LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
 _LOW_LETTERS = re.compile(
     r"(?i:^u?lf(?!ov))|(?<![A-Z])U?LF(?![A-Z]|ov)|0p0\d+T|(?<!\d)00\d+T(?!\d)"
@@ -96,7 +98,7 @@ def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> F
     frequency, field = _from_frequency(metadata), _from_field(metadata)
     unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]
     measured = [claim for claim in (frequency, field) if isinstance(claim, _Claim)]
-    claims = _in_order(measured, _maker(metadata))
+    claims = _in_order(measured, metadata)
     labelled = (_from_label(label, compared=bool(claims)) for label in labels)
     claims += [claim for claim in labelled if claim]
     if unreadable and (not claims or claims[0].source == "label"):
@@ -126,11 +128,13 @@ class _Claim:
     exact: bool = True
 
 
-def _in_order(measured: list[_Claim], maker: str | None) -> list[_Claim]:
-    """Put the numbers and the maker in order, the most trusted first: the frequency, if any."""
-    if maker:
-        note = f"{maker}, without a plausible field strength: taken as {SWOOP_TESLA} T"
-        swoop = _Claim(SWOOP_TESLA, "Manufacturer", maker, note, exact=False)
+def _in_order(measured: list[_Claim], metadata: Mapping[str, Any]) -> list[_Claim]:
+    """Put the numbers and a Swoop's name in order, the most trusted first: the frequency."""
+    told = ((key, str(metadata.get(key))) for key in _NAMES_OF_SCANNERS)
+    quotes = [f"{key} reads {reprlib.repr(name)}" for key, name in told if _SWOOP.search(name)]
+    if quotes:
+        note = f"{quotes[0]}, without a plausible field strength: taken as {SWOOP_TESLA} T"
+        swoop = _Claim(SWOOP_TESLA, "Manufacturer", quotes[0], note, exact=False)
         strong = [claim for claim in measured if claim.source == "MagneticFieldStrength"]
         # Of a field below 1 T, the number itself is worth more.
         strong = [claim for claim in strong if claim.tesla >= LOW_FIELD_BELOW]
@@ -214,12 +218,3 @@ def _number(value: object) -> tuple[float, str]:
     except (ValueError, KeyError):
         return 0.0, ""
     return (number, unit) if math.isfinite(number) and number > 0 else (0.0, "")
-
-
-def _maker(metadata: Mapping[str, Any]) -> str | None:
-    """Quote what says that a Swoop made the scan."""
-    for key in ("Manufacturer", "ManufacturersModelName", "DeviceName"):
-        text = str(metadata.get(key, ""))
-        if re.search(r"hyperfine|swoop|\b6[345] ?mT\b", text, re.IGNORECASE):
-            return f"{key} reads {reprlib.repr(text)}"
-    return None

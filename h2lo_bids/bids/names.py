@@ -76,14 +76,11 @@ def parse_name(filename: str) -> Name | None:
     """Take a BIDS file name apart."""
     base, dot, extension = filename.partition(".")
     *pairs, suffix = base.split("_")
-    matches = [_PAIR.fullmatch(pair) for pair in pairs]
-    if not dot or not re.fullmatch(r"[A-Za-z0-9]+", suffix):
+    found = (match for match in map(_PAIR.fullmatch, pairs) if match)
+    known = {match[1]: match[2] for match in found if match[1] in ORDER}
+    if not dot or not re.fullmatch(r"[A-Za-z0-9]+", suffix) or len(known) < len(pairs):
         return None
-    entities = tuple((match[1], match[2]) for match in matches if match)
-    keys = [key for key, _ in entities]
-    if len(entities) != len(pairs) or len(set(keys)) != len(keys) or set(keys) - set(ORDER):
-        return None
-    return Name(entities, suffix, dot + extension)
+    return Name(tuple(known.items()), suffix, dot + extension)
 
 
 def identifier(name: str) -> str:

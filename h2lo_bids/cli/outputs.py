@@ -104,7 +104,7 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
     for scan in found.scans:
         yield f"read  {scan.path} [{scan.strength}{_mask(settings, scan)}]"
     for source in found.sources:
-        if source.fusion != "none":
+        if len(source.parts) > 1:
             names = ", ".join(part.path.name for part in source.parts)
             yield f"fuse  {names} [as {source.scan.stem}]"
     for grid in grids_of(settings) if found.scans else ():
