@@ -71,8 +71,6 @@ _UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "ga
 _UNITS |= {"": 1.0, "mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
 _NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
 _NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
-_NAMES_OF_SCANNERS = ("Manufacturer", "ManufacturersModelName", "DeviceName")
-_SWOOP = re.compile(r"hyperfine|swoop|\b6[345] ?mT\b", re.IGNORECASE)
 _LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
 _LOW_LETTERS = re.compile(
     r"(?i:^u?lf(?!ov))|(?<![A-Z])U?LF(?![A-Z]|ov)|0p0\d+T|(?<!\d)00\d+T(?!\d)"
@@ -94,11 +92,15 @@ class FieldStrength:
 
 def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> FieldStrength:
     """Find the field strength of a scan by what is trusted most, and warn of what differs."""
-    # That is the proton's frequency, a Swoop's name, the field, a label; without any it is high.
-    frequency, field = _from_frequency(metadata), _from_field(metadata)
-    unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]
-    measured = [claim for claim in (frequency, field) if isinstance(claim, _Claim)]
-    claims = _in_order(measured, metadata)
+    # That is the proton's frequency, a field below 1 T, a Swoop's name, another field, a label;
+    # without any it is high.
+    found = (_from_frequency(metadata), _from_field(metadata), _from_name(metadata))
+    unreadable = [quote for quote in found if isinstance(quote, str)]
+    claims = [claim for claim in found if isinstance(claim, _Claim)]
+    claims.sort(key=lambda c: c.source == "MagneticFieldStrength" and c.tesla >= LOW_FIELD_BELOW)
+    if len(claims) > 1 and claims[1].exact and claims[1].note and not _contradicts(*claims[:2]):
+        note = f"{claims[1].quote}, but {claims[0].quote}, which is used"
+        claims[0] = replace(claims[0], note=note)
     labelled = (_from_label(label, compared=bool(claims)) for label in labels)
     claims += [claim for claim in labelled if claim]
     if unreadable and (not claims or claims[0].source == "label"):
@@ -128,25 +130,6 @@ class _Claim:
     exact: bool = True
 
 
-def _in_order(measured: list[_Claim], metadata: Mapping[str, Any]) -> list[_Claim]:
-    """Put the numbers and a Swoop's name in order, the most trusted first: the frequency."""
-    told = ((key, str(metadata.get(key))) for key in _NAMES_OF_SCANNERS)
-    quotes = [f"{key} reads {reprlib.repr(name)}" for key, name in told if _SWOOP.search(name)]
-    if quotes:
-        note = f"{quotes[0]}, without a plausible field strength: taken as {SWOOP_TESLA} T"
-        swoop = _Claim(SWOOP_TESLA, "Manufacturer", quotes[0], note, exact=False)
-        strong = [claim for claim in measured if claim.source == "MagneticFieldStrength"]
-        # Of a field below 1 T, the number itself is worth more.
-        strong = [claim for claim in strong if claim.tesla >= LOW_FIELD_BELOW]
-        measured = [*(claim for claim in measured if claim not in strong), swoop, *strong]
-    if len(measured) > 1 and measured[1].exact and measured[1].note:
-        first, second = measured[:2]
-        if not _contradicts(first, second):
-            note = f"{second.quote}, but {first.quote}, which is used"
-            measured[0] = replace(first, note=note)
-    return measured
-
-
 def _contradicts(best: _Claim, other: _Claim) -> bool:
     if (best.tesla < LOW_FIELD_BELOW) != (other.tesla < LOW_FIELD_BELOW):
         return True
@@ -168,6 +151,17 @@ def _from_label(label: str, *, compared: bool) -> _Claim | None:
     quote = f"the label {label!r} means {kind} field"
     note = f"no field strength in the sidecar; {quote}: taken as {tesla:g} T"
     return _Claim(tesla, "label", quote, note, exact=False)
+
+
+def _from_name(metadata: Mapping[str, Any]) -> _Claim | None:
+    """Read the names of scanner and maker, if one is a Swoop's."""
+    for key in ("Manufacturer", "ManufacturersModelName", "DeviceName"):
+        name = str(metadata.get(key))
+        if re.search(r"hyperfine|swoop|\b6[345] ?mT\b", name, re.IGNORECASE):
+            quote = f"{key} reads {reprlib.repr(name)}"
+            note = f"{quote}, without a plausible field strength: taken as {SWOOP_TESLA} T"
+            return _Claim(SWOOP_TESLA, "Manufacturer", quote, note, exact=False)
+    return None
 
 
 def _from_frequency(metadata: Mapping[str, Any]) -> _Claim | str | None:
