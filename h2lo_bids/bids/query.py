@@ -66,7 +66,7 @@ def compile_filters(
         conditions = filters.get(query, {})
         if not isinstance(conditions, Mapping):
             raise UsageError(f"query {query!r} holds an object of entities, not {conditions!r}")
-        asked = {_entity(name): _values(name, value) for name, value in conditions.items()}
+        asked = dict(_condition(name, value) for name, value in conditions.items())
         compiled[query] = asked if query.startswith("lf_") else asked | over
     return compiled
 
@@ -84,8 +84,8 @@ def compile_words(words: Iterable[str]) -> Filter:
         entity, _, values = word.partition(sign)
         listed = (values or "null").split(",")
         accepted = [None if v.lower() in ("", "null", "none") else v for v in listed]
-        key = _entity(entity)
-        chosen[key] = chosen.get(key, ()) + _values(entity, accepted)
+        key, found = _condition(entity, accepted)
+        chosen[key] = chosen.get(key, ()) + found
     return chosen
 
 
@@ -158,22 +158,19 @@ def _entity(name: str) -> str:
     return short
 
 
-def _values(entity: str, value: object) -> Accepted:
-    items = value if isinstance(value, list | tuple) else [value]
-    return tuple(_value(_entity(entity), item) for item in items)
+def _condition(name: str, value: object) -> tuple[str, Accepted]:
+    entity, items = _entity(name), value if isinstance(value, list | tuple) else [value]
+    return entity, tuple(_value(entity, item) for item in items)
 
 
 def _value(entity: str, value: object) -> str | None:
     if value is None or value == "*":
         return value  # type: ignore[return-value]
-    text = str(value)
+    text, form = str(value).removeprefix(f"{entity}-"), r"[A-Za-z0-9+]+"
     if entity == "extension":
-        text = f".{text.lstrip('.')}"
-        good = text in (".nii", ".nii.gz")
-    else:
-        text = text.removeprefix(f"{entity}-") if entity in ("sub", "ses") else text
-        good = re.fullmatch(r"[A-Za-z0-9+]+", text) is not None
-    if isinstance(value, bool) or not isinstance(value, str | int) or not good:
+        text, form = f".{text.lstrip('.')}", r"\.nii(\.gz)?"
+    good = isinstance(value, str | int) and not isinstance(value, bool)
+    if not good or not re.fullmatch(form, text):
         raise UsageError(
             f"filter {entity}={value!r}: a value is a label of letters and digits, null or '*'"
         )
