@@ -109,10 +109,11 @@ def _pairs(search: Search, sides: dict[Key, Sides]) -> list[PairSource]:
     for (subject, contrast), both in sorted(sides.items()):
         if both.broken:
             continue
+        if not (both.high and both.low):
+            search.alone(subject, _no_partner(contrast, both, search, contrast in derived))
+            continue
         try:
             pairs += _of_subject(search, both, contrast, registered=contrast in derived)
-        except UnpairedError:
-            search.alone(subject, _no_partner(contrast, both, search, contrast in derived))
         except AmbiguousError as doubt:
             doubts[subject, contrast] = doubt
     if doubts:
@@ -147,14 +148,11 @@ def _of_subject(
 def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan, list[Scan]]]:
     """Pair scans within each session, or of the only session of either side if none has both."""
     high, low = both.high, both.low
-    known = [scan for scan in high if scan.field_strength is not None]
-    if known and not chosen:
-        for scan in (scan for scan in high if scan.field_strength is None):
-            reason = "has no field strength, while other scans have; choose it with --hf"
-            search.skip(scan.path, reason)
-        high = known
-    if not high or not low:
-        raise UnpairedError
+    known = [scan for scan in high if chosen or scan.field_strength is not None] or high
+    for scan in (scan for scan in high if scan not in known):
+        reason = "has no field strength, while other scans have; choose it with --hf"
+        search.skip(scan.path, reason)
+    high = known
     visits, partners = _sessions(high), _sessions(low)
     common = [session for session in visits if session in partners]
     one, two = (_distinction(side, side[0], ("ses",)) for side in (high, low))

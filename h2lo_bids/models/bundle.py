@@ -235,37 +235,33 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _read_folder(path: Path) -> Bundle:
-    metadata = _read_metadata(path / METADATA)
-    card = read_bytes(path / CARD).decode("utf-8", errors="replace")
+    place = path / METADATA
     try:
-        facts = {key: str(metadata[key]) for key in ("method", "contrast", "sha256")}
-        sizes, frame = dict(metadata["architecture"]), Frame.from_dict(metadata["frame"])
-    except (KeyError, TypeError, ValueError) as err:
-        raise BadDataError(f"{path / METADATA}: missing or wrong field: {err}") from err
-    bundle = Bundle(path, architecture=sizes, frame=frame, metadata=metadata, card=card, **facts)
-    if bundle.contrast not in CONTRASTS:
-        raise BadDataError(f"{path / METADATA}: contrast {bundle.contrast!r} is not T1w or T2w")
-    _read_checked(path / WEIGHTS, bundle.sha256)
-    for name in metadata.get("files", {}):
-        read_extra(bundle, name)
-    return bundle
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = parse_json(read_bytes(path))
+        metadata = parse_json(read_bytes(place))
     except ValueError as err:
-        raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
+        raise BadDataError(f"{place}: not JSON ({err}); the bundle is damaged") from err
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
+        raise BadDataError(f"{place}: not the metadata of a model ('format' must be {FORMAT!r})")
     kinds = {
         "training_data": dict, "name": str, "scaling": str, "value_range": list,
         "input_range": dict, "files": dict, "parameters": int,
     }  # fmt: skip
     for key, kind in kinds.items():
         if not isinstance(metadata.get(key, kind()), kind):
-            raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")
-    return metadata
+            raise BadDataError(f"{place}: wrong field {key!r}: {metadata[key]!r}; get it again")
+    card = read_bytes(path / CARD).decode("utf-8", errors="replace")
+    try:
+        facts = {key: str(metadata[key]) for key in ("method", "contrast", "sha256")}
+        sizes, frame = dict(metadata["architecture"]), Frame.from_dict(metadata["frame"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise BadDataError(f"{place}: missing or wrong field: {err}") from err
+    bundle = Bundle(path, architecture=sizes, frame=frame, metadata=metadata, card=card, **facts)
+    if bundle.contrast not in CONTRASTS:
+        raise BadDataError(f"{place}: contrast {bundle.contrast!r} is not T1w or T2w")
+    _read_checked(path / WEIGHTS, bundle.sha256)
+    for name in metadata.get("files", {}):
+        read_extra(bundle, name)
+    return bundle
 
 
 def read_hashed(path: Path) -> tuple[bytes, str]:
