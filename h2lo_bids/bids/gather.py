@@ -8,21 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from h2lo_bids.bids import index
 from h2lo_bids.bids.dataset import read_description, require_valid
 from h2lo_bids.bids.derivatives import given_mask
-from h2lo_bids.bids.index import (
-    absent_subject,
-    empty_subject,
-    ignored,
-    index_images,
-    list_subjects,
-    misnamed_subjects,
-    odd_names,
-    read_participants,
-    sessions_of,
-    unlisted,
-    visits_of,
-)
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name, rename, right_name
 from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, nearest, other_queries
@@ -80,11 +68,11 @@ class Search:
         self.base = root = self.root
         asked = self.settings.participant_label
         self.check_description()
-        rows, there = read_participants(root), {*self.existing}
-        misnamed = misnamed_subjects(root, self.existing)
+        rows, there = index.read_participants(root), {*self.existing}
+        misnamed = index.misnamed_subjects(root, self.existing)
         chosen = tuple(label for label in asked if label in there) if asked else self.existing
         absent = {
-            root / f"sub-{label}": absent_subject(label, self.existing, label in rows)
+            root / f"sub-{label}": index.absent_subject(label, self.existing, label in rows)
             for label in asked
             if label not in there
         }
@@ -98,7 +86,7 @@ class Search:
             self.invalid(root, misnamed)
         if not asked:
             table = root / "participants.tsv"
-            self.doubt(table, *unlisted(rows, self.existing))
+            self.doubt(table, *index.unlisted(rows, self.existing))
             if not rows and table.exists():
                 self.doubt(table, "no column participant_id, or it cannot be read; not used")
         for path, text in absent.items():
@@ -111,13 +99,13 @@ class Search:
         """Check the dataset's description, and list its subjects."""
         skip = self.settings.skip_bids_validation
         read_description(self.root, skip=skip, doubt=self.doubt)
-        self.existing = list_subjects(self.root)
+        self.existing = index.list_subjects(self.root)
 
     def choose(self, subjects: Iterable[str]) -> None:
         """Keep the subjects whose folders may be read, as PyBIDS would stop at the others."""
         kept = []
         for label in subjects:
-            visits = visits_of(self.root / f"sub-{label}")
+            visits = index.visits_of(self.root / f"sub-{label}")
             # The folders of a closed folder cannot be seen: it is named itself, and comes first.
             folders = (*visits, *(visit / "anat" for visit in visits))
             closed = (f for f in folders if f.is_dir() and not os.access(f, os.R_OK | os.X_OK))
@@ -173,14 +161,16 @@ class Search:
 
     def invalid(self, path: Path, reason: str) -> None:
         """Count what is not named by BIDS as a problem, unless it may be."""
-        if self.settings.skip_bids_validation or ignored(self.root, path):
+        if self.settings.skip_bids_validation or index.ignored(self.root, path):
             self.skip(path, reason)
         else:
             self.refuse(path, reason, InvalidBidsError)
 
     def empty(self, label: str) -> str:
         """Explain why a subject gives no image."""
-        return empty_subject(self.root / f"sub-{label}", self.settings.session_label, self.suffixes)
+        return index.empty_subject(
+            self.root / f"sub-{label}", self.settings.session_label, self.suffixes
+        )
 
     def present(self, *scans: Scan) -> bool:
         """Check that images, and masks given for them, have the content that DataLad may lack."""
@@ -228,12 +218,12 @@ def find_images(search: Search) -> list[Scan]:
     sessions, every = settings.session_label, subjects == search.existing
     # A dry run may not write an index, and one that is not kept is of no use.
     database = None if settings.dry_run else settings.bids_database_dir
-    paths, notes = index_images(root, subjects, sessions, database, every_subject=every)
+    paths, notes = index.index_images(root, subjects, sessions, database, every_subject=every)
     search.notes += notes
     if sessions:
         _absent_sessions(search)
     for label in subjects:
-        for odd in odd_names(root / f"sub-{label}", sessions, search.suffixes):
+        for odd in index.odd_names(root / f"sub-{label}", sessions, search.suffixes):
             (search.invalid if odd.invalid else search.skip)(odd.path, odd.reason)
     return _one_form(_named(paths, search), search)
 
@@ -241,7 +231,7 @@ def find_images(search: Search) -> list[Scan]:
 def _absent_sessions(search: Search) -> None:
     """Report sessions that no chosen subject has; one in other case is a problem."""
     folders = (search.root / f"sub-{label}" for label in search.subjects)
-    there = {name[4:] for folder in folders for name in sessions_of(folder)}
+    there = {name[4:] for folder in folders for name in index.sessions_of(folder)}
     for label in (label for label in search.settings.session_label if label not in there):
         near = nearest(label, there, similar=True)
         known = listed(sorted(there)) or "none"
