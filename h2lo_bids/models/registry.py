@@ -195,8 +195,9 @@ def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
     for name, value in values.items():  # sizes for which building a model would never end
         parts = value if isinstance(value, list | tuple) else [value]
         most = MAX_DEPTH if name in _DEPTHS else MAX_SIZE
+        wanted = (str,) if name == "trunk" else (int, float)
         for part in parts:
-            if not isinstance(part, int | float | str) or len(parts) > MAX_DEPTH:
+            if not isinstance(part, wanted) or len(parts) > MAX_DEPTH:
                 raise TypeError(f"{name} = {reprlib.repr(value)} is no size")
             if not isinstance(part, str) and not -most <= part <= most:
                 raise ValueError(f"{name} = {reprlib.repr(value)} is beyond {most}")

@@ -15,6 +15,7 @@ from typing import Any
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import Bundle, read_hashed
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.registry import make_architecture
 from h2lo_bids.vocabulary import CONTRASTS
 
 _NAMES = {
@@ -135,19 +136,12 @@ def _numpy_scalar_types() -> list[Any]:
 
 
 def _architecture(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    from h2lo_bids.models.h2lo import H2loArchitecture
-
     depth = args.get("decoder_depth", 4)
     if not isinstance(depth, int) or depth != 4:
         shown = reprlib.repr(depth)
         raise BadDataError(f"{path}: a trunk of {shown} layers is not supported, only 4")
     values = {ours: args[name] for name, ours in _NAMES.items() if args.get(name) is not None}
-    for name, value in values.items():
-        whole = isinstance(value, int) or (name == "omega" and isinstance(value, float))
-        if not (isinstance(value, str) if name == "trunk" else whole and 0 < value <= 4096):
-            shown = reprlib.repr(value)  # of lists within lists, the whole could be endless
-            raise BadDataError(f"{path}: {name} = {shown} in its 'args' makes no sense")
     try:
-        return asdict(H2loArchitecture(**values))
-    except ValueError as err:
-        raise BadDataError(f"{path}: {err}") from err
+        return asdict(make_architecture("h2lo", values))
+    except (TypeError, ValueError) as err:
+        raise BadDataError(f"{path}: its 'args' make no sense: {err}") from err
