@@ -11,15 +11,7 @@ from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_s
 from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import ORDER
-from h2lo_bids.bids.query import (
-    ENHANCED,
-    HIGH,
-    LOW,
-    Conditions,
-    Filter,
-    describe,
-    mismatch,
-)
+from h2lo_bids.bids.query import ENHANCED, HIGH, LOW, Conditions, Filter, describe, mismatch
 from h2lo_bids.bids.scan import (
     ORTHOGONAL,
     PREFERENCE,

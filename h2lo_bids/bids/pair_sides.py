@@ -59,15 +59,15 @@ def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
     settings = replace(search.settings, bids_dir=root, lf_dir=None, bids_database_dir=None)
     second = replace(search, settings=settings, dataset="lf")  # it adds to the same lists
-    known = {*search.existing}
     second.check_description()
-    others = [f"sub-{label}" for label in second.existing if label not in known]
+    there = {*second.existing}
+    others = [f"sub-{label}" for label in sorted(there - {*search.existing})]
     if others and search.subjects == search.existing:
         text = f"{counted(len(others), 'participant')} not in the first dataset: {listed(others)}"
         search.doubt(root, text)
     if misnamed := misnamed_subjects(root, second.existing):
         search.doubt(root, misnamed)
-    second.choose(label for label in search.subjects if label in {*second.existing})
+    second.choose(label for label in search.subjects if label in there)
     images = find_images(second)
     check_fit(search, images, LOW)
     for scan in _read(second, images, sides):

@@ -10,15 +10,7 @@ from h2lo_bids.bids.derivatives import given_mask
 from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
-from h2lo_bids.bids.query import (
-    HIGH,
-    LOW,
-    Conditions,
-    Filter,
-    compile_words,
-    describe,
-    matches,
-)
+from h2lo_bids.bids.query import HIGH, LOW, Conditions, Filter, compile_words, describe, matches
 from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, orientation, rank
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
@@ -153,7 +145,10 @@ def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan
         reason = "has no field strength, while other scans have; choose it with --hf"
         search.skip(scan.path, reason)
     high = known
-    visits, partners = _sessions(high), _sessions(low)
+    visits, partners = (
+        {scan.session: [s for s in side if s.session == scan.session] for scan in side}
+        for side in (high, low)
+    )
     common = [session for session in visits if session in partners]
     one, two = (_distinction(side, side[0], ("ses",)) for side in (high, low))
     if not common and len(visits) > 1:
@@ -169,13 +164,6 @@ def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan
             reason = "its session lacks a partner, and other sessions hold whole pairs"
             search.skip(scan.path, reason)
     return [(_preferred(search, visits[session]), partners[session]) for session in common]
-
-
-def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
-    found: dict[str | None, list[Scan]] = defaultdict(list)
-    for scan in scans:
-        found[scan.session].append(scan)
-    return found
 
 
 def _preferred(search: Search, high: Sequence[Scan]) -> Scan:
