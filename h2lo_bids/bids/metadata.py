@@ -69,7 +69,7 @@ _PLAUSIBLE = (0.01, 15.0)
 _VENDOR_ERROR = (0.005, 0.01)
 _UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "gauss": 1e-4}
 _UNITS |= {"": 1.0, "mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
-_NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
 _NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
 _LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
 _LOW_LETTERS = re.compile(
@@ -202,13 +202,8 @@ def _number(value: object) -> tuple[float, str]:
     """Read a positive finite number and its unit, scaled to tesla or MHz; 0 if it is none."""
     if isinstance(value, list):
         value = value[0] if all(item == value[0] for item in value) else None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return 0.0, ""
     text = str(value)
     match = _NUMBER.fullmatch(text.replace(",", ".") if text.count(",") == 1 else text)
     unit = match[2].lower() if match else ""
-    try:
-        number = float(match[1]) * _UNITS[unit] if match else 0.0
-    except (ValueError, KeyError):
-        return 0.0, ""
-    return (number, unit) if math.isfinite(number) and number > 0 else (0.0, "")
+    number = float(match[1]) * _UNITS.get(unit, 0.0) if match else 0.0
+    return (number, unit) if 0 < number < math.inf else (0.0, "")

@@ -90,12 +90,9 @@ def identifier(name: str) -> str:
 
 def in_place(path: Path, name: Name) -> bool:
     """Check the order of entities, and that they agree with the folders."""
-    folders = path.parts[-4:-1]
-    session = name.get("ses")
-    here = (f"sub-{name.get('sub')}", f"ses-{session}", "anat")
-    expected = here if session else (here[0], here[2])
-    ordered = path.name == name.stem + name.extension
-    return ordered and folders[-len(expected) :] == expected and name.extension.startswith(".nii")
+    session = [f"ses-{label}"] if (label := name.get("ses")) else []
+    place = (f"sub-{name.get('sub')}", *session, "anat", name.stem + name.extension)
+    return path.parts[-len(place) :] == place and name.extension in NIFTI
 
 
 def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bool:

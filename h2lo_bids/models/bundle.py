@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from h2lo_bids.errors import (
@@ -188,9 +189,7 @@ def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
 
 def read_extra(bundle: Bundle, name: str) -> bytes:
     """Read a further file of a bundle and check it against its recorded digest."""
-    parts = PurePosixPath(name).parts
-    plain = "/".join(parts) == name and not {"", "/", "..", "."} & {*parts, name}
-    if not (plain and name.isprintable()) or "\\" in name:  # it would leave the folder
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):  # it might leave the folder
         raise BadDataError(f"{bundle.path / METADATA}: {name!r} is not a further file of a model")
     return _read_checked(bundle.path / name, str(bundle.metadata["files"][name]))
 
