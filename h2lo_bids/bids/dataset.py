@@ -39,18 +39,6 @@ _LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
-_README = """# H2LO-BIDS derivatives
-
-The images in this dataset were computed by H2LO-BIDS, not acquired: `desc-lowfield` images
-were synthesized from high-field scans, and `desc-enhanced` images were predicted from low-field
-scans. `descriptions.tsv` explains every `desc-` label, and the JSON sidecar of each image
-describes how it was made. Please cite the works listed in `logs/CITATION.md` or, if there is no
-such file, in `logs/CITATION.bib`.
-
-Start with the report of your analysis level: `index.html` (all scans), `group.html` or
-`enhancement.html` (training), `table1.html` or `table2.html` (benchmark), `evaluation.html`
-or `trial.html` (virtual trial).
-"""
 
 
 def read_description(
@@ -217,7 +205,8 @@ def write_dataset_files(
     atomic_write_text(out / "descriptions.tsv", "\n".join(known.values()) + "\n")
     write_json(out / "descriptions.json", columns)
     if not any(out.glob("README*")):
-        atomic_write_text(out / "README.md", _README)
+        text = (files("h2lo_bids") / "data/derivatives_readme.md").read_text(encoding="utf-8")
+        atomic_write_text(out / "README.md", text)
     atomic_write_text(out / "logs" / "CITATION.bib", bibtex())
 
 

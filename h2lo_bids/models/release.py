@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,6 @@ _NAMES = {
 """The release's argument names, and ours."""
 
 _TRAINING = "unknown: the file does not say what it was trained on"
-
-_CARD = """# H2LO, weights in the layout of the authors' release
-
-Imported from `{name}`, of the layout of arXiv 2603.24968's code. Training:
-{training}.
-Its contrast, {contrast}, is {source}. Positions are those of the scan's own array in RAS order,
-neither centred nor resampled beyond 1 mm, as in that code.
-"""
 
 
 def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
@@ -60,7 +53,8 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
         "epoch": epoch if isinstance(epoch, int) else None,
         "sha256": sha256,
     }
-    card = _CARD.format(name=path.name, contrast=contrast, source=source, training=_TRAINING)
+    text = (files("h2lo_bids") / "data/cards/release.md").read_text(encoding="utf-8")
+    card = text.format(name=path.name, contrast=contrast, source=source, training=_TRAINING)
     return Bundle(path, "h2lo", contrast, architecture, frame, sha256, metadata, card)
 
 
