@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -141,17 +141,12 @@ def _filled(key: str, fields: dict[str, str | int]) -> str:
 def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
     """Name the files of a pair: ``hf``, ``lf``, ``mask``, ``record``."""
     # Entities alone: a T2w scan's own mask would get another name for its own space.
-    entities = getattr(source, "entities", source)
-    kind = "pairT2w" if contrast == "T2w" else "pair"
-
-    def name(suffix: str, desc: str) -> Path:
-        return derivative_path(out_dir, entities, suffix=suffix, desc=desc, res="model")
-
-    low = name(contrast, "pairLF")
+    name = partial(derivative_path, out_dir, getattr(source, "entities", source), res="model")
+    low = name(suffix=contrast, desc="pairLF")
     return {
-        "hf": name(contrast, "pairHF"),
+        "hf": name(suffix=contrast, desc="pairHF"),
         "lf": low,
-        "mask": name("mask", kind),
+        "mask": name(suffix="mask", desc="pairT2w" if contrast == "T2w" else "pair"),
         "record": sidecar_path(low),
     }
 
