@@ -128,11 +128,6 @@ class Grid:
         """Whether the field of view is too small for a head."""
         return min(self.extent) < PARTIAL
 
-    @property
-    def thick(self) -> bool:
-        """Whether it has slices of more than 2 mm, and finer voxels in their plane."""
-        return self.way != "iso" and max(self.sides) > 2
-
 
 def header_warnings(scan: Scan) -> tuple[str, ...]:
     """Report a contrast agent, and what a scan's sidecar or name has otherwise than its header."""
@@ -190,7 +185,7 @@ def _odd_lengths(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
 def orientation(scan: Scan) -> str | None:
     """Return a scan's slice direction: from its voxels, else from its ``acq`` or ``rec`` label."""
     grid = read_grid(scan.path)
-    if grid is not None and grid.way in ORTHOGONAL:
+    if grid and grid.way in ORTHOGONAL:
         return grid.way
     told = from_label(scan.name.get("acq")) or from_label(scan.name.get("rec"))
     return told or (grid.way if grid else None)
@@ -259,7 +254,8 @@ def rank(scan: Scan) -> tuple[Any, ...]:
     agent, *rest = preference(scan.name)
     if grid is None:
         return (False, False, agent, False, *rest)
-    return (grid.partial, grid.volumes > 1, agent, grid.thick, *rest)
+    thick = grid.way != "iso" and max(grid.sides) > 2
+    return (grid.partial, grid.volumes > 1, agent, thick, *rest)
 
 
 def has_agent(name: Name) -> bool:
