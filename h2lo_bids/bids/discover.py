@@ -9,7 +9,6 @@ from pathlib import Path
 
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
 from h2lo_bids.bids.index import sessions_of
-from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.query import ENHANCED, HIGH, LOW, Conditions, Filter, describe, mismatch
 from h2lo_bids.bids.scan import (
@@ -94,11 +93,10 @@ def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str])
 def _high_field(images: list[Scan], search: Search) -> list[ImageSource]:
     """Read sidecars, drop low field, choose one by `rank`, and check that the content is there."""
     # It is never replaced silently: content that is missing is a problem, not a reason for another.
-    sidecars = Sidecars(search.root)
     scans, errors = [], {}
     for image in images:
         try:
-            scan = read_scan(image, sidecars)
+            scan = read_scan(image, search.sidecars)
         except H2loError as error:  # it matters only if the scan would be chosen
             scan, errors[image.path] = image, error
         if scan.low:
@@ -170,10 +168,9 @@ def _low_field(images: list[Scan], search: Search) -> list[ImageSource]:
 
 def _low(images: list[Scan], search: Search) -> Iterator[Scan]:
     """Read sidecars, and keep what is low field."""
-    sidecars = Sidecars(search.root)
     for image in images:
         try:
-            scan = read_scan(image, sidecars)
+            scan = read_scan(image, search.sidecars)
         except H2loError as error:
             search.fail(image.path, error)
             continue

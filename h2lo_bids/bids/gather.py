@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,11 @@ class Search:
     def root(self) -> Path:
         """The dataset."""
         return self.settings.bids_dir
+
+    @cached_property
+    def sidecars(self) -> Sidecars:
+        """Its JSON files, each read once."""
+        return Sidecars(self.root)
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -46,7 +47,8 @@ class Sidecars:
 
 
 def _named(folder: Path) -> list[tuple[Path, Name]]:
-    parsed = ((path, parse_name(path.name)) for path in folder.iterdir() if path.suffix == ".json")
+    names = (name for name in os.listdir(folder) if name.endswith(".json"))  # noqa: PTH208
+    parsed = ((folder / name, parse_name(name)) for name in names)
     return [(path, name) for path, name in parsed if name is not None]
 
 

@@ -80,7 +80,6 @@ def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
 
 def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterator[Scan]:
     """Read the sidecars of whole-head magnitude images that either side could want."""
-    sidecars = Sidecars(search.root)
     for image in images:
         # Made before anything is skipped: a subject with images is no empty one.
         both = sides[image.subject, image.suffix]
@@ -90,7 +89,7 @@ def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterat
             search.skip(image.path, reason)
             continue
         try:
-            scan = read_scan(image, sidecars)
+            scan = read_scan(image, search.sidecars)
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
                 search.fail(image.path, error)
@@ -203,12 +202,12 @@ def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
     )
 
 
-def mask_donor(hf: Scan, conditions: Conditions) -> Scan | None:
+def mask_donor(hf: Scan, search: Search) -> Scan | None:
     """Find the high-field T1w scan in a T2w scan's folder, if there is one."""
     # Not among the pairs: a pair comes out the same whether T1w pairs are asked for or not.
     if hf.suffix != "T2w":
         return None
-    asked, sidecars = conditions.asked("T1w", *HIGH), Sidecars(hf.root)
+    asked = search.conditions.asked("T1w", *HIGH)
     names = {hf.path.with_name(name): parse_name(name) for name in folder_names(hf.path.parent)}
     images = [
         scan_at(path, name, hf.dataset)
@@ -219,7 +218,7 @@ def mask_donor(hf: Scan, conditions: Conditions) -> Scan | None:
     for image in sorted(images, key=lambda i: (*rank(i), i.name.extension == ".nii")):
         with contextlib.suppress(H2loError):
             check_content(image.path)
-            scan = read_scan(image, sidecars)
+            scan = read_scan(image, search.sidecars)
             # Of unknown strength, it may be the low-field scan.
             if not scan.low and (asked or scan.field_strength is not None):
                 return scan

@@ -119,13 +119,13 @@ def _of_subject(
     search: Search, both: Sides, contrast: str, *, registered: bool
 ) -> list[PairSource]:
     """Match one subject's scans of a contrast."""
-    pairs, conditions = [], search.conditions
+    pairs, chosen = [], bool(search.conditions.asked(contrast, *HIGH))
     fusion = "none" if registered else search.settings.lf_fusion
-    for hf, low in _by_session(search, both, chosen=bool(conditions.asked(contrast, *HIGH))):
+    for hf, low in _by_session(search, both, chosen=chosen):
         try:
             parts = _select(search, hf, low, fusion)
             # The paper's masks are each of its own image.
-            donor = None if search.settings.protocol == "paper" else mask_donor(hf, conditions)
+            donor = None if search.settings.protocol == "paper" else mask_donor(hf, search)
             if donor and (mask := given_mask(search.settings.derivatives, donor)):
                 check_content(mask[0])
         except UnpairedError as reason:
