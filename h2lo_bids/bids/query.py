@@ -193,10 +193,3 @@ class Conditions:
             asked |= self._compiled[f"{side}_{suffix.lower()}".lstrip("_")]
             asked |= self.words.get(side, {})
         return asked
-
-
-def in_derivatives(path: Path, root: Path) -> bool:
-    """Check whether a path lies in ``derivatives/NAME`` of a dataset, where outputs may be."""
-    inside, whole = path.resolve(), root.resolve()
-    parts = inside.relative_to(whole).parts if inside.is_relative_to(whole) else ()
-    return len(parts) > 1 and parts[0] == "derivatives"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from h2lo_bids.bids.dataset import require_own
-from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.imaging import templates
 from h2lo_bids.imaging.brain import synthstrip_weights
@@ -149,7 +148,7 @@ def _check_places(settings: Settings) -> None:
     for title, root in read:
         raw = root in (settings.bids_dir, settings.lf_dir)
         for name, path in places.items():
-            if path is None or (raw and in_derivatives(path, root)):
+            if path is None or (raw and root.resolve() / "derivatives" in path.resolve().parents):
                 continue
             if path.resolve().is_relative_to(root.resolve()):
                 raise UsageError(
