@@ -1,9 +1,9 @@
 """What the app promises, in machine-readable form.
 
 ``io_spec.json`` says which images are looked up and how every output is named,
-``descriptions.tsv`` what every ``desc-`` label means, ``methods.yml`` which methods there
-are, ``references.yml`` what is cited (BibTeX's types and fields). There is no logic here beyond
-reading these files.
+``descriptions.tsv`` what every ``desc-`` label means, ``columns.yml`` what the columns of
+tables hold, ``methods.yml`` which methods there are, ``references.yml`` what is cited (BibTeX's
+types and fields). There is no logic here beyond reading these files.
 """
 
 from __future__ import annotations

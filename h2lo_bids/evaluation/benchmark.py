@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from h2lo_bids.evaluation.catalogue import columns
+from h2lo_bids.evaluation.catalogue import columns_of
 from h2lo_bids.evaluation.scores import Score
 from h2lo_bids.evaluation.table import CITATION, CITATION_2, Block, Column, Printed, Table
 from h2lo_bids.models.registry import CATALOGUE
@@ -19,47 +19,21 @@ Records = Sequence[Mapping[str, Any]]
 
 _FEW = 10_000
 
-_VALUES = columns(
-    folds="Number of folds that were scored",
-    folds_planned="Number of folds of the cross-validation",
-    participants="Number of participants that were scored",
-    parameters="Number of parameters of the model that makes the images",
-    parameters_trained="Number of parameters of all networks used in training",
-    training_seconds=("Training time, mean over folds", "s"),
-    seconds_per_volume=("Time to synthesize one volume, mean over test subjects", "s"),
-    peak_memory_gb=("Peak resident memory of a fold, maximum over folds", "GB"),
-    steps="Optimiser steps in the fold with the least of its schedule done",
-    steps_planned="Optimiser steps in the schedule of that fold",
-    stopped_early="Number of folds that the time budget stopped before the end of the schedule",
-    time_budget_minutes=("Time budget of a fit", "min"),
-)
 DETAIL = {"detail_3mm": (4, 3), "detail_2mm": (3, 2)}
 """Bands of half-pitch in mm in which an enhanced image is compared with the true one."""
-_ARM_VALUES = columns(
-    **{
-        key: "Correlation with the true high-field image in the band of "
-        f"{coarse} to {fine} mm half-pitch, mean over test subjects"
-        for key, (coarse, fine) in DETAIL.items()
-    },
-    subjects_real="Number of subjects with training pairs, maximum over folds",
-    subjects_cohort="Number of subjects of the cohort used for pretraining",
-    epochs_pretrain="Completed epochs of pretraining",
-    epochs_real="Completed epochs with the real pairs",
-    flip_rotate="Whether patches were flipped and rotated",
-)
 
 
 def benchmark_table(task: str, blocks: Sequence[Block]) -> Table:
     """Return Table 1 of synthesis methods, or Table 2 of enhancers, from `row_values`."""
     enhances = task == ENHANCE
-    name = "table2" if enhances else "table1"
+    name, values = "table2" if enhances else "table1", columns_of("benchmark")
     return Table(
         tuple(blocks),
         name=name,
         title="Low-field enhancement: with and without synthetic pairs, on the same folds"
         if enhances
         else "Low-field synthesis: every method on the same pairs and folds",
-        values=_VALUES | _ARM_VALUES if enhances else _VALUES,
+        values=values | columns_of("benchmark_arms") if enhances else values,
         shown=(*_ARMS, *_COSTS) if enhances else _SHOWN,
         printed=paper_figures(name),
         notes=("Research use only: an enhanced image is not for diagnosis.",) * enhances,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bids_app_spec
 from h2lo_bids.evaluation.metrics import FOREGROUND
 from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
 from h2lo_bids.io import atomic_write_text, write_json
@@ -157,6 +158,11 @@ def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
         return {"Description": what} if isinstance(what, str) else what
 
     return {name: full(what) for name, what in given.items()}
+
+
+def columns_of(table: str) -> Columns:
+    """Describe the columns of a table of ``bids_app_spec/columns.yml``."""
+    return columns(**bids_app_spec.load("columns.yml")[table])
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:

@@ -13,26 +13,13 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.evaluation.catalogue import columns, write_table
+from h2lo_bids.evaluation.catalogue import columns_of, write_table
 from h2lo_bids.io import read_text, table_rows
 from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
-_SIDECAR = columns(
-    contrast="Contrast of the pairs",
-    fold="Cross-validation fold, counted from 0",
-    participant_id="Label of the participant",
-    part={
-        "Description": "Role of the participant in this fold",
-        "Levels": {
-            "train": "Its pairs are used to fit the model",
-            "validation": "Its pairs are used to choose the weights that are kept",
-            "test": "Its pairs are used to score the model",
-        },
-    },
-)
-COLUMNS = tuple(_SIDECAR)
+COLUMNS = ("contrast", "fold", "participant_id", "part")
 _NUMBER = re.compile(r"\d{1,9}")
 _ANY = ("", "n/a")
 """Contrast of a row that holds for every contrast."""
@@ -225,7 +212,7 @@ def write_splits(path: Path, splits: Mapping[str, Sequence[Fold]]) -> Path:
         for part in PARTS
         for subject in sorted(getattr(fold, part))
     ]
-    return write_table(path, rows, _SIDECAR)
+    return write_table(path, rows, columns_of("splits"))
 
 
 def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:

@@ -20,7 +20,7 @@ from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.derivatives import report_path, result_files, result_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.catalogue import Columns, columns, write_table
+from h2lo_bids.evaluation.catalogue import columns_of, write_table
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.outputs import PREDICTION, SIMULATED, TRAINED_ON_SIMULATED
 from h2lo_bids.reports.methods import describe
@@ -122,59 +122,10 @@ def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
     }
 
 
-_TISSUES = {
-    "white_matter": "white matter",
-    "grey_matter": "grey matter",
-    "cerebrospinal_fluid": "cerebrospinal fluid",
-}
-_FIRST = "in the first image made from the scan for which the noise is known"
-MEASURES: Columns = {
-    "mask_volume": {
-        "LongName": "Brain mask", "Description": "Volume of the brain mask", "Units": "mL",
-    },
-    "noise": {
-        "LongName": "Noise", "Units": "1",
-        "Description": f"Standard deviation of the noise {_FIRST}; the model's values are 0 to 1",
-    },
-    **{
-        f"level_{key}": {
-            "LongName": f"Level of {name}", "Units": "1",
-            "Description": f"Mean of the voxels that are as bright as {name}, {_FIRST}",
-        }
-        for key, name in _TISSUES.items()
-    },
-    **{
-        f"snr_{key}": {
-            "LongName": f"SNR of {name}", "Units": "1",
-            "Description": f"Level of {name} divided by the noise; smooth noise is underestimated",
-        }
-        for key, name in _TISSUES.items()
-    },
-    "seconds": {
-        "LongName": "Time", "Units": "s",
-        "Description": "Wall-clock time of all steps of the scan, including those of earlier runs",
-    },
-}  # fmt: skip
-COLUMNS = columns(
-    participant_id="Label of the participant",
-    session_id="Session, if the file name of the scan has one",
-    scan="File name of the scan, without extension",
-    contrast="Suffix of the scan: T1w or T2w",
-    status={
-        "Description": "How the latest run of the scan ended",
-        "Levels": {
-            "done": "All images were made",
-            "failed": "A step failed; measures, if any, may be from an earlier run",
-        },
-    },
-    input_check={
-        "Description": "Whether the input and the output are like the model's training pairs",
-        "Levels": {"yes": "Both are", "no": "One is not", "unknown": "The model has no ranges"},
-    },
-    warnings="Number of warnings about the scan, see the subject's page",
-    **MEASURES,
-)
-"""The columns of ``scans.tsv``, as its sidecar describes them."""
+_TISSUES = ("white_matter", "grey_matter", "cerebrospinal_fluid")
+COLUMNS = columns_of("scans")
+MEASURES = {name: told for name, told in COLUMNS.items() if "LongName" in told}
+"""The columns of ``scans.tsv`` that ``index.html`` draws."""
 
 Row = dict[str, Any]
 """A scan: `COLUMNS`, and ``link``, where the subject's page shows it."""
