@@ -19,14 +19,6 @@ from h2lo_bids.wording import counted
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-KINDS = {
-    "simulated": "simulated pairs",
-    "real": "acquired pairs",
-    "unknown": "not described by the checkpoint",
-    "none": "nothing",
-}
-"""What a model was trained on, in words."""
-
 _PLACES = ("reports", "data/cards", "data")
 """Folders with templates."""
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -71,7 +63,7 @@ def _templates() -> Environment:
         "quote": lambda word: shlex.quote(str(word)),  # for a shell
     }
     found.filters |= filters
-    found.globals |= {"kinds": KINDS, "counted": counted}
+    found.globals["counted"] = counted
     return found
 
 

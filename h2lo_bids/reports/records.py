@@ -85,7 +85,7 @@ class FoundScan:
 
     path: str  # relative to the dataset, POSIX
     field_strength: float | None = None  # tesla
-    field_source: str = "assumed"  # key of h2lo_bids.reports.subject.SOURCES
+    field_source: str = "assumed"  # key of `sources` in report.html.jinja
     use: str = "synthesized"  # or why not, such as "not used: low field"
 
     @property

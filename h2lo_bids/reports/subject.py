@@ -35,15 +35,6 @@ from h2lo_bids.reports.records import (
 )
 from h2lo_bids.vocabulary import CONTRASTS
 
-SOURCES = {
-    "ImagingFrequency": "from the imaging frequency",
-    "MagneticFieldStrength": "from the sidecar",
-    "Manufacturer": "from the manufacturer's name",
-    "label": "from a label in the file name",
-    "assumed": "not in the sidecar",
-}
-"""How a field strength is known, in words."""
-
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically, and those of many sessions; figures lie beside `path`."""
@@ -71,7 +62,6 @@ def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "
         methods=described,
         methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer
         texts=bids_app_spec.load("report.yml"),
-        sources=SOURCES,
     )
 
 
