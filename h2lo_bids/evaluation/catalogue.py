@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.evaluation.metrics import FOREGROUND
 from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
 from h2lo_bids.io import atomic_write_text, write_json
 
@@ -100,20 +99,6 @@ Histograms and NMI count them in their outermost bins under both; the brain's su
 Columns = dict[str, dict[str, Any]]
 MISSING = "n/a"
 
-_REGIONS = {
-    "foreground": f"voxels where the high-field image exceeds {FOREGROUND}; the windows of SSIM "
-    "are centred on them and may extend beyond",
-    "whole": "the whole volume",
-}
-_PAPER = {
-    "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
-    "Table 1 of the paper",
-}
-_REGION = {"Description": "Voxels that the metric covers", "Levels": {**_REGIONS, **_PAPER}}
-_BOOTSTRAP = (
-    "bound of the 95 % confidence interval (bias-corrected and accelerated bootstrap over "
-    "participants, 9999 resamples; too narrow with few participants)"
-)
 _BINS = f"bins at {', '.join(f'{f:g}' for f in FREQUENCIES)} cycles per mm that both grids resolve"
 _SPECTRA = f"in-plane power spectrum of the middle of the brain, root mean square over the {_BINS}"
 
@@ -160,9 +145,9 @@ def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
     return {name: full(what) for name, what in given.items()}
 
 
-def columns_of(table: str) -> Columns:
-    """Describe the columns of a table of ``bids_app_spec/columns.yml``."""
-    return columns(**bids_app_spec.load("columns.yml")[table])
+def columns_of(table: str, **more: Any) -> Columns:
+    """Describe the columns of a table of ``bids_app_spec/columns.yml``, and more behind them."""
+    return columns(**bids_app_spec.load("columns.yml")[table], **more)
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
@@ -185,11 +170,6 @@ def _text(value: Any) -> str:
     return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
 
 
-_FOLD = "Cross-validation fold in which the participant is a test subject"
-_SESSION = "Label of the session, if the participant has several"
-_FIRST = "Method compared with the real low-field image (for enhancement, the high-field one)"
-
-
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
     """Describe the columns of the scores; `titles` are the methods', `unclipped` metrics."""
     described: dict[str, Any] = {
@@ -206,82 +186,20 @@ def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Colum
             "Description": f"{m.description}; {CONVENTIONS[RELEASE]}",
             "Units": m.unit,
         }
-    return columns(
-        participant_id="Label of the participant",
-        session_id=_SESSION,
-        method=_method(_FIRST, titles),
-        fold=_FOLD,
-        region={**_REGION, "Levels": _REGIONS},
-        **described,
-    )
+    return of_methods("scores", titles, **described)
 
 
-def of_realism(titles: Mapping[str, str]) -> Columns:
-    """Describe the columns of the table of realism; `titles` are the methods'."""
-    kinds = {
-        "synthesized": "made by a method",
-        "target": "the pair's real low-field image",
-        "reference": "a real low-field scan given with --realism-reference, without a partner",
-    }
-    return columns(
-        participant_id="Label of the participant; n/a for a reference",
-        session_id=_SESSION,
-        kind={"Description": "What the image is", "Levels": kinds},
-        image=_method("Method, or file of the reference", titles),
-        fold=_FOLD,
-        **REALISM,
-    )
-
-
-def of_summary(titles: Mapping[str, str], folds: Sequence[int], convention: str) -> Columns:
-    """Describe the columns of the summary, with one per fold."""
-    over = {
-        "folds": "the fold means, as in the paper",
-        "participants": "the participants' values, if there are fewer than two folds",
-    }
-    return columns(
-        method=_method(_FIRST, titles),
-        metric=_metric(convention),
-        region=_REGION,
-        n="Number of participants with a finite value; their sessions are averaged",
-        mean="Mean over the folds or participants, see std_over",
-        std="Population standard deviation of the same values",
-        std_over={"Description": "What mean and std are computed over", "Levels": over},
-        ci_low=f"Mean over participants: lower {_BOOTSTRAP}",
-        ci_high=f"Mean over participants: upper {_BOOTSTRAP}",
-        **{f"fold_{fold}": f"Mean over the test subjects of fold {fold}" for fold in folds},
-    )
-
-
-def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
-    """Describe the columns of the comparisons."""
-    return columns(
-        method=_method("First method", titles),
-        versus=_method("Second method", titles),
-        metric=_metric(convention),
-        region=_REGION,
-        n="Number of participants with finite values for both methods, averaged over the sessions "
-        "and folds that both have",
-        difference="Mean of method minus mean of versus, in the unit of the metric",
-        ci_low=f"Difference: lower {_BOOTSTRAP}",
-        ci_high=f"Difference: upper {_BOOTSTRAP}",
-        better="Method with the better mean; n/a if they are equal",
-        statistic="Wilcoxon's signed-rank statistic over participants: the smaller rank sum",
-        p="Two-sided p value, exact for up to 200 participants, or 13 if differences are tied; for "
-        "n participants it cannot be below 2 to the power 1 - n",
-        p_holm="p value with Holm's correction over all methods compared with the same method by "
-        "this metric",
-    )
-
-
-def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
-    return {"Description": description, "Levels": dict(titles)}
-
-
-def _metric(convention: str) -> dict[str, Any]:
-    levels = {k: f"{m.description} (unit: {m.unit}; {m.sense})" for k, m in CATALOGUE.items()}
-    return {
-        "Description": f"Name of the metric. {CONVENTIONS[convention]}",
-        "Levels": levels,
-        "MetricsConvention": convention,
-    }
+def of_methods(table: str, titles: Mapping[str, str], convention: str = "", **more: Any) -> Columns:
+    """Describe the columns of a table that compares methods, of these titles."""
+    found = columns_of(table, **more)
+    for name in found.keys() & {"method", "versus", "image"}:
+        found[name]["Levels"] = dict(titles)
+    if "metric" in found:
+        found["metric"] = {
+            "Description": f"{found['metric']['Description']} {CONVENTIONS[convention]}",
+            "Levels": {
+                key: f"{m.description} (unit: {m.unit}; {m.sense})" for key, m in CATALOGUE.items()
+            },
+            "MetricsConvention": convention,
+        }
+    return found

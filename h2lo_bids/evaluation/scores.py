@@ -204,7 +204,7 @@ def write_realism(
         for r in rows
     ]
     titles = titles_of((r.image for r in rows if r.kind == "synthesized"), titles)
-    return catalogue.write_table(path, lines, catalogue.of_realism(titles))
+    return catalogue.write_table(path, lines, catalogue.of_methods("realism", titles, **measures))
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:

@@ -158,7 +158,8 @@ class Block:
         ]  # fmt: skip
         names = dict.fromkeys(name for c in self.comparisons for name in (c.method, c.versus))
         titles = {name: self.titles[name] for name in names}
-        catalogue.write_table(path, rows, catalogue.of_comparisons(titles, self.convention))
+        sidecar = catalogue.of_methods("comparisons", titles, self.convention)
+        catalogue.write_table(path, rows, sidecar)
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,8 @@ def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Tab
          *map(dict(s.fold_means).get, folds)]
         for s in summary
     ]  # fmt: skip
-    sidecar = catalogue.of_summary(block.titles, folds, block.convention)
+    by_fold = {f"fold_{fold}": f"Mean over the test subjects of fold {fold}" for fold in folds}
+    sidecar = catalogue.of_methods("summary", block.titles, block.convention, **by_fold)
     catalogue.write_table(f"{stem}_summary.tsv", lines, sidecar)
     atomic_write_text(f"{stem}_table.md", table.to_md())
     return table
