@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,15 @@ class Block:
         """Titles of the rows, by method."""
         return {row.name: row.title for row in self.rows}
 
+    def places(self, metric: str) -> dict[str, int]:
+        """Rank the best 1 and, of three or more, the second 2; what is printed alike shares one."""
+        info = CATALOGUE[metric]
+        means = ((row.name, row.summary[metric].mean) for row in self.rows if not row.partial)
+        known = {name: round(mean, info.digits) for name, mean in means if math.isfinite(mean)}
+        ordered = sorted(set(known.values()), reverse=info.higher)
+        marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
+        return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
+
     def people(self, metric: str) -> dict[str, dict[str, float]]:
         """By participant, the mean over folds by method."""
         people: dict[str, dict[str, float]] = {}
@@ -177,23 +186,20 @@ class Table:
     citation: str = CITATION  # of the paper's own figures
     task: str = SYNTHESIZE
 
-    @property
-    def convention(self) -> str:
-        """That of the blocks."""
-        return self.blocks[0].convention
-
     def save(self, folder: Path) -> None:
         """Write ``<name>.tsv``, ``.json`` and ``.md``, and ``<name>_<contrast>`` of each block."""
         parts = {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
+        sidecar, lines = self._tsv()
         for name, blocks in {self.name: self.blocks, **parts}.items():
-            table = replace(self, blocks=blocks)
-            catalogue.write_table(folder / f"{name}.tsv", table.lines(), self.to_json())
-            atomic_write_text(folder / f"{name}.md", table.to_md())
+            contrasts = [block.contrast for block in blocks]
+            own = (line for line in lines if line[0] in contrasts)
+            catalogue.write_table(folder / f"{name}.tsv", own, sidecar)
+            atomic_write_text(folder / f"{name}.md", replace(self, blocks=blocks).to_md())
 
     @property
     def caption(self) -> str:
         """What stands below the table in every format."""
-        return f"{CAPTION} {CONVENTIONS[self.convention]}"
+        return f"{CAPTION} {CONVENTIONS[self.blocks[0].convention]}"
 
     def lay_out(self, block: Block) -> Printout:
         """Turn a block into texts: metrics, then further columns, then the paper's figures."""
@@ -204,10 +210,9 @@ class Table:
         paper = [m for m in self.metrics if m in known]
         note = "As printed in the paper"
         heads += [Column(CATALOGUE[m].heading, note, group=GROUP) for m in paper]
-        ranked = {metric: _places(block.rows, metric) for metric in self.metrics}
         rows = []
         for row in block.rows:
-            cells = [_cell(row.summary[m], ranked[m].get(row.name, 0)) for m in self.metrics]
+            cells = [_cell(row.summary[m], block.places(m).get(row.name, 0)) for m in self.metrics]
             cells += [Cell(column.write(row.values) or NOTHING) for column in self.shown]
             for m in paper:
                 figures = self.printed.get((block.contrast, row.name, m), (math.nan, math.nan))
@@ -215,16 +220,18 @@ class Table:
             rows.append((row.heading, tuple(cells)))
         return Printout(tuple(heads), tuple(rows))
 
-    def to_json(self) -> catalogue.Columns:
-        """Describe the columns of the TSV file, in their order."""
+    def _tsv(self) -> tuple[catalogue.Columns, list[list[Any]]]:
+        """Return the described columns of the TSV file, and a line per contrast and method."""
+        rows = [(block, row) for block in self.blocks for row in block.rows]
         target = "high" if self.task == ENHANCE else "low"
-        columns: catalogue.Columns = {
-            "contrast": {"Description": "Contrast of the pairs"},
+        told: dict[str, Any] = {
+            "contrast": "Contrast of the pairs",
             "method": {
                 "Description": f"Method compared with the real {target}-field image",
-                "Levels": {row.name: row.title for block in self.blocks for row in block.rows},
+                "Levels": {row.name: row.title for _, row in rows},
             },
         }
+        lines: list[list[Any]] = [[block.contrast, row.name] for block, row in rows]
         for key in self.metrics:
             info = CATALOGUE[key]
             what = {
@@ -234,35 +241,25 @@ class Table:
                 "place": "1 for the best method of this contrast, 2 for the second best, else n/a",
             }
             for part, text in what.items():
-                columns[f"{key}_{part}"] = {
+                told[f"{key}_{part}"] = {
                     "LongName": f"{info.title}, {part}",
                     "Description": text,
-                    "MetricsConvention": self.convention,
+                    "MetricsConvention": self.blocks[0].convention,
                     **({"Units": info.unit} if part != "place" else {}),
                 }
-        columns |= self.values
-        for key in self._paper_metrics():
+            for line, (block, row) in zip(lines, rows, strict=True):
+                place = block.places(key).get(row.name)
+                line += [row.summary[key].mean, row.summary[key].std, place]
+        told |= self.values
+        for line, (_, row) in zip(lines, rows, strict=True):
+            line += map(row.values.get, self.values)
+        for key in (m for m in self.metrics if any(m == metric for *_, metric in self.printed)):
             for part in ("mean", "std"):
-                columns[f"{GROUP} {key}_{part}"] = {
-                    "Description": f"{CATALOGUE[key].title}, {part}: {self.citation}; "
-                    "not measured here",
-                    "Units": CATALOGUE[key].unit,
-                }
-        return columns
-
-    def lines(self) -> Iterator[list[Any]]:
-        """Yield the values of the columns of `to_json`, a line per contrast and method."""
-        for block in self.blocks:
-            ranked = {key: _places(block.rows, key) for key in self.metrics}
-            for row in block.rows:
-                values: list[Any] = [block.contrast, row.name]
-                for key in self.metrics:
-                    summary = row.summary[key]
-                    values += [summary.mean, summary.std, ranked[key].get(row.name)]
-                values += [row.values.get(key) for key in self.values]
-                for key in self._paper_metrics():
-                    values += self.printed.get((block.contrast, row.name, key), (None, None))
-                yield values
+                text = f"{CATALOGUE[key].title}, {part}: {self.citation}; not measured here"
+                told[f"{GROUP} {key}_{part}"] = text, CATALOGUE[key].unit
+            for line, (block, row) in zip(lines, rows, strict=True):
+                line += self.printed.get((block.contrast, row.name, key), (None, None))
+        return catalogue.columns(**told), lines
 
     def to_md(self) -> str:
         """Write the blocks with their notes and paired tests."""
@@ -279,9 +276,6 @@ class Table:
         if any(printout.groups for printout in printouts):
             parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
         return "\n\n".join(parts) + "\n"
-
-    def _paper_metrics(self) -> tuple[str, ...]:
-        return tuple(m for m in self.metrics if any(key[2] == m for key in self.printed))
 
 
 def tabulate(
@@ -310,11 +304,10 @@ def rows_of(
 ) -> tuple[Row, ...]:
     """Return the rows of a summary, the identity first."""
     by_method: dict[str, dict[str, Summary]] = {}
-    for row in summary:
+    for row in sorted(summary, key=lambda row: row.method != IDENTITY):
         by_method.setdefault(row.method, {})[row.metric] = row
     title_of = titles_of(by_method, titles)
-    order = sorted(by_method, key=lambda name: name != IDENTITY)
-    return tuple(Row(n, title_of[n], by_method[n], partial=n in partial) for n in order)
+    return tuple(Row(n, title_of[n], own, partial=n in partial) for n, own in by_method.items())
 
 
 def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Table:
@@ -334,16 +327,6 @@ def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Tab
     catalogue.write_table(f"{stem}_summary.tsv", lines, sidecar)
     atomic_write_text(f"{stem}_table.md", table.to_md())
     return table
-
-
-def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
-    """Rank the best 1, and the second of three or more 2; what is printed alike shares a place."""
-    means = ((row.name, row.summary[metric].mean) for row in rows if not row.partial)
-    whole = {name: round(mean, CATALOGUE[metric].digits) for name, mean in means}
-    known = {name: value for name, value in whole.items() if math.isfinite(value)}
-    ordered = sorted(set(known.values()), reverse=CATALOGUE[metric].higher)
-    marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
-    return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
 
 
 def _cell(summary: Summary, place: int = 0) -> Cell:
