@@ -15,7 +15,7 @@ import pandas as pd
 
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import H2loError, NoMatchError
-from h2lo_bids.evaluation.catalogue import columns, write_table
+from h2lo_bids.evaluation.catalogue import columns, columns_of, write_table
 from h2lo_bids.io import read_json
 from h2lo_bids.reports.records import scan_failed
 from h2lo_bids.settings import Settings
@@ -41,36 +41,15 @@ _UNRATED = {
     "cnr": "as their image shows no noise",
 }
 _CHANNELS = [f"channel{n}" for n in range(1, CHANNELS + 1)]
-_PLACE = {
-    "volume": ("Volume of the part in the brain", "mm^3"),
-    "diameter": ("Diameter of a ball of this volume", "mm"),
-}
-REGIONS = columns(
-    image="desc entity of the measured image",
-    res="res entity of the measured image; n/a on the scan's own grid",
-    label="Name given with --labels",
-    region="Region",
-    lesion="Number of the lesion, the largest first; n/a for the whole region",
-    **_PLACE,
-    x=("Centre, right", "mm"),
-    y=("Centre, anterior", "mm"),
-    z=("Centre, superior", "mm"),
-    hf_mean="Mean in the high-field image",
-    hf_sd="Standard deviation in the high-field image",
-    hf_contrast="hf_mean over the mean of the ring (healthy white matter 1 to 5 mm away), minus 1",
-    hf_cnr="hf_mean minus the mean of the ring, divided by the noise of the image",
-    mean="Mean in the measured image, voxels weighted by the fraction that is filled",
-    sd="Standard deviation in the measured image",
-    contrast="Like hf_contrast, in the measured image",
-    cnr="Like hf_cnr; no noise was added to the image, so a scanner would show less",
-)
+REGIONS = columns_of("trial_regions")
 RATINGS = columns(
     condition="Condition of the trial; highfield is the high-field image",
     lesion="Number of the lesion, the largest first",
     place="0 for the lesion, 1 and above for its healthy places",
     kind="lesion, mirror (in the other hemisphere) or matched (similar tissue and depth)",
     realisation="Number of the noisy image",
-    **_PLACE,
+    volume=("Volume of the part in the brain", "mm^3"),
+    diameter=("Diameter of a ball of this volume", "mm"),
     length=("Longest extent of the lesion in any direction", "mm"),
     hf_contrast="Contrast of the lesion in the high-field image",
     cnr="Rating of the CNR observer",
@@ -78,84 +57,9 @@ RATINGS = columns(
     segmented=("Volume found by the midpoint segmenter in the place and its ring", "mm^3"),
 )
 """Columns of the tables of a scan's regions and lesions, and of the observers' ratings."""
-_STUDY: dict[str, str | tuple[str, str]] = {
-    "contrast": "T1w or T2w", "label": "Name given with --labels", "condition": "Condition",
-    "observer": "hotelling or cnr",
-}  # fmt: skip
-_SHARE: dict[str, str | tuple[str, str]] = {
-    "sensitivity": "Sensitivity at 90 % specificity, mean over lesions and realisations",
-    "sensitivity_low": "Lower end of its 95 % interval: Student's t on the logit scale, errors "
-    "clustered by participant (Wilson's if all are alike); n/a for a single participant",
-    "sensitivity_high": "Upper end of its 95 % interval",
-}
 TABLES = {
-    "detectability": columns(
-        **_STUDY,
-        subjects="Number of participants",
-        lesions="Number of lesions",
-        healthy="Number of healthy places",
-        auc="Area under the ROC curve, mean over realisations",
-        delong_low="Lower end of the 95 % interval of auc by DeLong, over lesions and places; n/a "
-        "if the ratings separate them perfectly",
-        delong_high="Upper end of this interval",
-        boot_low="Lower end of the 95 % interval of auc by bootstrap over participants; n/a for "
-        "fewer than 5, or if the ratings separate perfectly",
-        boot_high="Upper end of this interval",
-        dprime="d' of two normal distributions with this area",
-        **_SHARE,
-        diameter80=(
-            "Diameter seen with 80 % probability in the logistic fit; n/a if the fit does not rise "
-            "or reaches 80 % beyond 1 m",
-            "mm",
-        ),
-        diameter80_low=(
-            "Lower end of its 95 % interval: Student's t, errors clustered by participant; n/a for "
-            "a single participant or if hardly any lesion is missed",
-            "mm",
-        ),
-        diameter80_high=("Upper end of this interval", "mm"),
-        intercept="Intercept of the fit: the logit against the logarithm of the diameter",
-        slope="Slope of the fit",
-        subjects_seen="Number of participants with a lesion that is rated above all their healthy "
-        "places in at least half of the realisations",
-        smallest=("Length of the smallest such lesion, mean over these participants", "mm"),
-        smallest_sd=("Standard deviation of this length", "mm"),
-    ),
-    "sensitivity": columns(
-        **_STUDY,
-        by="What is binned: diameter (mm) or contrast (absolute, high field)",
-        low="Lower end of the bin",
-        high="Upper end of the bin; n/a if it has none",
-        lesions="Number of lesions in the bin",
-        **_SHARE,
-    ),
-    "volumes": columns(
-        **{name: text for name, text in _STUDY.items() if name != "observer"},
-        subjects="Number of participants",
-        bias=("Segmented minus true volume, mean over participants (means of their scans)", "ml"),
-        loa_low=("Lower limit of agreement", "ml"),
-        loa_high=("Upper limit of agreement", "ml"),
-        icc="Intraclass correlation ICC(2,1); n/a if all true volumes are equal",
-    ),
-    "comparisons": columns(
-        **_STUDY,
-        versus="Condition that it is compared with",
-        subjects="Number of participants with both",
-        difference="Sensitivity to the lesions that both show, condition minus versus, mean over "
-        "participants",
-        sd="Standard deviation of this difference",
-        needed80="Number of participants for a paired t-test with power 0.8, 5 % two-sided",
-        needed90="The same with power 0.9",
-    ),
-    "dose": columns(
-        **{name: text for name, text in _STUDY.items() if name != "condition"},
-        quantity="What differs between the conditions",
-        odds="Odds ratio of seeing a lesion per unit of quantity, at the same diameter, between "
-        "conditions of one model and noise scale (noise_scale: one thickness and voxel volume)",
-        low="Lower end of its 95 % interval by Student's t over participants",
-        high="Upper end of its 95 % interval",
-        p="p value of no effect",
-    ),
+    name: columns_of(f"trial_{name}")
+    for name in ("detectability", "sensitivity", "volumes", "comparisons", "dose")
 }
 """Tables of a study, with their columns."""
 
