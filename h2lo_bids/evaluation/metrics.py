@@ -86,7 +86,7 @@ def mean_ssim(values: np.ndarray, where: np.ndarray | None = None) -> float:
 
 
 def ncc(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Return Pearson's correlation of the voxels; NaN if an image is constant."""
+    """Return Pearson's correlation of voxels, or of two histograms; NaN if one is constant."""
     return _pearson(*_pair(predicted, target, where))
 
 
@@ -140,11 +140,6 @@ def wasserstein(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(np.cumsum(p) - np.cumsum(q)).sum() / len(p))
 
 
-def histogram_ncc(p: np.ndarray, q: np.ndarray) -> float:
-    """Return Pearson's correlation of two histograms."""
-    return _pearson(p, q)
-
-
 def bhattacharyya(p: np.ndarray, q: np.ndarray) -> float:
     """Return the Bhattacharyya distance -ln sum sqrt(p q); infinity if disjoint."""
     overlap = float(np.sqrt(p * q).sum())
@@ -178,7 +173,7 @@ def histogram_metrics(
     p, q = histogram(image, where), histogram(target, where)
     return {
         "wass": wasserstein(p, q),
-        "hncc": histogram_ncc(p, q),
+        "hncc": ncc(p, q),
         "bhat": bhattacharyya(p, q),
         "js": jensen_shannon(p, q),
     }

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -20,7 +19,7 @@ from h2lo_bids.bids.derivatives import derivative_path, result_path, session_pat
 from h2lo_bids.bids.index import list_subjects
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.io import atomic_write_text, read_json
+from h2lo_bids.io import read_json, write_json
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 FUSION = "fusion"
@@ -228,7 +227,7 @@ def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> None:
     path = figure_file(out_dir, stem, "report", ".json")
     content = _read(path, dict) if path.is_file() else {}
     listed = [asdict(replace(item, scan=stem)) for item in failures]
-    _dump(path, {**content, "failures": listed})
+    write_json(path, {**content, "failures": listed})
 
 
 def scan_failed(out_dir: Path, stem: str) -> bool:
@@ -240,14 +239,13 @@ def scan_failed(out_dir: Path, stem: str) -> bool:
 def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     """Store the subject's summary and every scan's record, without earlier failures of a scan."""
     for scan in report.scans:
-        path = figure_file(out_dir, scan.stem, "report", ".json")
-        _dump(path, {"scan": asdict(scan)})
+        write_json(figure_file(out_dir, scan.stem, "report", ".json"), {"scan": asdict(scan)})
     for stem in dict.fromkeys(failure.scan for failure in report.failures if failure.scan):
         write_scan_failure(out_dir, stem, *(f for f in report.failures if f.scan == stem))
     general = tuple(failure for failure in report.failures if not failure.scan)
     summary = asdict(replace(report, scans=(), failures=general))
     del summary["scans"]
-    _dump(result_path(out_dir, "subject_summary", sub=report.subject), summary)
+    write_json(result_path(out_dir, "subject_summary", sub=report.subject), summary)
 
 
 def recorded_subjects(out_dir: Path) -> tuple[str, ...]:
@@ -294,7 +292,3 @@ def _read(path: Path, kind: Any) -> Any:
         raise BadDataError(
             f"{path}: not a stored report ({reason}); delete it and run without --reports-only"
         ) from error
-
-
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
