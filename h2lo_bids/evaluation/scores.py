@@ -141,38 +141,33 @@ def coverage(
     """Return the methods that lack a fold, subject or finite figure, and a sentence for each."""
     # Their means are over other subjects, and so are not to be compared.
     covered: dict[str, set[tuple[str, int | None]]] = {}
-    undefined: dict[tuple[str, str], list[str]] = {}
+    undefined: dict[str, dict[str, list[str]]] = {}
     for s in select(scores):
         covered.setdefault(s.method, set()).add((s.subject, s.fold))
         if names := [n for n in SCORED if not math.isfinite(s.values.get(n, math.nan))]:
-            key = s.method, ", ".join(catalogue.CATALOGUE[n].title for n in names)
-            undefined.setdefault(key, []).append(f"sub-{s.subject}{_of_fold(s.fold)}")
+            what = ", ".join(catalogue.CATALOGUE[n].title for n in names)
+            whose = undefined.setdefault(s.method, {}).setdefault(what, [])
+            whose.append(f"sub-{s.subject}{_of_fold(s.fold)}")
     everyone = set().union(*covered.values())
     planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
     lines = []
-    for name in dict.fromkeys([*covered, *wanted]):
-        scored, title = covered.get(name, set()), titles.get(name, name)
-        done = {fold for _, fold in scored}
+    for name, scored in covered.items():
+        title, done = f"{titles.get(name, name)} {MARK}", {fold for _, fold in scored}
         lacking = [str(fold) for fold in planned if fold not in done]
-        if not scored:
-            lines.append(
-                f"{title}: not in the table, as no fold with these pairs and options is finished."
-            )
-            continue
         if lacking and name != IDENTITY:
             word = "fold {} is" if len(lacking) == 1 else "folds {} are"
             lines.append(
-                f"{title} {MARK}: {len(planned) - len(lacking)} of {len(planned)} folds; "
+                f"{title}: {len(planned) - len(lacking)} of {len(planned)} folds; "
                 f"{word.format(', '.join(lacking))} not finished."
             )
         missed = [(who, fold) for who, fold in everyone - scored if fold in done]
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
-            lines.append(f"{title} {MARK}: sub-{who}{_of_fold(fold)} was not scored.")
-        for (method, what), whose in undefined.items():
-            if method == name:
-                lines.append(f"{title} {MARK}: no finite {what} for {listed(whose)}.")
-    lack = {method for method, _ in undefined}
-    partial = (name for name in covered if name in lack or covered[name] != everyone)
+            lines.append(f"{title}: sub-{who}{_of_fold(fold)} was not scored.")
+        for what, whose in undefined.get(name, {}).items():
+            lines.append(f"{title}: no finite {what} for {listed(whose)}.")
+    never = "not in the table, as no fold with these pairs and options is finished."
+    lines += [f"{titles.get(name, name)}: {never}" for name in wanted if name not in covered]
+    partial = (name for name in covered if name in undefined or covered[name] != everyone)
     return tuple(partial), tuple(lines)
 
 

@@ -157,7 +157,7 @@ def ds006557_folds(
         raise UsageError(f"two subjects have one number of {AUTHORS}; use --folds K or a file")
     lacking = _AUTHORS_LACK.get(contrast, frozenset())
     absent = [n for n in _AUTHORS_SUBJECTS if n not in labels and n not in lacking]
-    dropped = [n for n in sorted(lacking) if n in labels]
+    dropped = sorted(lacking & labels.keys())
     for numbers, why in ((absent, "no pair"), (dropped, f"not in the authors' {contrast} list")):
         if numbers and note:
             listed = ", ".join(f"HYPE{n:02d}" for n in numbers)
