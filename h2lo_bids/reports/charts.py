@@ -265,10 +265,8 @@ def _number_steps(axes: Axes, last: float, *, log: bool) -> None:
 def _thinned(
     steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    points = np.column_stack([steps, values])[np.isfinite(values)]
-    if len(points) <= _POINTS:
-        return points
-    return np.array([part.mean(axis=0) for part in np.array_split(points, _POINTS)])
+    parts = np.array_split(np.column_stack([steps, values])[np.isfinite(values)], _POINTS)
+    return np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
 
 
 @_style()

@@ -157,13 +157,12 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
-    """Read a TSV file."""
-
-    def rows(file: Path) -> list[dict[str, str]]:
-        return list(io.table_rows(io.read_text(file), quoting=csv.QUOTE_NONE))
-
-    table: list[dict[str, str]] = _read(rows, path, problems, [])
-    return table
+    """Read the rows of a TSV file."""
+    rows: list[dict[str, str]] = _read(
+        lambda file: list(io.table_rows(io.read_text(file), quoting=csv.QUOTE_NONE)),
+        path, problems, [],
+    )  # fmt: skip
+    return rows
 
 
 def _runs(folder: Path, level: str, table: Path, problems: list[str]) -> list[Run]:

@@ -98,8 +98,7 @@ def extent(mask: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     inside = mask.data > 0
     if not inside.any():
         return mask.low, mask.high
-    box = bounding_box(inside)
-    low, high = (np.array([getattr(s, end) for s in box]) for end in ("start", "stop"))
+    low, high = np.array([(side.start, side.stop) for side in bounding_box(inside)]).T
     return mask.low + low * mask.spacing, mask.low + high * mask.spacing
 
 
