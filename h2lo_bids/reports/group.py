@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
         failures=failures,
         settings=() if evaluates else list(_settings(contrasts)),
         level=level,
-        software=_software(contrasts),
+        software=_software(run for _, run in runs),
         commands=_commands(out_dir, level),
     )
     atomic_write_text(path, page)
@@ -98,7 +99,7 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         group=GROUP,
         page="enhancement.html" if level == ENHANCE else "group.html",
         problems=dict.fromkeys(problems),
-        software=_software(contrasts.values()),
+        software=_software(run for contrast in contrasts.values() for run in contrast.runs),
         commands=_commands(out_dir, level),
     )
     atomic_write_text(path, page)
@@ -107,22 +108,22 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
 
 def _facts(
     contrasts: Sequence[Contrast], views: Sequence[dict[str, Any]], level: str
-) -> list[tuple[str, str]]:
-    pairs, runs = [[x for v in views for x in v["pairs"]], [r for c in contrasts for r in c.runs]]
+) -> dict[str, str]:
+    pairs = [pair for view in views for pair in view["pairs"]]
+    runs = [run for contrast in contrasts for run in contrast.runs]
     flagged = sum(pair["flagged"] for pair in pairs)
-    facts = [
-        ("Contrasts", ", ".join(contrast.name for contrast in contrasts) or "none"),
-        ("Prepared pairs", f"{len(pairs)}, of which {flagged} flagged" if pairs else "none"),
-    ]
+    facts = {
+        "Contrasts": ", ".join(contrast.name for contrast in contrasts) or "none",
+        "Prepared pairs": f"{len(pairs)}, of which {flagged} flagged" if pairs else "none",
+    }
     if level == "evaluate":
-        return [*facts, ("Models evaluated", str(len({run.method for run in runs})))]
+        return facts | {"Models evaluated": str(len({run.method for run in runs}))}
     wanted = sum(len(c.folds) * len({run.method for run in c.runs}) for c in contrasts)
     done = sum(bool(run.record) for run in runs)
-    return [
-        *facts,
-        ("Methods", ", ".join(dict.fromkeys(run.title for run in runs)) or "none yet"),
-        ("Fits finished", f"{done} of {wanted}" if wanted else "no cross-validation"),
-    ]
+    return facts | {
+        "Methods": ", ".join(dict.fromkeys(run.title for run in runs)) or "none yet",
+        "Fits finished": f"{done} of {wanted}" if wanted else "no cross-validation",
+    }
 
 
 def _models(out_dir: Path, problems: list[str]) -> list[ModelInfo]:
@@ -139,14 +140,13 @@ def _models(out_dir: Path, problems: list[str]) -> list[ModelInfo]:
     return models
 
 
-def _software(contrasts: Iterable[Contrast]) -> list[tuple[str, str]]:
-    """List programs and their versions; more than one version means the folds differ."""
-    versions: dict[str, dict[str, None]] = {}
-    for contrast in contrasts:
-        for run in contrast.runs:
-            for name, version in run.record.get("software", {}).items():
-                versions.setdefault(name, {})[str(version)] = None
-    return [(name, ", ".join(versions_of)) for name, versions_of in versions.items()]
+def _software(runs: Iterable[Run]) -> dict[str, str]:
+    """Return the versions of programs; more than one version means the folds differ."""
+    versions: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        for name, version in run.record.get("software", {}).items():
+            versions[name][str(version)] = None
+    return {name: ", ".join(found) for name, found in versions.items()}
 
 
 def _settings(contrasts: Iterable[Contrast]) -> Iterator[dict[str, Any]]:

@@ -64,7 +64,7 @@ def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Pat
         notes=study.notes,
         references=[Markup(works()[key].html) for key in _CITED],  # noqa: S704 - escaped there
         command=shlex.join(["h2lo", *words]),
-        software=tuple(software_versions().items()),
+        software=software_versions(),
     )
     atomic_write_text(path, page)
     return path
