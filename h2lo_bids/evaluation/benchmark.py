@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -67,13 +67,12 @@ def row_values(
     limits = [limit for each in options if (limit := _budget(each))]
     size = max(_numbers(records, "parameters"), default=None)
     entry = CATALOGUE.get(name)
-    usual = entry is not None and entry.parameters == size
     return {
         "folds": len({s.fold for s in scored}),
         "folds_planned": planned,
         "participants": len({s.subject.partition("_")[0] for s in scored}),
         "parameters": size,
-        "parameters_trained": entry.trained or size if entry is not None and usual else None,
+        "parameters_trained": entry.trained or size if entry and entry.parameters == size else None,
         "training_seconds": _mean(_numbers(records, "seconds")),
         "seconds_per_volume": _mean([s for r in records for s in r.get("synthesis_seconds") or ()]),
         "peak_memory_gb": max(_numbers(records, "peak_memory_gb"), default=None),
@@ -212,19 +211,20 @@ def _steps(values: Mapping[str, Any]) -> str:
     return f"{done:,}" if planned in (None, done) else f"{done:,} of {planned:,}"
 
 
-def _seconds(key: str) -> Any:
-    def write(values: Mapping[str, Any]) -> str:
-        value = values.get(key)
-        return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
-
-    return write
+def _seconds(key: str, values: Mapping[str, Any]) -> str:
+    value = values.get(key)
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 _SHOWN = (
     Column("Param.", "Number of parameters of the model that makes the images", parameters),
-    Column("Training (s)", "Mean over folds", _seconds("training_seconds")),
-    Column("s / volume", "Mean over test subjects", _seconds("seconds_per_volume")),
-    Column("Memory (GB)", "Peak resident memory, maximum over folds", _seconds("peak_memory_gb")),
+    Column("Training (s)", "Mean over folds", partial(_seconds, "training_seconds")),
+    Column("s / volume", "Mean over test subjects", partial(_seconds, "seconds_per_volume")),
+    Column(
+        "Memory (GB)",
+        "Peak resident memory, maximum over folds",
+        partial(_seconds, "peak_memory_gb"),
+    ),
     Column("Steps", "Optimiser steps in the fold with the least of its schedule done", _steps),
     Column("Folds", "Scored folds, of those planned", _folds),
 )

@@ -66,9 +66,8 @@ def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Bound the head: what is brighter than a tenth of the bright end, stray voxels aside."""
     head = scan.data > 0.1 * float(np.percentile(scan.data, 99))
     for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        thin = head.mean(axis=others) < 0.01
-        head[(slice(None),) * axis + (thin,)] = False
+        slices = np.moveaxis(head, axis, 0)
+        slices[slices.mean(axis=(1, 2)) < 0.01] = False
     low, high = extent(Volume(head.astype(np.float32), scan.origin, scan.spacing))
     return low - 3, high + 3
 
