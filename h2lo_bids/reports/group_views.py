@@ -153,9 +153,11 @@ def _realism(
     measured = []
     for run in contrast.runs:
         for row in read_table(run.folder / "realism.tsv", problems):
-            # A target is the same in all folds.
-            fold = run.fold if row.get("kind") == "synthesized" else None
-            measured.append({**row, "fold": fold, "image": row.get("image") or ""})
+            # A target is the same in all folds; a folder that was renamed is another method's.
+            fold, image = None, row.get("image") or ""
+            if row.get("kind") == "synthesized":
+                fold, image = run.fold, run.method
+            measured.append({**row, "fold": fold, "image": image})
     keys = [*of, "participant_id", "session_id", "fold"]
     table = pd.DataFrame(measured).reindex(columns=[*keys, *measures])
     table = table.drop_duplicates(keys, keep="last")

@@ -260,6 +260,13 @@ def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
     assert len(told) == 6
 
 
+def test_fits_whose_folder_was_renamed_have_a_row_of_their_own(folder):
+    fold = folder / "folds/T1w/h2lo/fold-0"
+    write_realism(fold / "realism.tsv", [Realism("synthesized", "h2lo", "A", 0, {"noise": 0.1})])
+    (folder / "folds/T1w/h2lo").rename(folder / "folds/T1w/h2lo-first")
+    assert table_of(page_of(folder), "Realism, T1w")[1][0] == "H2LO"
+
+
 def test_damaged_files_are_left_out_and_named(folder):
     (folder / "folds/T1w/h2lo/fold-0/pictures.npz").write_bytes(b"PK\x03\x04 broken")
     (folder / "folds/T1w/h2lo/fold-1/record.json").write_text("{")
