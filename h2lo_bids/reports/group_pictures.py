@@ -125,22 +125,21 @@ def draw_subject(
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     fields = fields_of(titles)
     target, source = (f"{field[0].upper()}F" for field in fields)
-    images = {source: subject.hf, f"Real {target}": subject.lf}
-    images |= {titles[name]: subject.predicted[name] for name in methods}
+    columns = [(source, subject.hf, psnr.get(IDENTITY)), (f"Real {target}", subject.lf, None)]
+    columns += [(titles[name], subject.predicted[name], psnr.get(name)) for name in methods]
     boxes = [_box(subject.hf[k], subject.lf[k]) for k in range(3)]
     # Coarse grids are enlarged, so that the writing fits.
     widest = max(x.stop - x.start for x, _ in boxes)
     zoom = max(1.0, _CELL / widest)
     cell = zoom * widest + _GAP
-    decibels = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
-    parts, y = [_heads(list(images), decibels, cell)], _HEAD
+    parts, y = [_heads([(name, value) for name, _, value in columns], cell)], _HEAD
     for plane, box in enumerate(boxes):
         wide, tall = (zoom * (side.stop - side.start) for side in box)
         label = drawing.text(13, y + tall, _PLANES[plane], anchor="middle")
         turn = f"rotate(-90 13 {drawing.number(y + tall)})"
         parts.append(drawing.element("g", label, transform=turn))
         left = _SIDE + (cell - _GAP - wide) / 2
-        for column, image in enumerate(images.values()):
+        for column, (_, image, _) in enumerate(columns):
             x = left + column * cell
             shown = image[plane][box]
             parts.append(_embed(shown / white, x, y, zoom))
@@ -153,7 +152,7 @@ def draw_subject(
         y += 2 * tall + 2 + _GAP
     ends = "{1} field, real {0} field and what each method made".format(*fields)
     title = f"{contrast} slices of {subject.name}: {ends}"
-    width = _SIDE + cell * len(images)
+    width = _SIDE + cell * len(columns)
     return drawing.document(width, y, "".join(parts), title=title, style=_STYLE)
 
 
@@ -163,10 +162,10 @@ def _box(*planes: npt.NDArray[np.floating]) -> tuple[slice, ...]:
     return bounding_box(inside | ~inside.any(), 3)
 
 
-def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> str:
+def _heads(columns: Sequence[tuple[str, float | None]], cell: float) -> str:
     room = max(int(cell / 6.2), 4)
     parts = []
-    for column, (name, value) in enumerate(zip(names, psnr, strict=True)):
+    for column, (name, value) in enumerate(columns):
         cut = name if len(name) <= room else name[: room - 1] + "\N{HORIZONTAL ELLIPSIS}"
         x = _SIDE + (column + 0.5) * cell - _GAP / 2
         parts.append(drawing.text(x, 14, cut, anchor="middle"))

@@ -260,11 +260,15 @@ def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
     assert len(told) == 6
 
 
-def test_fits_whose_folder_was_renamed_have_a_row_of_their_own(folder):
+def test_fits_that_were_kept_under_another_name_have_a_row_of_their_own(folder):
     fold = folder / "folds/T1w/h2lo/fold-0"
     write_realism(fold / "realism.tsv", [Realism("synthesized", "h2lo", "A", 0, {"noise": 0.1})])
-    (folder / "folds/T1w/h2lo").rename(folder / "folds/T1w/h2lo-first")
-    assert table_of(page_of(folder), "Realism, T1w")[1][0] == "H2LO"
+    shutil.copytree(fold.parent, folder / "folds/T1w/h2lo-first")
+    assert [row[0] for row in table_of(page_of(folder), "Realism, T1w")[1:]] == ["H2LO", "H2LO"]
+    shutil.rmtree(fold.parent)
+    others = make_fold(folder, "T1w", "h2lo-mlp", 0, TWO)
+    write_tables(folder / "group_T1w", others, tabulate(others, METHODS))
+    assert [row[0] for row in table_of(page_of(folder), "Realism, T1w")[1:]] == ["H2LO"]
 
 
 def test_damaged_files_are_left_out_and_named(folder):
