@@ -7,7 +7,6 @@ prints them, with further columns that the caller brings. A printout is the text
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,11 +73,6 @@ class Printout:
 
     heads: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-
-    @property
-    def groups(self) -> Counter[str]:
-        """How many columns stand under each head of a group."""
-        return Counter(head.group for head in self.heads if head.group)
 
     def to_md(self, *, plain: bool = False) -> str:
         """Write the grid; plain, with ``n/a`` and ``-`` as programs read them."""
@@ -273,7 +267,7 @@ class Table:
             if block.comparisons:
                 parts += ["### Paired tests", _paired_md(block, self.metrics)]
         parts.append(self.caption)
-        if any(printout.groups for printout in printouts):
+        if any(head.group for printout in printouts for head in printout.heads):
             parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
         return "\n\n".join(parts) + "\n"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY
-from h2lo_bids.evaluation.table import GROUP, Table
+from h2lo_bids.evaluation.table import Table
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports.group_data import Contrast, Run, read_contrasts, read_json
 from h2lo_bids.reports.group_views import (
@@ -96,7 +96,6 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         style=asset("style.css") + asset("group.css"),
         table=table,
         views=views,
-        group=GROUP,
         page="enhancement.html" if level == ENHANCE else "group.html",
         problems=dict.fromkeys(problems),
         software=_software(run for contrast in contrasts.values() for run in contrast.runs),
