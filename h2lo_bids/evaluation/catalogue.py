@@ -47,8 +47,6 @@ class Metric:
         """Write a figure with the decimals of the paper."""
         if math.isnan(value):
             return NOTHING
-        if math.isinf(value):
-            return "\N{INFINITY}"
         return f"{value:z.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
 
     def better(self, a: float, b: float) -> bool:

@@ -40,7 +40,7 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
-    views = [contrast_view(contrast, out_dir, problems) for contrast in contrasts]
+    views = [contrast_view(contrast, out_dir) for contrast in contrasts]
     evaluates = level == "evaluate"
     models = () if evaluates else _models(out_dir, problems)
     panel_rules = (
@@ -88,7 +88,7 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         contrast = contrasts.get(block.contrast)
         # Shown is the median subject of the method that the others are tested against.
         main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
-        drawn = contrast and draw_panels(contrast, block.titles, problems, main=main, limit=1)
+        drawn = contrast and draw_panels(contrast, main=main, limit=1)
         layout = {"printout": table.lay_out(block), "panels": drawn}
         views.append(common_view(block) | layout)
     page = render(
@@ -162,19 +162,15 @@ def _settings(contrasts: Iterable[Contrast]) -> Iterator[dict[str, Any]]:
                 "steps": _distinct(runs, "steps"),
                 "best": ", ".join(str(run.record.get("best_step", "")) for run in runs),
                 "seconds": sum(seconds) / len(seconds) if seconds else None,
-                "options": [
-                    (name, _plain(value))
+                "options": {
+                    name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                     for name, value in runs[0].record.get("options", {}).items()
-                ],
+                },
             }
 
 
 def _distinct(runs: Sequence[Run], key: str) -> str:
     return ", ".join(dict.fromkeys(str(run.record[key]) for run in runs if key in run.record))
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _commands(out_dir: Path, level: str) -> list[str]:

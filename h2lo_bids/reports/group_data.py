@@ -68,8 +68,9 @@ class Contrast:
     name: str
     runs: tuple[Run, ...]
     splits: tuple[Fold, ...]
-    titles: dict[str, str]  # of methods, in the order of their folders
+    titles: dict[str, str]  # of the methods of the table, then of others by their folders
     block: Block
+    problems: list[str] = field(hash=False)  # of files, those of the whole page
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -90,12 +91,12 @@ class Contrast:
         if self.folds and not self.runs:
             return (f"{self.name}: no fold of any method has begun",)
         lines = []
-        for method, title in self.titles.items():
+        for method in dict.fromkeys(run.method for run in self.runs):
             done = {run.fold for run in self.runs if run.method == method and run.record}
             lacking = [str(k) for k in self.folds if k not in done]
             if lacking and method != IDENTITY:
-                word = "fold" if len(lacking) == 1 else "folds"
-                lines.append(f"{self.name}, {title}: {word} {', '.join(lacking)} not finished")
+                what = f"{'fold' if len(lacking) == 1 else 'folds'} {', '.join(lacking)}"
+                lines.append(f"{self.name}, {self.titles[method]}: {what} not finished")
         return tuple(lines)
 
 
@@ -128,9 +129,11 @@ def read_contrasts(
         titles |= {run.method: run.title for run in runs if run.record}  # others have none yet
         if blocks is None:
             block = _tabulate(name, runs, titles, stem, problems)
+            titles = block.titles | titles
         else:
             block = blocks.get(name, Block(name, ()))
-        contrasts.append(Contrast(name, tuple(runs), planned, titles, block))
+            titles = block.titles
+        contrasts.append(Contrast(name, tuple(runs), planned, titles, block, problems))
     return contrasts
 
 

@@ -47,7 +47,7 @@ class Subject:
     histograms: dict[str, npt.NDArray[np.float64]] = field(hash=False)
 
 
-def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]:
+def read_subjects(contrast: Contrast) -> dict[str, Subject]:
     """Gather the pictures of the folds; of a subject tested in several, those of the first."""
     subjects: dict[str, Subject] = {}
     for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
@@ -61,12 +61,11 @@ def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]
                     subject.histograms[run.method] = shares[2]
         except FileNotFoundError:
             if run.record:
-                problems.append(f"{contrast.name}, {run.name}: no pictures.npz")
+                contrast.problems.append(f"{contrast.name}, {run.name}: no pictures.npz")
         except Exception as error:
             # zipfile, zlib and numpy raise a dozen types between them.
-            problems.append(
-                f"{contrast.name}, {run.name}: pictures.npz is damaged ({_reason(error)})"
-            )
+            what = f"pictures.npz is damaged ({_reason(error)})"
+            contrast.problems.append(f"{contrast.name}, {run.name}: {what}")
     return subjects
 
 

@@ -60,33 +60,31 @@ def common_view(block: Block, titles: Mapping[str, str] | None = None) -> dict[s
     }
 
 
-def contrast_view(contrast: Contrast, out_dir: Path, problems: list[str]) -> dict[str, Any]:
-    """Draw and lay out everything of one contrast; `problems` is extended."""
-    block = contrast.block
-    shown = {**block.titles, **contrast.titles}
-    methods = tuple(shown)
+def contrast_view(contrast: Contrast, out_dir: Path) -> dict[str, Any]:
+    """Draw and lay out everything of one contrast."""
+    block, titles = contrast.block, contrast.titles
     curves = {
-        title: charts.training_curves(contrast.runs, shown, column)
+        title: charts.training_curves(contrast.runs, titles, column)
         for column, title in charts.CURVES.items()
     }
-    pairs = pictures.read_pairs(out_dir, contrast.name, problems)
+    pairs = pictures.read_pairs(out_dir, contrast.name, contrast.problems)
     return {
-        **common_view(block, shown),
+        **common_view(block, titles),
         "contrast": contrast,
         "metrics": contrast.metrics,
         "headline": _headline(block),
         "caption": f"{_caption(block)} {CONVENTIONS[block.convention]}",
         "printout": _printout(contrast),
         "partial": any(row.partial for row in block.rows),
-        "strips": _strips(contrast, shown),
+        "strips": _strips(contrast),
         "curves": [{"title": title, "svg": svg} for title, svg in curves.items() if svg],
-        "panels": draw_panels(contrast, shown, problems),
-        "realism": _realism(contrast, shown, problems),
+        "panels": draw_panels(contrast),
+        "realism": _realism(contrast),
         "splits": _split_rows(contrast),
         "pairs": pairs,
         "flagged": [pair["name"] for pair in pairs if pair["flagged"]],
         "undrawn": sum(pair["picture"] is None for pair in pairs),
-        "legend": [(charts.colour(name, methods), shown[name]) for name in methods],
+        "legend": [(charts.colour(name, tuple(titles)), titles[name]) for name in titles],
     }
 
 
@@ -129,13 +127,13 @@ def _caption(block: Block) -> str:
     return f"{spread} over {who}." if people > 1 else f"Values of {who}."
 
 
-def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+def _strips(contrast: Contrast) -> list[dict[str, Any]]:
     """Draw each metric of every participant."""
     strips = []
     for metric in contrast.metrics:
         subjects = contrast.block.people(metric.key)
         scored = {method for values in subjects.values() for method in values}
-        columns = {method: title for method, title in titles.items() if method in scored}
+        columns = {name: title for name, title in contrast.titles.items() if name in scored}
         better = "larger" if metric.higher else "smaller"
         what = f"{metric.title} of {len(subjects)} subjects by method, {contrast.name}"
         drawing = charts.strip_plot(subjects, columns, label=f"{what}: {better} is better")
@@ -143,16 +141,14 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
     return strips
 
 
-def _realism(
-    contrast: Contrast, titles: Mapping[str, str], problems: list[str]
-) -> dict[str, Any] | None:
+def _realism(contrast: Contrast) -> dict[str, Any] | None:
     """Lay out how real the images look, if measured: means over images, a row per method."""
     import pandas as pd
 
     of, measures = ["kind", "image"], list(REALISM)
     measured = []
     for run in contrast.runs:
-        for row in read_table(run.folder / "realism.tsv", problems):
+        for row in read_table(run.folder / "realism.tsv", contrast.problems):
             # A target is the same in all folds; a folder that was renamed is another method's.
             fold, image = None, row.get("image") or ""
             if row.get("kind") == "synthesized":
@@ -172,10 +168,10 @@ def _realism(
                 "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
                 for key, (_, digits) in _SHOWN.items()
             ]
-            title = "Real low field" if kind == "target" else titles.get(image, image)
+            title = "Real low field" if kind == "target" else contrast.titles.get(image, image)
             rows.append({"kind": kind, "title": title, "n": len(images), "cells": cells})
             if kind != "reference" and image != IDENTITY:
-                css = "lf" if kind == "target" else charts.colour(image, tuple(titles))
+                css = "lf" if kind == "target" else charts.colour(image, tuple(contrast.titles))
                 lines.append((css, title, means))
     if not rows:
         return None
@@ -205,15 +201,10 @@ def _median(psnr: Mapping[str, Mapping[str, float]], method: str, names: Sequenc
 
 
 def draw_panels(
-    contrast: Contrast,
-    titles: Mapping[str, str],
-    problems: list[str],
-    *,
-    main: str = "",
-    limit: int = PANELS,
+    contrast: Contrast, *, main: str = "", limit: int = PANELS
 ) -> dict[str, Any] | None:
     """Draw test subjects, by `main` the median one first, until the page is heavy enough."""
-    subjects = pictures.read_subjects(contrast, problems)
+    subjects, titles = pictures.read_subjects(contrast), contrast.titles
     if not subjects:
         return None
     main = main or next((method for method in titles if method != IDENTITY), IDENTITY)
