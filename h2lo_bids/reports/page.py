@@ -74,13 +74,13 @@ def asset(name: str) -> str:
 
 def _policy(style: str, script: str) -> str:
     """Forbid every request, and every style and script but those of the page."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
+    styles, scripts = (
+        base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+        for text in (style, script)
+    )
     return (
         "default-src 'none'; img-src data:; "
-        f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
+        f"style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
