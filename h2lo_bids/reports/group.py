@@ -154,23 +154,22 @@ def _settings(contrasts: Iterable[Contrast]) -> Iterator[dict[str, Any]]:
         done = [run for run in contrast.runs if run.record]
         for _, group in groupby(done, key=lambda run: run.method):
             runs = list(group)
-            seconds = [run.record["seconds"] for run in runs if "seconds" in run.record]
+            seeds, steps, best, seconds = (
+                [run.record[key] for run in runs if key in run.record]
+                for key in ("seed", "steps", "best_step", "seconds")
+            )
             yield {
                 "contrast": contrast.name,
                 "title": runs[0].title,
-                "seeds": _distinct(runs, "seed"),
-                "steps": _distinct(runs, "steps"),
-                "best": ", ".join(str(run.record.get("best_step", "")) for run in runs),
+                "seeds": ", ".join(dict.fromkeys(map(str, seeds))),
+                "steps": ", ".join(dict.fromkeys(map(str, steps))),
+                "best": ", ".join(map(str, best)),
                 "seconds": sum(seconds) / len(seconds) if seconds else None,
                 "options": {
                     name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                     for name, value in runs[0].record.get("options", {}).items()
                 },
             }
-
-
-def _distinct(runs: Sequence[Run], key: str) -> str:
-    return ", ".join(dict.fromkeys(str(run.record[key]) for run in runs if key in run.record))
 
 
 def _commands(out_dir: Path, level: str) -> list[str]:
