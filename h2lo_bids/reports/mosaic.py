@@ -239,8 +239,7 @@ def document(width: float, height: float, body: str, *, title: str, style: str) 
 
 def number(value: float) -> str:
     """Write a coordinate with at most two decimals."""
-    text = f"{value:.2f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    return f"{value:z.2f}".rstrip("0").rstrip(".")
 
 
 def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
