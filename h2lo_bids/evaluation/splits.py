@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
-COLUMNS = ("contrast", "fold", "participant_id", "part")
+COLUMNS = ("fold", "participant_id", "part")
 _NUMBER = re.compile(r"\d{1,9}")
 _ANY = ("", "n/a")
 """Contrast of a row that holds for every contrast."""
@@ -193,13 +194,12 @@ def _balanced(
     candidates: Sequence[Sequence[str]], count: int, rng: np.random.Generator
 ) -> list[set[str]]:
     """Draw from each list those drawn least often so far, ties at random."""
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     drawn = []
     for names in candidates:
-        order = sorted(rng.permutation(len(names)), key=lambda i: used.get(names[i], 0))
-        chosen = {names[i] for i in order[:count]}
-        used |= {name: used.get(name, 0) + 1 for name in chosen}
-        drawn.append(chosen)
+        order = sorted(rng.permutation(len(names)), key=lambda i: used[names[i]])
+        drawn.append({names[i] for i in order[:count]})
+        used.update(drawn[-1])
     return drawn
 
 
@@ -257,15 +257,15 @@ def _read(path: Path, every: str = "") -> dict[str, dict[int, dict[str, list[str
         ) from err
     except ValueError as err:
         raise BadDataError(f"{path}: not a table of folds: {err}; repair it") from err
-    missing = {*COLUMNS[1:]} - {*text.partition("\n")[0].strip("\r").split("\t")}
+    missing = set(COLUMNS) - {*text.partition("\n")[0].strip("\r").split("\t")}
     if missing:
         raise BadDataError(
             f"{path}: no column {', '.join(sorted(missing))}; a table of folds has the "
-            f"tab-separated columns {', '.join(COLUMNS[1:])}, and contrast where it matters"
+            f"tab-separated columns {', '.join(COLUMNS)}, and contrast where it matters"
         )
     found: dict[str, dict[int, dict[str, list[str]]]] = {}
     for row in rows:
-        number, subject, part = (row[name].strip() for name in COLUMNS[1:])
+        number, subject, part = (row[name].strip() for name in COLUMNS)
         if not _NUMBER.fullmatch(number) or part not in PARTS:
             what = f"fold {number!r}, part {part!r}"
             raise BadDataError(f"{path}: {what}: a fold is a number, a part {', '.join(PARTS)}")

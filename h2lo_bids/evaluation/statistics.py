@@ -177,16 +177,12 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
     compared: list[Comparison] = []
     for versus in dict.fromkeys([reference or [*others, IDENTITY][0], IDENTITY]):
         tested = [m for m in others if m != versus and versus in methods]
-        tests = {
-            (m, metric): _test(summary[m, metric], summary[versus, metric])
-            for m in tested
-            for metric in SCORED
-        }
+        families = []
         for metric in SCORED:
-            family = [(m, metric) for m in tested]
-            for key, p in zip(family, holm([tests[key].p for key in family]), strict=True):
-                tests[key] = replace(tests[key], p_holm=p)
-        compared += tests.values()
+            tests = [_test(summary[m, metric], summary[versus, metric]) for m in tested]
+            corrected = holm([test.p for test in tests])
+            families.append([replace(t, p_holm=p) for t, p in zip(tests, corrected, strict=True)])
+        compared += (test for of_method in zip(*families, strict=True) for test in of_method)
     return tuple(compared)
 
 
