@@ -294,37 +294,27 @@ def _to_mni(spacing: float) -> np.ndarray:
 
 def template_head(spacing: float, rng: np.random.Generator) -> Anatomy:
     """Return a head of the template's shape, with folds, skull and scalp of its own."""
-    grey, white, brain = _maps(spacing)
-    affine = _to_mni(spacing)
-    x, y, z = millimetres(grid_shape(spacing), affine)
-    labels = _brain(grey, white, brain, (x, y, z), spacing, rng)
-    _around(labels, brain > 0.5, (x, y, z), spacing, rng)
-    right = (x > 0) & (labels < 500)
+    where = millimetres(grid_shape(spacing), _to_mni(spacing))
+    labels = _brain(where, spacing, rng)
+    _around(labels, where, spacing, rng)
+    right = (where[0] > 0) & (labels < 500)
     table = np.arange(600, dtype=np.int16)
     table[list(RIGHT_OF)] = list(RIGHT_OF.values())
     labels[right] = table[labels[right]]
     return Anatomy(labels, spacing, "MNI152NLin2009aSym tissue maps of nilearn")
 
 
-def _ellipsoid(where: tuple, centre: tuple, radii: tuple) -> np.ndarray:
+def _ellipsoid(where: Sequence[np.ndarray], centre: tuple, radii: tuple) -> np.ndarray:
     """Return the squared distance from a centre in units of the half axes."""
     return sum(((w - c) / r) ** 2 for w, c, r in zip(where, centre, radii, strict=True))  # type: ignore[return-value]
 
 
-def _brain(
-    grey: np.ndarray,
-    white: np.ndarray,
-    brain: np.ndarray,
-    where: tuple,
-    spacing: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def _brain(where: list[np.ndarray], spacing: float, rng: np.random.Generator) -> np.ndarray:
     """Label tissue; noise on the maps makes folds that the average has lost."""
     from scipy.ndimage import distance_transform_edt
 
-    x, y, z = where
-    shape = grey.shape
-    fold = 0.16 * smooth_field(rng, shape, spacing, 3.0)
+    (x, y, z), (grey, white, brain) = where, _maps(spacing)
+    fold = 0.16 * smooth_field(rng, grey.shape, spacing, 3.0)
     fluid = np.clip(1 - grey - white, 0, 1)
     labels = np.where(white + 0.5 * fold > grey, 2, 3).astype(np.int16)
     inside = brain > 0.5
@@ -332,12 +322,10 @@ def _brain(
     wet = fluid + fold > 0.55 + 0.25 * (depth < 2.0)
     ventricle = wet & (depth > 22) & (np.abs(x) < 38)
     cerebellum = (z < -14) & (y < -38) & (z < -0.55 * (y + 95) + 2)
-    labels[np.broadcast_to(cerebellum, shape)] += 5
-    deep = (abs(x), y, z)
+    labels[np.broadcast_to(cerebellum, labels.shape)] += 5
     for label, (centre, radii) in _SOLIDS.items():
-        labels[(_ellipsoid(deep, centre, radii) < 1) & ((labels == 3) | (label in (10, 13)))] = (
-            label
-        )
+        solid = _ellipsoid((abs(x), y, z), centre, radii) < 1
+        labels[solid & ((labels == 3) | (label in (10, 13)))] = label
     labels[(np.abs(x) < 15) & (y > -44) & (y < -12) & (z < -8) & (depth > 2)] = 16
     labels[wet] = 24
     labels[ventricle] = 4
@@ -346,17 +334,13 @@ def _brain(
 
 
 def _around(
-    labels: np.ndarray,
-    inside: np.ndarray,
-    where: tuple,
-    spacing: float,
-    rng: np.random.Generator,
+    labels: np.ndarray, where: list[np.ndarray], spacing: float, rng: np.random.Generator
 ) -> None:
     """Wrap a brain in fluid, skull, marrow and scalp, and add face, eyes and neck."""
     from scipy.ndimage import distance_transform_edt
 
-    x, y, z = where
-    outside = distance_transform_edt(~inside, sampling=spacing)
+    (x, y, z), free = where, labels == 0
+    outside = distance_transform_edt(free, sampling=spacing)
     outside -= 0.8 * smooth_field(rng, labels.shape, spacing, 20.0)
     bone, fat = rng.uniform(5.0, 8.0), rng.uniform(4.5, 8.0)
     face = np.minimum(
@@ -364,7 +348,6 @@ def _around(
         ((x / 58) ** 2 + ((y + 28) / 66) ** 2) + 10 * (z > -50),
     )
     air = _ellipsoid(where, (0, 66, -48), (13, 26, 24)) < 1
-    free = ~inside
     layers = (
         (511, (face < 1) | (outside < 3 + bone + fat)),
         (507, face < 0.82),
