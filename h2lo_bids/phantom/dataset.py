@@ -158,25 +158,23 @@ class _Person:
 
     def write(self, maps: Sequence[Path]) -> str:
         """Simulate the person's scans; return where the anatomy comes from."""
-        plan, rng = self._plan, self._rng(0)
+        plan, rng, side = self._plan, self._rng(0), self._plan.resolution
         if maps:
             source, strength = load_labels(maps[(self._number - 1) % len(maps)]), 1.0
         else:
-            source, strength = template_head(plan.resolution, rng), 1.2
-        shape = grid_shape(plan.resolution)
-        head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
+            source, strength = template_head(side, rng), 1.2
+        head, mask = vary(source, rng, shape=grid_shape(side), spacing=side, strength=strength)
         subject = make_subject(head, mask, rng)
         if plan.lesions:
             subject = self._plant(subject)
         for contrast in plan.contrasts:
-            protocol = HIGH_FIELD[contrast]
-            rng = self._scan_rng(contrast, "HF")
+            protocol, rng = HIGH_FIELD[contrast], self._scan_rng(contrast, "HF")
             values = signal_of(protocol, subject.tissues)
             data = high_field_scan(subject, values, rng, nominal_look(contrast, rng))
             label = "acq-MPRAGE_T1w" if contrast == "T1w" else contrast
-            self._write_scan("HF", label, data, head.affine, _sidecar(protocol, plan.resolution))
-        for contrast in plan.contrasts if plan.acquisitions else ():
-            self._write_low(subject, contrast)
+            self._write_scan("HF", label, data, head.affine, _sidecar(protocol, side))
+        if plan.acquisitions:
+            self._write_low(subject)
         return head.source
 
     def _plant(self, subject: Subject) -> Subject:
@@ -184,53 +182,50 @@ class _Person:
         plan, affine = self._plan.lesions, subject.anatomy.affine
         lesions = place_lesions(subject.classes == WHITE, affine, plan, self._rng(0, 2))
         subject, mask = with_lesions(subject, lesions, plan.severity)
-        folder = self._plan.out / DERIVATIVES / self.name / "ses-HF" / "anat"
         sidecar = _lesion_sidecar(lesions, plan.severity, subject.tissues)
-        stem = folder / f"{self.name}_ses-HF_label-lesion_mask"
-        _write_image(stem, mask.astype(np.uint8), affine, sidecar)
+        mask = mask.astype(np.uint8)
+        self._write_image("HF", "label-lesion_mask", mask, affine, sidecar, DERIVATIVES)
         return subject
 
-    def _write_low(self, subject: Subject, contrast: str) -> None:
-        """Scan the person at low field in one contrast."""
+    def _write_low(self, subject: Subject) -> None:
+        """Scan the person at low field."""
         anatomy = subject.anatomy
-        rng = self._scan_rng(contrast, "coil")
-        sensitivity = coil(rng, anatomy, contrast)
         displacement = distortion(self._rng(0, 1), subject.mask, anatomy.spacing, DISTORTION)
-        for acquisition in self._plan.acquisitions:
-            data, _ = low_field_scan(
-                subject, contrast, acquisition, sensitivity=sensitivity,
-                rng=self._scan_rng(contrast, acquisition), displacement=displacement,
-            )  # fmt: skip
-            grid = low_field_grid(contrast, acquisition)
-            sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
-            self._write_scan("LF", f"acq-{acquisition}_{contrast}", data, grid.affine, sidecar)
+        for contrast in self._plan.contrasts:
+            sensitivity = coil(self._scan_rng(contrast, "coil"), anatomy, contrast)
+            for acquisition in self._plan.acquisitions:
+                data, _ = low_field_scan(
+                    subject, contrast, acquisition, sensitivity=sensitivity,
+                    rng=self._scan_rng(contrast, acquisition), displacement=displacement,
+                )  # fmt: skip
+                grid = low_field_grid(contrast, acquisition)
+                sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
+                self._write_scan("LF", f"acq-{acquisition}_{contrast}", data, grid.affine, sidecar)
 
-    def _write_scan(
-        self, session: str, label: str, data: np.ndarray, affine: np.ndarray,
-        sidecar: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+    def _write_scan(self, session: str, label: str, data: np.ndarray, *space: Any) -> None:
         """Write a scan, whose white matter is 1, as scanners do: in integers."""
         stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
-        stem = f"{self.name}_ses-{session}_{label}"
-        path = self._plan.out / self.name / f"ses-{session}" / "anat" / stem
-        _write_image(path, stored, affine, sidecar)
+        stem = self._write_image(session, label, stored, *space)
         self._progress(f"{stem}: {'x'.join(map(str, data.shape))}")
 
+    def _write_image(
+        self, session: str, label: str, stored: np.ndarray, affine: np.ndarray,
+        sidecar: Mapping[str, Any], root: Path = Path(),
+    ) -> str:  # fmt: skip
+        """Write an image and its sidecar; return the name without extension."""
+        import nibabel as nib
 
-def _write_image(
-    stem: Path, stored: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any]
-) -> None:
-    """Write an image and its sidecar; `stem` has no extension."""
-    import nibabel as nib
-
-    image = nib.Nifti1Image(stored, affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    write_json(stem.with_name(stem.name + ".json"), sidecar)
-    # No name and no time in the gzip header.
-    packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
-    stem.with_name(stem.name + ".nii.gz").write_bytes(packed)
+        image = nib.Nifti1Image(stored, affine)
+        image.header.set_xyzt_units("mm", "sec")
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        stem = f"{self.name}_ses-{session}_{label}"
+        folder = self._plan.out / root / self.name / f"ses-{session}" / "anat"
+        write_json(folder / f"{stem}.json", sidecar)
+        # No name and no time in the gzip header.
+        packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
+        (folder / f"{stem}.nii.gz").write_bytes(packed)
+        return stem
 
 
 def _sidecar(protocol: Protocol, thickness: float) -> dict[str, Any]:
@@ -266,7 +261,7 @@ def _lesion_sidecar(
         high, low = HIGH_FIELD[contrast], low_field(contrast, "axi")
         for name, protocol in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
             values = signal_of(protocol, tissues)
-            ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
+            ratio = values[NAMES.index("plaque")] / values[WHITE]
             contrasts[name] = round(float(ratio) - 1, 4)
     return {
         "Type": "Lesion",
