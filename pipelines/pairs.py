@@ -56,8 +56,8 @@ class PairOptions:
 
     def find_brain(self, workflow: pe.Workflow, name: str, scan: Scan) -> pe.Node:
         """Add the node that reads a scan and finds its brain."""
-        mask = self.mask_of(scan)
-        return add_find_brain(workflow, name, scan.path, self, mask[0] if mask else None)
+        how = (self.mask_of(scan), self.settings, self.omp_nthreads)
+        return add_find_brain(workflow, name, scan.path, *how)
 
 
 def prepare_pairs(
@@ -116,8 +116,8 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
     scans = [scan for scan in (pair.hf, *pair.lf, pair.donor) if scan]
     paths = [scan.path for scan in scans]
     paths += [mask[0] for scan in scans if (mask := how.mask_of(scan))]
-    weights = synthstrip_weights(how.settings)
-    for path in [*paths, *([weights] if weights else [])]:
+    paths += [weights] if (weights := synthstrip_weights(how.settings)) else []
+    for path in paths:
         try:
             digest.update(hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest())
         except OSError as err:
@@ -160,8 +160,7 @@ def init_pairs_wf(
     workflow.add_nodes(list(branches.values()))
     alone: dict[str, pe.Node] = {}
     for pair in pairs:
-        donor = pair.donor
-        if donor is None:
+        if (donor := pair.donor) is None:
             continue
         if donor.stem in branches:
             source, field = branches[donor.stem], "find_brain.mask_file"
@@ -213,6 +212,7 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
     mask = derivative_uri(paths["mask"], out_dir)
     uris, given = [scan.uri for scan in scans], how.mask_of(pair.hf)
     own = [found[1] for scan in pair.lf if (found := how.mask_of(scan))]
+    low = [scan.field_strength for scan in pair.lf if scan.field_strength is not None]
     place = {"SpatialReference": pair.hf.uri, "Resolution": MODEL_FRAME}
     brain = {"SkullStripped": True, **place}
     record: dict[str, Any] = {
@@ -224,7 +224,8 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
         "RandomSeed": how.settings.random_seed,
         "Frame": how.frame.to_dict(),
         "Fingerprint": fingerprint,
-        **_strengths(pair),
+        "InputMagneticFieldStrength": pair.hf.field_strength,
+        "MagneticFieldStrength": median(low) if low else None,
     }
     return WritePair(
         out_dir=out_dir,
@@ -240,16 +241,6 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
             ),
         },
     )
-
-
-def _strengths(pair: PairSource) -> dict[str, float]:
-    """Return the field strengths in tesla that are known, for the card of a model."""
-    low = [scan.field_strength for scan in pair.lf if scan.field_strength is not None]
-    found = {
-        "InputMagneticFieldStrength": pair.hf.field_strength,
-        "MagneticFieldStrength": median(low) if low else None,
-    }
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def is_simulated(scan: Scan) -> bool:

@@ -149,12 +149,11 @@ def _synthesize(branch: Branch) -> None:
 
 def prepare_scan(branch: Branch) -> dict[str, Source]:
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
-    workflow, (part,), (mask,) = branch.workflow, branch.image.parts, branch.image.masks
-    model, given = branch.image.model, mask[0] if mask else None
-    find = add_find_brain(workflow, "find_brain", part.path, branch.run, given)
-    made = add_preparation(
-        workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
-    )
+    image, model, run = branch.image, branch.image.model, branch.run
+    path, how = image.scan.path, (image.masks[0], run.settings, run.omp_nthreads)
+    find = add_find_brain(branch.workflow, "find_brain", path, *how)
+    wanted = (model.frame, model.contrast, model.scaling)
+    made = add_preparation(branch.workflow, find, path, *wanted, native=True)
     return made | {
         "preproc": made["native"], "mask_method": made["method"],
         "scaling": made["native_scaling"], "scaling_model": made["scaling"],
@@ -245,8 +244,9 @@ def _enhance(branch: Branch) -> None:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
     workflow, image, run, model = branch.workflow, branch.image, branch.run, branch.image.model
     names = [str(part.path) for part in image.parts]
+    how = (run.settings, run.omp_nthreads)
     finds = [
-        add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
+        add_find_brain(workflow, f"find_{number}", part.path, mask, *how)
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
     choose = add(

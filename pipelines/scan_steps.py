@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,11 +26,8 @@ from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import array_lines, spacing_of
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
-
-if TYPE_CHECKING:
-    from pipelines.pairs import PairOptions
-    from pipelines.participant import RunSpec
 
 
 def find_brain(
@@ -208,15 +205,16 @@ def add_find_brain(
     workflow: pe.Workflow,
     name: str,
     path: Path,
-    how: RunSpec | PairOptions,
-    given_mask: Path | None = None,
+    mask: tuple[Path, str] | None,  # one that is given, and its URI
+    settings: Settings,
+    threads: int,
 ) -> pe.Node:
     """Add the node that reads a scan and finds its brain."""
     find = FindBrain(
-        in_file=path, method=how.settings.skull_strip, weights=synthstrip_weights(how.settings),
-        given_mask=given_mask,
+        in_file=path, method=settings.skull_strip, weights=synthstrip_weights(settings),
+        given_mask=mask and mask[0],
     )  # fmt: skip
-    return add(workflow, find, name, how.omp_nthreads)
+    return add(workflow, find, name, threads)
 
 
 def add_preparation(
@@ -234,7 +232,6 @@ def add_preparation(
         frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
     )
     prepare = add(workflow, step, "prepare", **{key: (find, key) for key in FOUND})
-    outputs = ["method", "warnings", "volume", "volume_mask", "profile", "scaling"]
-    outputs += ["native", "native_scaling"] if native else []
+    outputs = ("method", "warnings", "volume_mask", "native", "native_scaling", *SCALED)
     found: dict[str, Source] = {key: (prepare, key) for key in outputs}
     return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}
