@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -202,7 +203,7 @@ class Image(NamedTuple):
     data: np.ndarray
     brain: np.ndarray
     affine: np.ndarray
-    source: tuple[Condition, Bundle] | None = None  # of a condition's image
+    source: Any = None  # of a condition's image: the condition and its model's `Bundle`
 
 
 class Images:
@@ -228,7 +229,12 @@ class Images:
     def write(self) -> list[Image]:
         """Write those of the conditions; return the high-field image and all noise-free ones."""
         high = _voxels(self.paths["preproc"])
-        images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine), *self._plain()]
+        images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine)]
+        for grid in self.grids:  # the run's own low-field images along the scan's axes
+            if grid.kind in ("native", "lf"):
+                mask: Any = nib.load(self.mask_of(grid))
+                data, brain = _voxels(self.paths[f"lowfield_{grid.name}"]), mask.dataobj
+                images.append(Image("lowfield", grid, data, np.asarray(brain) > 0, mask.affine))
         images += map(self._image, self.conditions)
         # Of rated realisations only those are written that readers may see: one of a condition.
         if self.settings.level != "trial" or self.settings.reader_set:
@@ -245,14 +251,6 @@ class Images:
         for path in (self.paths["preproc"], self.paths["mask"]):
             sha.update(path.read_bytes())
         return sha.hexdigest()
-
-    def _plain(self) -> Iterator[Image]:
-        """Yield the run's own low-field images along the scan's axes."""
-        for grid in self.grids:
-            if grid.kind in ("native", "lf"):
-                mask: Any = nib.load(self.mask_of(grid))
-                data = _voxels(self.paths[f"lowfield_{grid.name}"])
-                yield Image("lowfield", grid, data, np.asarray(mask.dataobj) > 0, mask.affine)
 
     def _image(self, condition: Condition) -> Image:
         """Return the noise-free image of a condition, in [0, 1]: as it is there, or synthesized."""
@@ -313,40 +311,33 @@ class Images:
     ) -> Iterator[tuple[int, Image, np.ndarray]]:
         """Yield number (from 1), condition's image and noisy image; `most` of each, at most."""
         # Conditions on one grid of one model share their draws, so that they are compared in pairs.
-        groups: dict[Any, list[Image]] = {}
+        groups = defaultdict[Any, list[Image]](list)
         for image in images:
-            if image.source is not None and image.source[0].realisations:
+            if image.source and image.source[0].realisations:
                 condition, bundle = image.source
-                groups.setdefault((condition.lf_grid, bundle.digest), []).append(image)
-        for members in groups.values():
-            yield from self._draw(members, most)
-
-    def _draw(
-        self, members: Sequence[Image], most: int | None
-    ) -> Iterator[tuple[int, Image, np.ndarray]]:
-        """Draw noise on one grid of one model as ``--noise calibrated`` does."""
-        sources = [image.source for image in members if image.source is not None]
-        (_, bundle), first = sources[0], members[0]
-        model, (_, frame) = NoiseModel.from_dict(bundle.metadata["noise"]), self._frame(bundle)
-        affine = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ first.affine
-        how: dict[str, Any] = {"seed": [self.seed, zlib.crc32(self.scan.stem.encode())]}
-        how["acquired"] = acquired = first.grid.kind == "lf"
-        brain = first.data[first.brain]
-        one = model.of_one_scan(brain, affine[:3, :3]) if acquired else model
-        counts = [min(c.realisations, most or c.realisations) for c, _ in sources]
-        for number in range(1, max(counts) + 1):
-            drawn = unit_noise(first.brain, affine, one, realisation=number, **how)
-            for image, count, (condition, _) in zip(members, counts, sources, strict=True):
-                if number <= count:
-                    yield number, image, add_noise(
-                        image.data, image.brain, affine, model, realisation=number,
-                        scale=condition.noise_scale, drawn=drawn, **how,
-                    )  # fmt: skip
+                groups[condition.lf_grid, bundle.digest].append(image)
+        for members in groups.values():  # drawn as ``--noise calibrated`` does
+            first, (_, bundle) = members[0], members[0].source
+            model, (_, frame) = NoiseModel.from_dict(bundle.metadata["noise"]), self._frame(bundle)
+            affine = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ first.affine
+            how: dict[str, Any] = {"seed": [self.seed, zlib.crc32(self.scan.stem.encode())]}
+            how["acquired"] = acquired = first.grid.kind == "lf"
+            brain = first.data[first.brain]
+            one = model.of_one_scan(brain, affine[:3, :3]) if acquired else model
+            counts = {i.name: min(n := i.source[0].realisations, most or n) for i in members}
+            for number in range(1, max(counts.values()) + 1):
+                drawn = unit_noise(first.brain, affine, one, realisation=number, **how)
+                for image in members:
+                    if number <= counts[image.name]:
+                        yield number, image, add_noise(
+                            image.data, image.brain, affine, model, realisation=number,
+                            scale=image.source[0].noise_scale, drawn=drawn, **how,
+                        )  # fmt: skip
 
     def _write_realisations(self, images: Sequence[Image], most: int | None) -> None:
         """Write the noisy images of the conditions that have any."""
         for number, image, noisy in self.realisations(images, most):
-            condition, bundle = image.source  # type: ignore[misc]
+            condition, bundle = image.source
             word = f"noise{number:02d}"
             plain = self.name(image.name, self.scan.suffix, image.grid)
             path = self.name(f"{image.name}{word}", self.scan.suffix, image.grid)
