@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from h2lo_bids.evaluation.realism import TISSUES, tissue_levels
-from h2lo_bids.imaging.resample import spacing_of
+from h2lo_bids.imaging.resample import spacing_of, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse, slice_axis, slice_profile
 
 GAP, REACH = 1.0, 5.0
@@ -281,27 +281,25 @@ def response_lines(
 
 def shown(place: Place, lines: Sequence[np.ndarray], brain: np.ndarray) -> Shown | None:
     """Carry a place to an output's grid by partial volume; None where no brain there holds it."""
-    share, ring, corner = place.share, place.ring, list(place.corner)
+    box, parts = list(place.box), []
     for axis, weights in enumerate(lines):
-        part = weights[:, corner[axis] : corner[axis] + share.shape[axis]]
+        part = weights[:, box[axis]]
         rows = np.flatnonzero(part.any(axis=1))
         if not len(rows):
             return None
-        part = part[rows[0] : rows[-1] + 1].astype(np.float32)
-        share, ring = (
-            np.moveaxis(np.tensordot(part, array, (1, axis)), 0, axis) for array in (share, ring)
-        )
-        corner[axis] = int(rows[0])
-    box = tuple(slice(c, c + n) for c, n in zip(corner, share.shape, strict=True))
-    inside = share * brain[box]
+        box[axis] = slice(int(rows[0]), int(rows[-1]) + 1)
+        parts.append(part[box[axis]].astype(np.float32))
+    share, ring = weigh_by_axis(place.share, parts), weigh_by_axis(place.ring, parts)
+    brain = brain[tuple(box)]
+    inside = share * brain
     # Squares: voxels that hold other tissue, too, count less.
-    around = ring**2 * brain[box] * (share < _PURE)
+    around = ring**2 * brain * (share < _PURE)
     if not around.any():
-        around = ring * brain[box]
+        around = ring * brain
     if not inside.sum() > 0 or not around.sum() > 0:
         return None
-    held = np.clip(share + ring, 0, 1) * brain[box]
-    return Shown(box, share, inside / inside.sum(), around / around.sum(), held)
+    held = np.clip(share + ring, 0, 1) * brain
+    return Shown(tuple(box), share, inside / inside.sum(), around / around.sum(), held)
 
 
 class Measure(NamedTuple):

@@ -60,14 +60,14 @@ class Label:
 
     name: str  # as given with ``--labels``
     path: Path
-    kind: str  # "mask", "dseg" or "probseg"
-    data: np.ndarray  # (X, Y, Z): bool, whole numbers, or shares in [0, 1]
+    kind: str  # "dseg" or "probseg", which a mask is, too
+    data: np.ndarray  # (X, Y, Z): whole numbers, or float32 shares in [0, 1]
     names: dict[int, str]  # of the regions of a "dseg", by number, where its table has them
 
     def regions(self) -> Iterator[tuple[int, str, np.ndarray]]:
         """Give number, name and shares, float32, of each region."""
         if self.kind != "dseg":
-            yield 1, self.name, self.data.astype(np.float32)
+            yield 1, self.name, self.data
             return
         for code in np.unique(self.data[self.data > 0]).tolist():
             yield code, self.names.get(code, str(code)), (self.data == code).astype(np.float32)
@@ -144,7 +144,7 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
         )
     if kind == "dseg":
         return Label(name, path, kind, whole.astype(np.int32), _names(path))
-    return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
+    return Label(name, path, "probseg", (held if kind == "mask" else data).astype(np.float32), {})
 
 
 def _names(path: Path) -> dict[int, str]:
@@ -163,7 +163,7 @@ def _names(path: Path) -> dict[int, str]:
 def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Carry a label to a grid by partial volume: its share, or the region that has the largest."""
     if label.kind != "dseg":
-        return move(label.data.astype(np.float32))
+        return move(label.data)
     best = np.maximum(move((label.data == 0).astype(np.float32)), 1e-6)
     codes = np.zeros(best.shape, dtype=np.int32)
     for code, _, region in label.regions():
@@ -189,10 +189,10 @@ class Examination:
     def run(self) -> Examination:
         """Write everything; labels that cannot be used raise after the images are there."""
         images = self._images.write()
-        labels = []
-        for name, root in self._images.settings.labels:
-            path, scan = find_label(name, root, self._scan), load_checked(self._scan.path).image
-            labels.append(load_label(name, path, scan, self._brain))
+        labels, of_run = [], self._images.settings.labels
+        scan = load_checked(self._scan.path).image if of_run else None
+        for name, root in of_run:
+            labels.append(load_label(name, find_label(name, root, self._scan), scan, self._brain))
         trial = self._images.settings.level == "trial"
         rated = [label for label in labels if label.kind != "dseg"]
         ill = np.any([label.data >= 0.5 for label in rated], axis=0) if rated else None
@@ -215,7 +215,6 @@ class Examination:
 
     def _write_label(self, label: Label, images: Sequence[Image]) -> None:
         """Write a label on every grid of the run and of a condition."""
-        kind = "dseg" if label.kind == "dseg" else "probseg"
         native = derivative_uri(self._images.paths["preproc"], self._images.out_dir)
         targets: dict[str, tuple[Grid, Any]] = {
             i.grid.name: (i.grid, placed(i.data, i.affine, self._mask)) for i in images
@@ -225,7 +224,7 @@ class Examination:
             # What fills the voxels: conditions with other slices share the file.
             grid = replace(asked, response=VoxelResponse())
             data = carry_label(label, self._mover(grid, space))
-            path = self._images.name(label.name, kind, grid)
+            path = self._images.name(label.name, label.kind, grid)
             known = read_json(sidecar_path(self._images.mask_of(grid))) if grid.space else {}
             content = {
                 "Description": f"{label.name}, by the share of each voxel that it fills",
