@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import networkx
@@ -123,9 +122,8 @@ def interface(
 def _input(hint: Any, default: Any) -> Any:
     if default is inspect.Parameter.empty:
         return _trait(hint, mandatory=True)
-    if default is None:
-        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
-        return _trait(hint)
+    if default is None:  # of `hint | None`
+        return _trait(get_args(hint)[0])
     return _trait(hint, default, usedefault=True)
 
 
@@ -228,23 +226,21 @@ def run_workflow(
 ) -> list[Failed]:
     """Run all nodes that can run; return the scans lost with each that failed, its own first."""
     level = "DEBUG" if settings.verbose > 1 else "INFO"
-    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
-    logging.update_logging(config)
-    os.environ.setdefault("NIPYPE_NO_ET", "1")
-    crash_dir.mkdir(parents=True, exist_ok=True)
-    workflow.config["execution"] = {
-        **workflow.config.get("execution", {}),
-        "crashdump_dir": str(crash_dir),
+    execution = {
         "crashfile_format": "txt",
         "check_version": "false",
         "create_report": "false",
         "hash_method": "content",
         "remove_unnecessary_outputs": "false",
         "stop_on_first_rerun": "false",
-        "use_relative_paths": "true",
+        "use_relative_paths": "true",  # a moved work folder still counts as done
     }
-    # Read from the global configuration alone: a moved work folder still counts as done.
-    config.set("execution", "use_relative_paths", "true")
+    levels = {"workflow_level": level, "interface_level": level}
+    config.update_config({"logging": levels, "execution": execution})
+    logging.update_logging(config)
+    os.environ.setdefault("NIPYPE_NO_ET", "1")
+    crash_dir.mkdir(parents=True, exist_ok=True)
+    workflow.config["execution"] = {"crashdump_dir": str(crash_dir)}
     runner = _Runner(scans, callback, settings.stop_on_first_crash)
     here = Path.cwd()
     try:
