@@ -13,34 +13,11 @@ import numpy as np
 from h2lo_bids import __version__
 from h2lo_bids.errors import CannotCreateError, InputOutputError, MissingInputError
 from h2lo_bids.io import write_json
-from h2lo_bids.phantom.anatomy import (
-    Subject,
-    grid_shape,
-    load_labels,
-    make_subject,
-    template_head,
-    vary,
-)
+from h2lo_bids.phantom import anatomy, physics, scans
+from h2lo_bids.phantom.anatomy import Subject
 from h2lo_bids.phantom.lesions import Lesion, LesionPlan, place_lesions, with_lesions
-from h2lo_bids.phantom.physics import (
-    HIGH_FIELD,
-    LOW_FIELD,
-    NAMES,
-    Protocol,
-    Tissue,
-    low_field,
-    low_field_grid,
-    signal_of,
-)
-from h2lo_bids.phantom.scans import (
-    DISTORTION,
-    WHITE,
-    coil,
-    distortion,
-    high_field_scan,
-    low_field_scan,
-    nominal_look,
-)
+from h2lo_bids.phantom.physics import HIGH_FIELD, LOW_FIELD, NAMES, Protocol, Tissue
+from h2lo_bids.phantom.scans import WHITE
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 WHITE_LEVEL = 700.0
@@ -160,17 +137,18 @@ class _Person:
         """Simulate the person's scans; return where the anatomy comes from."""
         plan, rng, side = self._plan, self._rng(0), self._plan.resolution
         if maps:
-            source, strength = load_labels(maps[(self._number - 1) % len(maps)]), 1.0
+            source, strength = anatomy.load_labels(maps[(self._number - 1) % len(maps)]), 1.0
         else:
-            source, strength = template_head(side, rng), 1.2
-        head, mask = vary(source, rng, shape=grid_shape(side), spacing=side, strength=strength)
-        subject = make_subject(head, mask, rng)
+            source, strength = anatomy.template_head(side, rng), 1.2
+        shape = anatomy.grid_shape(side)
+        head, mask = anatomy.vary(source, rng, shape=shape, spacing=side, strength=strength)
+        subject = anatomy.make_subject(head, mask, rng)
         if plan.lesions:
             subject = self._plant(subject)
         for contrast in plan.contrasts:
             protocol, rng = HIGH_FIELD[contrast], self._scan_rng(contrast, "HF")
-            values = signal_of(protocol, subject.tissues)
-            data = high_field_scan(subject, values, rng, nominal_look(contrast, rng))
+            values = physics.signal_of(protocol, subject.tissues)
+            data = scans.high_field_scan(subject, values, rng, scans.nominal_look(contrast, rng))
             label = "acq-MPRAGE_T1w" if contrast == "T1w" else contrast
             self._write_scan("HF", label, data, head.affine, _sidecar(protocol, side))
         if plan.acquisitions:
@@ -189,17 +167,17 @@ class _Person:
 
     def _write_low(self, subject: Subject) -> None:
         """Scan the person at low field."""
-        anatomy = subject.anatomy
-        displacement = distortion(self._rng(0, 1), subject.mask, anatomy.spacing, DISTORTION)
+        head, rng = subject.anatomy, self._rng(0, 1)
+        displacement = scans.distortion(rng, subject.mask, head.spacing, scans.DISTORTION)
         for contrast in self._plan.contrasts:
-            sensitivity = coil(self._scan_rng(contrast, "coil"), anatomy, contrast)
+            sensitivity = scans.coil(self._scan_rng(contrast, "coil"), head, contrast)
             for acquisition in self._plan.acquisitions:
-                data, _ = low_field_scan(
+                data, _ = scans.low_field_scan(
                     subject, contrast, acquisition, sensitivity=sensitivity,
                     rng=self._scan_rng(contrast, acquisition), displacement=displacement,
                 )  # fmt: skip
-                grid = low_field_grid(contrast, acquisition)
-                sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
+                grid = physics.low_field_grid(contrast, acquisition)
+                sidecar = _sidecar(physics.low_field(contrast, acquisition), max(grid.zooms))
                 self._write_scan("LF", f"acq-{acquisition}_{contrast}", data, grid.affine, sidecar)
 
     def _write_scan(self, session: str, label: str, data: np.ndarray, *space: Any) -> None:
@@ -258,9 +236,9 @@ def _lesion_sidecar(
     """Return the JSON of a person's lesion mask, with each contrast to white matter."""
     contrasts = {}
     for contrast in CONTRASTS:
-        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi")
+        high, low = HIGH_FIELD[contrast], physics.low_field(contrast, "axi")
         for name, protocol in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
-            values = signal_of(protocol, tissues)
+            values = physics.signal_of(protocol, tissues)
             ratio = values[NAMES.index("plaque")] / values[WHITE]
             contrasts[name] = round(float(ratio) - 1, 4)
     return {
