@@ -19,6 +19,7 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.evaluation.realism import snr_of
 from h2lo_bids.imaging.alignment import MIN_COVERAGE
+from h2lo_bids.imaging.masks import volume_ml
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, output_sidecars
@@ -125,8 +126,7 @@ def write_record(
     folder: Path,
     record: dict[str, Any],  # what is known beforehand, of reports.records.ScanReport
     out_dir: str,
-    checked: InFile,
-    mask: InFile,
+    mask: InFile,  # on the grid of the scan, or of what several were fused to
     mask_method: str,
     outputs: list[str],
     figures: list[dict[str, Any]],
@@ -141,26 +141,24 @@ def write_record(
     coverage: list[float] | None = None,
 ) -> dict[str, Any]:
     """Copy a scan's figures and compose its record for the report; a branch's last step."""
-    image, inside = load_image(checked), load_image(mask)
-    spacing = [float(side) for side in image.header.get_zooms()[:3]]
-    voxels = int(np.count_nonzero(np.asarray(inside.dataobj)))
+    brain = load_image(mask)
     measured = list(_signal_to_noise(Path(out_dir), outputs))
     for figure, file in zip(figures, figure_files, strict=True):
         atomic_write_bytes(Path(out_dir) / figure["path"], Path(file).read_bytes())
     whole = {
         **record,
-        "shape": [int(n) for n in image.shape],
-        "spacing": [round(side, 4) for side in spacing],
+        "shape": brain.shape,
+        "spacing": [round(float(side), 4) for side in brain.header.get_zooms()],
         "mask_method": mask_method,
-        "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
+        "mask_volume": round(volume_ml(np.asarray(brain.dataobj) > 0, brain.affine), 1),
         "warnings": list(warnings or ()),
-        "noticed": list(noticed or ()),
+        "noticed": noticed or [],
         "likeness": likeness,
-        "outputs": list(outputs),
+        "outputs": outputs,
         "signal_to_noise": [row for row, _ in measured],
         "levels": measured[0][1] if measured else [],
         "device": device,
-        "figures": list(figures),
+        "figures": figures,
     }
     if parts is not None and errors is not None:
         whole |= _parts(whole["warnings"], parts, errors, coverage or [], trained or [])
@@ -299,15 +297,11 @@ def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
 def _record(branch: Branch) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
     image, scan = branch.image, branch.image.scan
-    grids, remarks = branch.grids, [*scan.notes, *scan.warnings]
+    remarks, grids = [*scan.notes, *scan.warnings], branch.grids
     if image.enhanced:
-        grids = ()
-        remarks = [
-            f"{part.path.name}: {text}"
-            for part in image.parts
-            for text in (*part.notes, *part.warnings)
-        ]
-    record = {
+        of_parts = ((part.path.name, (*part.notes, *part.warnings)) for part in image.parts)
+        remarks, grids = [f"{name}: {text}" for name, texts in of_parts for text in texts], ()
+    return {
         "stem": scan.stem,
         "source": scan.relative_path,
         "entities": [list(pair) for pair in scan.entities],
@@ -321,5 +315,5 @@ def _record(branch: Branch) -> dict[str, Any]:
         "templates": [
             [grid.space, template_reference(grid.template)] for grid in grids if grid.template
         ],
+        "task": image.model.task,
     }
-    return {**record, "task": "enhance"} if image.enhanced else record

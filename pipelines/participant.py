@@ -143,8 +143,7 @@ def _synthesize(branch: Branch) -> None:
             moved, mask = (products[f"{key}_{grid.name}"] for key in ("preproc", "mask"))
             name = f"registration_figures_{grid.space}"
             drawn.append(add(branch.workflow, step, name, moved=moved, mask=mask))
-    record = {key: products[key] for key in ("checked", "warnings")}
-    add_outputs(branch, products, "lowfield_native", drawn, **record)
+    add_outputs(branch, products, "lowfield_native", drawn, warnings=products["warnings"])
 
 
 def prepare_scan(branch: Branch) -> dict[str, Source]:
@@ -277,7 +276,7 @@ def _enhance(branch: Branch) -> None:
     }  # fmt: skip
     add_outputs(
         branch, products, "enhanced", [figures],
-        checked=volume, coverage=(fuse, "coverage"), errors=parts["errors"],
+        coverage=(fuse, "coverage"), errors=parts["errors"],
         warnings=[(choose, "notes"), *parts["warnings"]],
     )  # fmt: skip
 

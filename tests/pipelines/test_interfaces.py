@@ -249,7 +249,7 @@ def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
 ):
     image = _save(_ball(), tmp_path / "x.nii.gz")
     step = WriteRecord(
-        record={}, out_dir=str(tmp_path), checked=image, mask=image, mask_method="given",
+        record={}, out_dir=str(tmp_path), mask=image, mask_method="given",
         outputs=[], figures=[], figure_files=[], device="cpu", parts=["a", "b", "c"],
         errors=errors, coverage=[1.0] * errors.count(""), trained=trained,
     )  # fmt: skip
