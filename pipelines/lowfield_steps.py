@@ -15,16 +15,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.derivatives import write_sidecar
 from h2lo_bids.errors import BadDataError, H2loError, InputOutputError
 from h2lo_bids.evaluation.realism import scan_noise
-from h2lo_bids.imaging.alignment import (
-    MAX_MOTION_MM,
-    MAX_TURN_DEG,
-    ScanAt,
-    align,
-    check_alignments,
-    check_overlap,
-    fuse,
-    motion_of,
-)
+from h2lo_bids.imaging import alignment
 from h2lo_bids.imaging.brain import BrainMask
 from h2lo_bids.imaging.normalise import max_normalise, scale_image
 from h2lo_bids.imaging.profile import negative_lines
@@ -105,12 +96,12 @@ def align_scan(
         masks = load_image(mask_file), load_image(high_mask)
         matrix, notes = np.eye(4), list(warnings or ())
         if registered or number == reference:
-            check_overlap(*masks, name, high_name)
+            alignment.check_overlap(*masks, name, high_name)
         else:
             low, partner = load_image(checked), load_image(high)
             low.set_filename(name)
             partner.set_filename(high_name)
-            matrix, found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+            matrix, found = alignment.align(low, masks[0], partner, masks[1], folder, seed=seed)
             notes += found
         if reference is not None:
             _refuse_strays(matrix, masks[1], name)
@@ -144,8 +135,8 @@ AlignScan = interface(
 def _refuse_strays(matrix: Any, mask: Any, name: str) -> None:
     """Refuse a motion that no head makes within a session."""
     centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
-    shift, turn = motion_of(matrix, centre)
-    if shift > MAX_MOTION_MM or turn > MAX_TURN_DEG:
+    shift, turn = alignment.motion_of(matrix, centre)
+    if shift > alignment.MAX_MOTION_MM or turn > alignment.MAX_TURN_DEG:
         raise BadDataError(
             f"{name}: was registered {shift:.0f} mm and {turn:.0f} degrees away "
             "from the session's other scan; look at both, or choose one with --lf"
@@ -168,12 +159,12 @@ def fuse_low_field(
     """Resample each low-field scan once to the frame, from its own voxels, and average them."""
     brain = load_image(volume_mask)
     parts = [
-        ScanAt(name, load_image(scan), load_image(mask), np.loadtxt(matrix), alone)
+        alignment.ScanAt(name, load_image(scan), load_image(mask), np.loadtxt(matrix), alone)
         for name, scan, mask, matrix, alone in zip(
             names, scans, masks, matrices, stripped, strict=True
         )
     ]
-    fused = fuse(parts, brain, own_masks=own_masks)
+    fused = alignment.fuse(parts, brain, own_masks=own_masks)
     low = placed(fused.data, brain.affine, brain)
     mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
     path = folder / "lowfield.nii.gz"
@@ -184,7 +175,7 @@ def fuse_low_field(
         made = scaled_outputs(low, mask, scaled, path, contrast, scaling)
     if volume is not None:
         short = [replace(part, name=Path(part.name).name) for part in parts]
-        made["check"] = check_alignments(short, load_image(volume), brain, fused.coverage)
+        made["check"] = alignment.check_alignments(short, load_image(volume), brain, fused.coverage)
         noise = [scan_noise(part.image, part.mask) for part in parts]
         made["noise"] = [
             {"Deviation": deviation, "Voxel": voxel}

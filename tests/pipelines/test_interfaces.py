@@ -269,7 +269,7 @@ def test_a_full_disk_is_no_fault_of_the_scan_that_is_aligned(tmp_path, monkeypat
     def align(*_, **__):
         raise raised.pop(0)
 
-    monkeypatch.setattr("pipelines.lowfield_steps.align", align)
+    monkeypatch.setattr("h2lo_bids.imaging.alignment.align", align)
     step = AlignScan(**given, number=1, reference=2)
     assert step.run(cwd=tmp_path).outputs.error == "BadDataError: odd"  # fused without it
     with pytest.raises(InputOutputError, match="full"):  # made again by the next run
