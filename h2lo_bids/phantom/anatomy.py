@@ -17,16 +17,9 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box, largest_component
 from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.phantom import physics
 from h2lo_bids.phantom.acquisition import centred, millimetres, resample
-from h2lo_bids.phantom.physics import (
-    FIRST_OUTSIDE,
-    FLUID_AROUND_BRAIN,
-    NAMES,
-    TISSUES,
-    Tissue,
-    class_of_label,
-    draw_tissues,
-)
+from h2lo_bids.phantom.physics import FIRST_OUTSIDE, FLUID_AROUND_BRAIN, NAMES
 
 CLOSING = 8.0
 """Sulci narrower than twice this many mm count as brain, as in SynthStrip's masks."""
@@ -56,7 +49,7 @@ class Subject:
     anatomy: Anatomy
     mask: np.ndarray  # brain, bool
     classes: np.ndarray  # uint8, index into `physics.NAMES`
-    tissues: dict[str, Tissue]
+    tissues: dict[str, physics.Tissue]
     texture: np.ndarray  # variation inside tissue, scaled by each tissue's own strength
     vessel_weight: np.ndarray  # share of vessel or membrane, in the fluid around the brain
     vessel_tone: np.ndarray  # relative brightness of vessels, about 1
@@ -203,18 +196,18 @@ def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -
     from scipy.ndimage import distance_transform_edt
 
     shape, step = anatomy.labels.shape, anatomy.spacing
-    classes = class_of_label(anatomy.labels)
+    classes = physics.class_of_label(anatomy.labels)
     box = bounding_box(mask, margin=int(np.ceil(BONE / step)))
     near = distance_transform_edt(~mask[box], sampling=step) <= BONE
     classes[box][near & np.isin(classes[box], _OUTSIDE)] = NAMES.index("bone")
     texture = 0.7 * smooth_field(rng, shape, step, 8.0)
     texture += 0.7 * smooth_field(rng, shape, step, 2.0)
-    strength = np.array([TISSUES[name].texture for name in NAMES], dtype=np.float32)
+    strength = np.array([physics.TISSUES[name].texture for name in NAMES], dtype=np.float32)
     texture *= strength[classes]
     weight = vessels(rng, shape, step, max(0.9, 0.6 * step))
     weight *= anatomy.labels == FLUID_AROUND_BRAIN
     tone = np.minimum(np.exp(0.4 * smooth_field(rng, shape, step, 10.0)), 2.0)
-    return Subject(anatomy, mask, classes, draw_tissues(rng), texture, weight, tone)
+    return Subject(anatomy, mask, classes, physics.draw_tissues(rng), texture, weight, tone)
 
 
 def render(

@@ -15,15 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from h2lo_bids.phantom import physics
 from h2lo_bids.phantom.acquisition import acquire, complex_noise, millimetres, resample
 from h2lo_bids.phantom.anatomy import Anatomy, Subject, render, rigid, smooth_field
-from h2lo_bids.phantom.physics import (
-    NAMES,
-    NEGATIVE_KEPT,
-    low_field,
-    low_field_grid,
-    signal_of,
-)
+from h2lo_bids.phantom.physics import NAMES, NEGATIVE_KEPT
 
 WHITE = NAMES.index("white")
 NOISE = {"T1w": 0.065, "T2w": 0.14}
@@ -163,8 +158,8 @@ def low_field_scan(
     float32 image, whose white matter lies about 1, and the pose, 4 x 4 from mm of the head to
     mm of the scanner.
     """
-    sequence = low_field(contrast, acquisition, negative_kept)
-    values = signal_of(sequence, subject.tissues)
+    sequence = physics.low_field(contrast, acquisition, negative_kept)
+    values = physics.signal_of(sequence, subject.tissues)
     vessel = 0.3 if sequence.ti else 2.7
     head = render(
         subject, values / values[WHITE], vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6)
@@ -176,7 +171,7 @@ def low_field_scan(
     data = acquire(
         head * sensitivity,
         subject.anatomy.affine,
-        low_field_grid(contrast, acquisition),
+        physics.low_field_grid(contrast, acquisition),
         pose,
         profile="sinc" if acquisition == "iso" else "gauss",
         taper=0.15,

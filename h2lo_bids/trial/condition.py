@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 
 import bids_app_spec
+from h2lo_bids import outputs
 from h2lo_bids.bids.derivatives import (
     derivative_uri,
     sidecar_path,
@@ -32,16 +33,7 @@ from h2lo_bids.imaging.resample import lf_mask, placed, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle, load_model
-from h2lo_bids.outputs import (
-    NATIVE,
-    Grid,
-    extra_sidecar,
-    grids_of,
-    output_path,
-    output_paths,
-    output_sidecars,
-    voxel_grid,
-)
+from h2lo_bids.outputs import NATIVE, Grid
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
 from h2lo_bids.synthesis.noise import NoiseModel, add_noise, scan_seed, unit_noise
@@ -71,7 +63,8 @@ class Condition:
         """Where its images are."""
         if self.lf_grid is None:
             return NATIVE
-        return voxel_grid(self.lf_grid, VoxelResponse(self.slice_profile, self.slice_thickness))
+        response = VoxelResponse(self.slice_profile, self.slice_thickness)
+        return outputs.voxel_grid(self.lf_grid, response)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -217,10 +210,10 @@ class Images:
         load: Callable[[Condition], Bundle],
     ) -> None:
         self.scan, self.settings, self.options, self._load = scan, settings, options, load
-        self.conditions, self.grids = conditions_of(settings), grids_of(settings)
+        self.conditions, self.grids = conditions_of(settings), outputs.grids_of(settings)
         self.out_dir, self.seed = settings.out_dir, settings.random_seed
-        self.paths = output_paths(self.out_dir, scan, self.grids)
-        self.name = partial(output_path, self.out_dir, scan)
+        self.paths = outputs.output_paths(self.out_dir, scan, self.grids)
+        self.name = partial(outputs.output_path, self.out_dir, scan)
         mask: Any = nib.load(self.paths["mask"])
         self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
         self._frames: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -298,7 +291,7 @@ class Images:
 
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
         grid = condition.grid
-        contents = output_sidecars(
+        contents = outputs.output_sidecars(
             self.scan, bundle, self.settings, [grid], (), Precision=self.options.precision
         )  # fmt: skip
         return contents[f"lowfield_{grid.name}"] | {
@@ -342,7 +335,7 @@ class Images:
             plain = self.name(image.name, self.scan.suffix, image.grid)
             path = self.name(f"{image.name}{word}", self.scan.suffix, image.grid)
             whole = self._sidecar(condition, bundle)
-            content = extra_sidecar(
+            content = outputs.extra_sidecar(
                 whole, word, bundle.metadata,
                 derivative_uri(plain, self.out_dir), scale=condition.noise_scale,
             ) | {"Description": f"{whole['Description']}; one realisation"}  # fmt: skip
