@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,7 @@ def synthesize(
     bundle = bundles.load_bundle(model, contrast=contrast)
     if bundle.sha256 != sha256 or members not in (None, bundle.metadata.get("files")):
         raise TemporaryError(f"{model}: was replaced while this run was using it; run again")
+    back = partial(registration.points_before, transform=to_template) if to_template else None
     with noting_device(device) as used:
         if members:
             evaluate = partial(deviation_on_grid, bundles.members(bundle))
@@ -70,7 +70,7 @@ def synthesize(
             grid.affine,
             inside,
             options=EngineOptions(device=device, precision=precision, threads=threads),
-            world_transform=_to_scan(to_template),
+            world_transform=back,
             seed=seed,
             response=VoxelResponse(slice_profile, slice_thickness) if slice_profile else None,
         )
@@ -94,13 +94,6 @@ def _turned(image: str, mask: str, grid: Any) -> Any:
         and np.array_equal(np.asarray(inside.dataobj) > 0, np.asarray(grid.dataobj) > 0)
     )
     return np.asarray(made.dataobj) if same else None
-
-
-def _to_scan(to_template: str | None) -> Callable[[Any], Any] | None:
-    """Return a function from a template's world to the scan's; None without a transform."""
-    if to_template is None:
-        return None
-    return lambda points: registration.points_before(points, to_template)
 
 
 def regrid_mask(
@@ -131,7 +124,7 @@ def add_noise(
     """Draw one noisy image (`h2lo_bids.synthesis.noise.add_noise`), the same draw on all grids."""
     image, frame = load_image(in_file), load_image(volume).affine
     to_mm = np.diag([*voxel_sizes(frame), 1.0]) @ np.linalg.inv(frame)
-    back = _to_scan(to_template)
+    back = partial(registration.points_before, transform=to_template) if to_template else None
     noisy = noises.add_noise(
         np.asarray(image.dataobj, dtype=np.float32),
         np.asarray(load_image(mask_file).dataobj) > 0,
