@@ -28,7 +28,6 @@ from pipelines.scan_steps import (
     FOUND,
     SCALED,
     error_of,
-    error_text,
     method_text,
     scaled_outputs,
     shared_mask,
@@ -112,7 +111,7 @@ def align_scan(
         # A full disk is no fault of the scan: the step must run again.
         if reference is None or isinstance(err, InputOutputError):
             raise
-        return {"error": error_text(err)}
+        return {"error": f"{type(err).__name__}: {err}"}
     np.savetxt(folder / "matrix.txt", matrix, fmt="%.12g")
     return {
         "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm

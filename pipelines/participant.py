@@ -26,11 +26,10 @@ from h2lo_bids.outputs import (
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
+from pipelines import scan_steps
 from pipelines.engine import Source, add, results
 from pipelines.lowfield_steps import ChooseReference, FuseLowField, add_fusion
 from pipelines.outputs import MakeFigures, MakeRegistrationFigures, add_outputs
-from pipelines.scan_steps import add_find_brain, add_preparation
-from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, Synthesize
 
 
 @dataclass(frozen=True)
@@ -150,9 +149,9 @@ def prepare_scan(branch: Branch) -> dict[str, Source]:
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
     image, model, run = branch.image, branch.image.model, branch.run
     path, how = image.scan.path, (image.masks[0], run.settings, run.omp_nthreads)
-    find = add_find_brain(branch.workflow, "find_brain", path, *how)
+    find = scan_steps.add_find_brain(branch.workflow, "find_brain", path, *how)
     wanted = (model.frame, model.contrast, model.scaling)
-    made = add_preparation(branch.workflow, find, path, *wanted, native=True)
+    made = scan_steps.add_preparation(branch.workflow, find, path, *wanted, native=True)
     return made | {
         "preproc": made["native"], "mask_method": made["method"],
         "scaling": made["native_scaling"], "scaling_model": made["scaling"],
@@ -169,7 +168,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         mask, twin = products["volume_mask"], "native"
         found = {"preproc_model": products["volume"], "mask_model": mask}
     elif grid.kind == "lf":
-        step = RegridMask(spacing=grid.spacing)
+        step = scan_steps.RegridMask(spacing=grid.spacing)
         mask = (add(branch.workflow, step, f"regrid_{grid.name}", mask_file=mask), "mask_file")
         found[f"mask_{grid.name}"] = mask
     elif grid.kind == "template":
@@ -192,7 +191,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         found[f"device_{kind}_{grid.name}"] = (node, "device")
     noisy = (kind for kind in extras_of(run.settings) if kind != "std")
     for number, kind in enumerate(noisy, start=1):
-        step = AddNoise(
+        step = scan_steps.AddNoise(
             noise=image.model.metadata["noise"],
             # Two scans of one run never share their noise.
             seed=[run.settings.random_seed, zlib.crc32(image.scan.stem.encode())],
@@ -210,7 +209,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
 def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source | None) -> pe.Node:
     """Add the step that evaluates an image's model."""
     image, run, model = branch.image, branch.run, branch.image.model
-    step = Synthesize(
+    step = scan_steps.Synthesize(
         model=str(model.path), sha256=model.sha256, architecture=model.architecture,
         frame=model.frame.to_dict(), contrast=model.contrast, device=run.device,
         precision=image.precision, seed=branch.seed, **values,
@@ -222,7 +221,7 @@ def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source 
 def _add_template(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
     """Register a brain to a standard space, and bring it and its mask there."""
     settings = branch.run.settings
-    step = RegisterToTemplate(
+    step = scan_steps.RegisterToTemplate(
         template=grid.template, template_mask=grid.template_mask,
         transform="affine" if settings.sloppy else "syn", seed=settings.random_seed,
         name=branch.image.parts[0].path,
@@ -245,7 +244,7 @@ def _enhance(branch: Branch) -> None:
     names = [str(part.path) for part in image.parts]
     how = (run.settings, run.omp_nthreads)
     finds = [
-        add_find_brain(workflow, f"find_{number}", part.path, mask, *how)
+        scan_steps.add_find_brain(workflow, f"find_{number}", part.path, mask, *how)
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
     choose = add(

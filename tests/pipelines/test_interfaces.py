@@ -19,8 +19,7 @@ from h2lo_bids.models.frame import Frame
 from pipelines.engine import interface
 from pipelines.lowfield_steps import AlignScan
 from pipelines.outputs import WriteDerivative, WriteRecord
-from pipelines.scan_steps import FindBrain, Prepare
-from pipelines.synthesis_steps import RegisterToTemplate, Synthesize
+from pipelines.scan_steps import FindBrain, Prepare, RegisterToTemplate, Synthesize
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 MODEL = {"frame": Frame((64,) * 3, (2.0,) * 3).to_dict(), "scaling": "max", "contrast": "T1w"}
