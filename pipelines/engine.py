@@ -28,11 +28,7 @@ from nipype.interfaces.base import (
 from nipype.interfaces.utility import Merge
 from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.engine.nodes import NodeExecutionError
-from nipype.pipeline.engine.utils import (
-    generate_expanded_graph,
-    load_resultfile,
-    topological_sort,
-)
+from nipype.pipeline.engine.utils import generate_expanded_graph, load_resultfile, topological_sort
 from nipype.pipeline.plugins.tools import report_crash
 
 from h2lo_bids.bids.derivatives import software_versions

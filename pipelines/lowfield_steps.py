@@ -24,14 +24,7 @@ from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
-from pipelines.scan_steps import (
-    FOUND,
-    SCALED,
-    error_of,
-    method_text,
-    scaled_outputs,
-    shared_mask,
-)
+from pipelines.scan_steps import FOUND, SCALED, error_of, method_text, scaled_outputs, shared_mask
 
 
 def choose_reference(

@@ -13,13 +13,7 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import (
-    MODEL_FRAME,
-    derivative_uri,
-    given_mask,
-    pair_paths,
-    sidecar,
-)
+from h2lo_bids.bids.derivatives import MODEL_FRAME, derivative_uri, given_mask, pair_paths, sidecar
 from h2lo_bids.bids.names import identifier
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan

@@ -15,14 +15,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.registry import FAMILIES, METHODS
-from h2lo_bids.outputs import (
-    Grid,
-    TemplateFiles,
-    enhanced_paths,
-    extras_of,
-    grids_of,
-    output_paths,
-)
+from h2lo_bids.outputs import Grid, TemplateFiles, enhanced_paths, extras_of, grids_of, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE

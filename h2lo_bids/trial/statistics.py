@@ -62,11 +62,7 @@ def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def area(
-    ratings: np.ndarray,
-    lesion: np.ndarray,
-    subjects: np.ndarray,
-    *,
-    seed: int = 0,
+    ratings: np.ndarray, lesion: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> dict[str, float]:
     """Estimate the mean area of several realisations; bound it by DeLong and by the bootstrap.
 
