@@ -28,11 +28,6 @@ class Grid:
     zooms: tuple[float, float, float]
 
     @property
-    def slice_axis(self) -> int:
-        """The axis across the thick slices."""
-        return slice_axis(self.zooms)
-
-    @property
     def affine(self) -> np.ndarray:
         """Voxel indices to mm of the scanner."""
         return centred(self.shape, self.zooms)
@@ -150,15 +145,14 @@ def acquire(
     fine
         Samples per voxel in the plane and across the slice before the band limit.
     """
-    factor = [fine[0]] * 3
-    factor[grid.slice_axis] = fine[1]
+    factor, across = [fine[0]] * 3, slice_axis(grid.zooms)
+    factor[across] = fine[1]
     shape = [n * f for n, f in zip(grid.shape, factor, strict=True)]
     to_head = np.linalg.inv(affine) @ np.linalg.inv(pose) @ grid.affine
     dense = resample(signal, to_head @ np.diag([*(1 / np.array(factor)), 1.0]), shape)
-    slices = grid.shape[grid.slice_axis]
-    weights = profile_matrix(profile, slices, grid.zooms[grid.slice_axis], fine[1])
-    stack = np.tensordot(weights.astype(np.float32), dense, axes=(1, grid.slice_axis))
-    plane = [n for axis, n in enumerate(grid.shape) if axis != grid.slice_axis]
+    weights = profile_matrix(profile, grid.shape[across], grid.zooms[across], fine[1])
+    stack = np.tensordot(weights.astype(np.float32), dense, axes=(1, across))
+    plane = [n for axis, n in enumerate(grid.shape) if axis != across]
     image = truncate_kspace(stack, (plane[0], plane[1]))
     image = image + complex_noise(image.shape, sigma, rng)
-    return np.moveaxis(np.abs(taper_kspace(image, taper)), 0, grid.slice_axis).astype(np.float32)
+    return np.moveaxis(np.abs(taper_kspace(image, taper)), 0, across).astype(np.float32)

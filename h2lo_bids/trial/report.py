@@ -245,22 +245,19 @@ def _candidates(out_dir: Path, study: Study) -> tuple[dict[str, list[Path]], lis
     for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*_T[12]w.nii.gz")):
         name = parse_name(path.name)
         drawn = re.fullmatch("(.+)noise01|preproc", name.get("desc") or "") if name else None
-        if (
-            name is None
-            or drawn is None
-            or (not drawn[1] and (name.get("space") or name.get("res")))
-        ):
+        if name is None or drawn is None:
             continue
         condition = drawn[1] or HIGH
-        wanted = study.conditions.get(condition)
-        if wanted is None:  # of an earlier run
+        moved = condition == HIGH and (name.get("space") or name.get("res"))
+        if moved or condition not in study.conditions:  # which is of an earlier run
             continue
         try:
             said = read_json(sidecar_path(path))
             model = study.models.get((name.suffix, condition))
             if said["Sources"][0] not in scans:
                 continue
-            if condition != HIGH and said.get("Condition") != {**wanted, "model": model}:
+            wanted = {**study.conditions[condition], "model": model}
+            if condition != HIGH and said.get("Condition") != wanted:
                 raise ValueError("it is of another condition of this name, or of another model")
         except (OSError, ValueError, LookupError, TypeError) as err:
             why = getattr(err, "strerror", None) or err
