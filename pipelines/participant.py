@@ -110,11 +110,8 @@ def _donor(image: ImageSpec, images: Sequence[ImageSpec]) -> ImageSpec | None:
     """Return the T1w scan of the same session whose mask a T2w scan may take."""
     if image.scan.suffix != "T2w" or any(image.masks):
         return None
-    same = [
-        other
-        for other in images
-        if other.scan.suffix == "T1w" and other.scan.session == image.scan.session
-    ]
+    wanted = ("T1w", image.scan.session)
+    same = [other for other in images if (other.scan.suffix, other.scan.session) == wanted]
     return same[0] if len(same) == 1 else None
 
 
@@ -154,13 +151,13 @@ def prepare_scan(branch: Branch) -> dict[str, Source]:
 def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
     """Evaluate the model on one grid; return what was made there."""
     image, run = branch.image, branch.run
-    found: dict[str, Source] = {}
-    mask, moved, twin = products["mask"], None, None
+    found, slices = dict[str, Source](), dict[str, Any]()
+    mask, moved = products["mask"], None
     if grid.kind == "model":
-        # A scan that came on the model's own grid is synthesized once.
-        mask, twin = products["volume_mask"], "native"
+        mask = products["volume_mask"]
         found = {"preproc_model": products["volume"], "mask_model": mask}
     elif grid.kind == "lf":
+        slices = {"slice_profile": grid.response.profile, "slice_thickness": grid.thickness}
         step = scan_steps.RegridMask(spacing=grid.spacing)
         mask = (add(branch.workflow, step, f"regrid_{grid.name}", mask_file=mask), "mask_file")
         found[f"mask_{grid.name}"] = mask
@@ -168,17 +165,15 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         found = _add_template(branch, grid, products)
         mask, moved = found[f"mask_{grid.name}"], found[f"forward_{grid.space}"]
     ends = {"volume": products["volume"], "mask_file": mask, "to_template": moved}
-    averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
     folds = {"std": dict(image.model.metadata["files"])} if run.settings.uncertainty else {}
     for kind, members in {"lowfield": None, **folds}.items():
-        values = {
-            "members": members, "slice_profile": averaged[0], "slice_thickness": averaged[1],
-        }  # fmt: skip
         name = "synthesize" if kind == "lowfield" else kind
-        other = {} if twin is None else {
-            "twin": products[f"{kind}_{twin}"], "twin_mask": products["mask"],
-            "twin_device": products[f"device_{kind}_{twin}"],
-        }  # fmt: skip
+        # A scan that came on the model's own grid is synthesized once.
+        other = {
+            "twin": products[f"{kind}_native"], "twin_mask": products["mask"],
+            "twin_device": products[f"device_{kind}_native"],
+        } if grid.kind == "model" else {}  # fmt: skip
+        values = {"members": members, **slices}
         node = _evaluate(branch, f"{name}_{grid.name}", values, **ends, **other)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = (node, "device")
