@@ -135,9 +135,12 @@ def _trait(hint: Any, *default: Any, **options: Any) -> Any:
     return kind(*default, **further, **options)
 
 
-def load_image(path: str) -> Any:
-    """Open an image; nibabel's declared type lacks what every NIfTI image has."""
-    return nib.load(path)
+def load_image(path: str, name: str | None = None) -> Any:
+    """Open an image, under the name that messages give it."""
+    image: Any = nib.load(path)  # the declared type lacks what every NIfTI image has
+    if name is not None:
+        image.set_filename(name)
+    return image
 
 
 def set_threads(count: int) -> None:

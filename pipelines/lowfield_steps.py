@@ -41,8 +41,7 @@ def choose_reference(
     if not (scans and masks and methods):
         raise error_of(*errors)
     number = errors.index("")
-    image = load_image(scans[0])
-    image.set_filename(names[number])
+    image = load_image(scans[0], names[number])
     mask = shared_mask(BrainMask(load_image(masks[0]), methods[0]), donor_mask, image)
     grid = frame_grid(image, Frame.from_dict(frame), mask=mask.image)
     inside = resample_mask(mask.image, *grid)
@@ -90,9 +89,7 @@ def align_scan(
         if registered or number == reference:
             alignment.check_overlap(*masks, name, high_name)
         else:
-            low, partner = load_image(checked), load_image(high)
-            low.set_filename(name)
-            partner.set_filename(high_name)
+            low, partner = load_image(checked, name), load_image(high, high_name)
             matrix, found = alignment.align(low, masks[0], partner, masks[1], folder, seed=seed)
             notes += found
         if reference is not None:
@@ -168,12 +165,8 @@ def fuse_low_field(
     if volume is not None:
         short = [replace(part, name=Path(part.name).name) for part in parts]
         made["check"] = alignment.check_alignments(short, load_image(volume), brain, fused.coverage)
-        noise = [scan_noise(part.image, part.mask) for part in parts]
-        made["noise"] = [
-            {"Deviation": deviation, "Voxel": voxel}
-            for deviation, voxel in noise
-            if np.isfinite(deviation)
-        ]
+        found = (scan_noise(part.image, part.mask) for part in parts)
+        made["noise"] = [{"Deviation": d, "Voxel": v} for d, v in found if np.isfinite(d)]
     return {
         **made,
         "mask_file": save_nifti(mask, folder / "mask.nii.gz"),

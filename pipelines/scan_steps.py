@@ -102,8 +102,7 @@ def prepare(
         raise error_of(error)
     assert checked is not None
     assert mask_file is not None
-    image = load_image(checked)
-    image.set_filename(name)
+    image = load_image(checked, name)
     mask = shared_mask(BrainMask(load_image(mask_file), method), donor_mask, image)
     how = {"contrast": contrast, "scaling": scaling}
     placed, inside, scaled = to_frame(image, mask.image, Frame.from_dict(frame), **how, name=name)
@@ -329,8 +328,7 @@ def register_to_template(
 ) -> dict[str, Any]:
     """Register a brain to the brain of a template, and bring it and its mask there, linearly."""
     # On one thread, as the seed counts on no more.
-    moving, mask = load_image(in_file), load_image(mask_file)
-    moving.set_filename(name)
+    moving, mask = load_image(in_file, name), load_image(mask_file)
     fixed = _template_brain(template, template_mask, threads)
     found = registration.register(moving, fixed, folder, transform=transform, seed=seed)
     inside = np.asarray(registration.warp(mask, fixed, found.forward).dataobj) > 0.5
