@@ -257,21 +257,17 @@ RIGHT_OF = {2: 41, 3: 42, 4: 43, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 1
 
 
 @cache
-def _maps(spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _maps(spacing: float) -> tuple[np.ndarray, ...]:
     """Return grey matter, white matter and brain on the head's grid, float32."""
     from nilearn import datasets
 
     maps = []
-    for load in (
-        datasets.load_mni152_gm_template,
-        datasets.load_mni152_wm_template,
-        datasets.load_mni152_brain_mask,
-    ):
-        image = load(resolution=1)
+    for kind in ("gm_template", "wm_template", "brain_mask"):
+        image = getattr(datasets, f"load_mni152_{kind}")(resolution=1)
         matrix = np.linalg.inv(image.affine) @ _to_mni(spacing)
         data = np.asarray(image.dataobj, dtype=np.float32)
         maps.append(resample(data, matrix, grid_shape(spacing)))
-    return maps[0], maps[1], maps[2]
+    return tuple(maps)
 
 
 def grid_shape(spacing: float) -> list[int]:
