@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,7 +14,6 @@ import numpy as np
 from h2lo_bids.bids.derivatives import (
     derivative_uri,
     result_files,
-    sidecar_path,
     software_versions,
     write_sidecar,
 )
@@ -27,15 +25,7 @@ from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import placed, resample, spacing_of, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.io import (
-    atomic_write_bytes,
-    read_json,
-    read_text,
-    save_nifti,
-    sha256,
-    table_rows,
-    write_json,
-)
+from h2lo_bids.io import atomic_path, read_text, save_nifti, sha256, table_rows, write_json
 from h2lo_bids.outputs import Grid
 from h2lo_bids.trial import lesions as ls
 from h2lo_bids.trial.condition import Image, Images, sidecar_of
@@ -225,7 +215,7 @@ class Examination:
             grid = replace(asked, response=VoxelResponse())
             data = carry_label(label, self._mover(grid, space))
             path = self._images.name(label.name, label.kind, grid)
-            known = read_json(sidecar_path(self._images.mask_of(grid))) if grid.space else {}
+            known = sidecar_of(self._images.mask_of(grid)) if grid.space else {}
             content = {
                 "Description": f"{label.name}, by the share of each voxel that it fills",
                 "Sources": [label.path.as_uri()],
@@ -328,9 +318,8 @@ class Examination:
         )
         self.notes += (notes := [text] if lost else [])
         rows, crops = self._look(places, images)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **crops)  # type: ignore[arg-type]
-        atomic_write_bytes(pictures, buffer.getvalue())
+        with atomic_path(pictures) as temporary:
+            np.savez_compressed(temporary, **crops)  # type: ignore[arg-type]
         write_table(table, rows, RATINGS)
         kinds = {str(b.metadata.get("training_data", {}).get("kind")) for b in bundles.values()}
         study = {
