@@ -214,6 +214,7 @@ class Images:
         self.out_dir, self.seed = settings.out_dir, settings.random_seed
         self.paths = outputs.output_paths(self.out_dir, scan, self.grids)
         self.name = partial(outputs.output_path, self.out_dir, scan)
+        self.uri = partial(derivative_uri, out_dir=self.out_dir)
         mask: Any = nib.load(self.paths["mask"])
         self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
         self._frames: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -336,9 +337,8 @@ class Images:
             path = self.name(f"{image.name}{word}", self.scan.suffix, image.grid)
             whole = self._sidecar(condition, bundle)
             content = outputs.extra_sidecar(
-                whole, word, bundle.metadata,
-                derivative_uri(plain, self.out_dir), scale=condition.noise_scale,
-            ) | {"Description": f"{whole['Description']}; one realisation"}  # fmt: skip
+                whole, word, bundle.metadata, self.uri(plain), scale=condition.noise_scale
+            ) | {"Description": f"{whole['Description']}; one realisation"}
             write_sidecar(path, content)
             save_nifti(placed(noisy, image.affine, self.mask), path)
 

@@ -11,12 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.bids.derivatives import (
-    derivative_uri,
-    result_files,
-    software_versions,
-    write_sidecar,
-)
+from h2lo_bids.bids.derivatives import result_files, software_versions, write_sidecar
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
@@ -205,7 +200,7 @@ class Examination:
 
     def _write_label(self, label: Label, images: Sequence[Image]) -> None:
         """Write a label on every grid of the run and of a condition."""
-        native = derivative_uri(self._images.paths["preproc"], self._images.out_dir)
+        native = self._images.uri(self._images.paths["preproc"])
         targets: dict[str, tuple[Grid, Any]] = {
             i.grid.name: (i.grid, placed(i.data, i.affine, self._mask)) for i in images
         }
