@@ -7,7 +7,7 @@ architecture, whose output is the signed distance to the brain's surface in mm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,6 @@ BORDER_MM = 1.0
 _SIDES = (192, 256, 320)
 
 
-class Convolution(nn.Module):
-    """A 3x3x3 convolution, and a leaky rectifier unless it is the last."""
-
-    def __init__(self, width_in: int, width_out: int, *, last: bool = False):
-        super().__init__()
-        self.conv = nn.Conv3d(width_in, width_out, kernel_size=3, padding=1)
-        self.last = last
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve (B, C, X, Y, Z)."""
-        y = self.conv(x)
-        return y if self.last else functional.leaky_relu_(y, 0.2)
-
-
 class DistanceUNet(nn.Module):
     """Two convolutions per level, maximum pooling down, nearest neighbours up.
 
@@ -51,22 +37,15 @@ class DistanceUNet(nn.Module):
     resolution. The attribute names are those of the published checkpoint.
     """
 
-    def __init__(self, widths: Sequence[int]):
+    def __init__(self) -> None:
         super().__init__()
-        down, up = list(widths[:-1]), list(reversed(widths[1:]))
-        self.encoder = nn.ModuleList()
-        before = 1
-        for width in down:
-            self.encoder.append(_pair(before, width))
-            before = width
-        self.decoder = nn.ModuleList()
-        for width, skipped in zip(up, reversed(down), strict=True):
-            self.decoder.append(_pair(before, width))
-            before = width + skipped
-        first = widths[0]
-        self.remaining = nn.Sequential(
-            Convolution(before, first), Convolution(first, first), Convolution(first, 1, last=True)
-        )
+        down, up = WIDTHS[:-1], WIDTHS[:0:-1]
+        met = [own + skipped for own, skipped in zip(up, reversed(down), strict=True)]
+        self.encoder = nn.ModuleList(map(_pair, (1, *down[:-1]), down))
+        self.decoder = nn.ModuleList(map(_pair, (down[-1], *met[:-1]), up))
+        first = WIDTHS[0]
+        last = _convolution(first, 1)[:1]  # without rectifier
+        self.remaining = nn.Sequential(*_pair(met[-1], first), last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, 1, X, Y, Z), sides divisible by 64, to distances in mm."""
@@ -83,12 +62,18 @@ class DistanceUNet(nn.Module):
 
 def _pair(width_in: int, width_out: int) -> nn.Sequential:
     """Return the two convolutions of a level."""
-    return nn.Sequential(Convolution(width_in, width_out), Convolution(width_out, width_out))
+    return nn.Sequential(_convolution(width_in, width_out), _convolution(width_out, width_out))
+
+
+def _convolution(width_in: int, width_out: int) -> nn.Sequential:
+    """Return a 3x3x3 convolution and a leaky rectifier."""
+    convolution = nn.Conv3d(width_in, width_out, kernel_size=3, padding=1)
+    return nn.Sequential(OrderedDict(conv=convolution, rectifier=nn.LeakyReLU(0.2, inplace=True)))
 
 
 def load_network(file: Path) -> Any:
     """Load the weights without running any code they may contain."""
-    network = DistanceUNet(WIDTHS)
+    network = DistanceUNet()
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict(checkpoint["model_state_dict"])
