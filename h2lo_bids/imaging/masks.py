@@ -76,12 +76,10 @@ def largest_component(mask: np.ndarray, share: float = 1.0) -> np.ndarray:
     """Keep the largest set of face-connected voxels, and those of at least a share of its size."""
     from scipy.ndimage import label
 
-    labels, count = label(mask)
-    if count == 0:
-        return np.zeros(mask.shape, dtype=bool)
+    labels, _ = label(mask)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= share * sizes.max())[labels]
+    return (sizes >= max(1, share * sizes.max()))[labels]
 
 
 def without_strays(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -110,16 +108,12 @@ def cut_bridges(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np
     from scipy.ndimage import binary_fill_holes
 
     if not mask.any():
-        return np.zeros(mask.shape, dtype=bool)
-    box = bounding_box(mask)
+        return mask
+    # Outside lies a voxel, except where the field of view cuts a brain: that counts as deep, like
+    # the rest of the brain beyond it.
+    box = bounding_box(mask, margin=1)
     whole = binary_fill_holes(largest_component(mask[box]))
-    # Outside the box is outside the mask, except where the field of view cuts a brain: that
-    # counts as deep, like the rest of the brain beyond it.
-    margin = [
-        (int(ends.start > 0), int(ends.stop < n)) for ends, n in zip(box, mask.shape, strict=True)
-    ]
-    inner = tuple(slice(before, -after or None) for before, after in margin)
-    core = largest_component(~within(~np.pad(whole, margin), radius, spacing)[inner])
+    core = largest_component(~within(~whole, radius, spacing))
     if core.any():
         kept = whole & within(core, 1.5 * radius, spacing)
         whole = binary_fill_holes(largest_component(kept))
