@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,21 +111,26 @@ def extract_brain(
     name = name_of(image)
     stripped = method in ("skip", "auto") and looks_stripped(image)
     if method == "skip" or stripped:
-        notes = []
-        if method == "auto":
-            notes = [f"{name}: no brain extraction, as the scan has no skull"]
-        elif not stripped:
+        kind, why = "stripped", "as the scan has no skull"
+        if method == "skip":
             what = "the scan does not look skull-stripped; was --skull-strip skip meant for it?"
-            notes = [f"{name}: no brain extraction, as asked, but {what}"]
-        kind = "skip" if method == "skip" else "stripped"
-        return make_result(stripped_mask(image), image, kind, name, tuple(notes))
-    file = None if method == "deepbet" else find_weights(weights, required=method == "synthstrip")
-    with _torch_threads(threads):
-        if file is not None:
-            from h2lo_bids.imaging.synthstrip import synthstrip_mask
+            kind, why = "skip", f"as asked, but {what}"
+        notes = () if method == "skip" and stripped else (f"{name}: no brain extraction, {why}",)
+        return make_result(stripped_mask(image), image, kind, name, notes)
+    file = find_weights(weights, method)
+    import torch
 
-            return make_result(synthstrip_mask(image, file), image, "synthstrip", name)
-        return make_result(_with_deepbet(image, name), image, "deepbet", name)
+    from h2lo_bids.imaging.synthstrip import synthstrip_mask
+
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        if file is None:
+            return make_result(_with_deepbet(image, name), image, "deepbet", name)
+        return make_result(synthstrip_mask(image, file), image, "synthstrip", name)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _with_deepbet(image: Any, name: str) -> np.ndarray:
@@ -141,8 +144,7 @@ def _with_deepbet(image: Any, name: str) -> np.ndarray:
         canonical = resample(canonical, tuple(int(n) for n in shape), canonical.affine @ step)
     volume = np.asarray(canonical.dataobj, dtype=np.float32)
     mask = deepbet_mask(volume, mirror=bool(spacing.max() > THICK_MM), name=name)
-    found = nib.Nifti1Image(mask.astype(np.uint8), canonical.affine)
-    return np.asarray(resample_mask(found, image.shape, image.affine).dataobj) > 0
+    return _on_grid_of(image, nib.Nifti1Image(mask.astype(np.uint8), canonical.affine))
 
 
 def deepbet_mask(
@@ -174,17 +176,18 @@ def deepbet_mask(
     return mask
 
 
-def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Path | None:
-    """Look for SynthStrip's weights."""
+def find_weights(given: str | os.PathLike[str] | None, method: str) -> Path | None:
+    """Look for SynthStrip's weights, if a method of `extract_brain` takes them."""
+    if method not in ("auto", "synthstrip"):
+        return None
     if given is not None:
         if not Path(given).is_file():
             raise MissingInputError(f"{given}: no SynthStrip weights there; check the path")
         return Path(given)
     home = os.environ.get("FREESURFER_HOME")
-    file = Path(home).absolute() / "models" / _WEIGHTS if home else None
-    if file is not None and file.is_file():
+    if home and (file := Path(home).absolute() / "models" / _WEIGHTS).is_file():
         return file
-    if required:
+    if method == "synthstrip":
         raise MissingInputError(
             f"SynthStrip needs FreeSurfer's {_WEIGHTS}: give its path, or set FREESURFER_HOME"
             " to a folder that has it under models/, or use deepbet"
@@ -193,27 +196,8 @@ def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Pat
 
 
 def synthstrip_weights(settings: Settings) -> Path | None:
-    """Find SynthStrip's weights where they are wanted.
-
-    Nodes take them as a file, so that FREESURFER_HOME set later computes masks again.
-    """
-    if settings.skull_strip not in ("auto", "synthstrip"):
-        return None
-    return find_weights(settings.synthstrip_weights, required=settings.skull_strip == "synthstrip")
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Set torch's threads for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        if threads:
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """Find the weights for nodes, which compute masks again where FREESURFER_HOME is set later."""
+    return find_weights(settings.synthstrip_weights, settings.skull_strip)
 
 
 def make_result(

@@ -69,7 +69,7 @@ def test_other_files_are_one_line(tmp_path: Path, refused) -> None:
         assert "SynthStrip's weights" in refused(BadDataError, load_network, path)
     assert not Path("/tmp/h2lo-bomb").exists()
     path.unlink()
-    assert "w.pt" in refused(MissingInputError, find_weights, path, required=True)
+    assert "w.pt" in refused(MissingInputError, find_weights, path, "synthstrip")
 
 
 def phantom() -> tuple[nib.Nifti1Image, np.ndarray]:
@@ -108,7 +108,7 @@ def test_mask_comes_back_to_the_scans_grid(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "synthstrip.1.pt").touch()
     # A step of the workflow looks in a folder of its own.
-    assert find_weights(None, required=True) == tmp_path / "models" / "synthstrip.1.pt"
+    assert find_weights(None, "synthstrip") == tmp_path / "models" / "synthstrip.1.pt"
     result = extract_brain(image)
     assert result.method == "synthstrip"
     assert seen["range"] == (0.0, 1.0)
