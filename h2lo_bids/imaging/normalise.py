@@ -181,11 +181,8 @@ def to_frame(
     """
     placed = conform(image, frame, mask=mask)
     inside = resample_mask(mask, placed.shape, placed.affine)
-    return (
-        placed,
-        inside,
-        scale_image(placed, inside, contrast=contrast, scaling=scaling, name=name),
-    )
+    scaled = scale_image(placed, inside, contrast=contrast, scaling=scaling, name=name)
+    return placed, inside, scaled
 
 
 def scaling_facts(made: Scaled, contrast: str, scaling: str) -> dict[str, Any]:
@@ -215,14 +212,13 @@ def _fit_log_field(cells: Blocks) -> Callable[[np.ndarray], np.ndarray]:
     usable = positive & _flat(np.where(positive, cells.spread / level, np.inf), 0.5)
     number = np.full(cells.index.max(0) + 1, -1)
     number[tuple(cells.index.T)] = np.where(usable, np.arange(len(level)), -1)
-    ends = []
+    pairs = []
     steps = np.maximum(1, np.round(_FIELD_REACH_MM / cells.sides)).astype(int)
     for axis, step in enumerate(steps):
         along = np.moveaxis(number, axis, 0)
-        near, far = along[:-step], along[step:]
-        both = (near >= 0) & (far >= 0)
-        ends.append((near[both], far[both]))
-    near, far = (np.concatenate(end) for end in zip(*ends, strict=True))
+        ends = np.stack([along[:-step], along[step:]])
+        pairs.append(ends[:, (ends >= 0).all(0)])
+    near, far = np.hstack(pairs)
     places = cells.index * cells.sides
     middle = places.mean(0)
     terms, logs = _field_terms(places - middle), np.log(level)
@@ -248,16 +244,17 @@ def _receive_field(
 
     box = bounding_box(mask)
     size = _block_size(spacing, _FIELD_BLOCK_MM)
+    middle = (size - 1) / 2
     inside = _cut(np.asarray(mask[box], dtype=np.float32), size, pad=True)
     values = _cut(np.where(mask[box], data[box], 0).astype(np.float32), size, pad=True)
     count = inside.sum(-1)
     means = values.sum(-1) / np.maximum(count, 1)
     brain = (count >= 0.5 * np.prod(size)) & (means > 0)
-    places = np.moveaxis(np.indices(means.shape), 0, -1) * size + (np.array(size) - 1) / 2
+    places = np.moveaxis(np.indices(means.shape), 0, -1) * size + middle
     smooth = np.exp(log_field(places * np.asarray(spacing)))
     means = (means / smooth).astype(np.float32)
     ants = start_ants(seed=1)
-    voxels = [float(s) * n for s, n in zip(spacing, size, strict=True)]
+    voxels = (np.asarray(spacing, dtype=np.float64) * size).tolist()
     rest = ants.n4_bias_field_correction(
         ants.from_numpy(np.maximum(means, means[brain].min()), spacing=voxels),
         mask=ants.from_numpy(brain.astype(np.float32), spacing=voxels),
@@ -267,11 +264,9 @@ def _receive_field(
         return_bias_field=True,
     ).numpy()
     out = np.ones(data.shape, dtype=np.float32)
-    scale = np.diag(1.0 / np.array(size))
-    offset = -(np.array(size) - 1) / (2.0 * np.array(size))
-    shape = tuple(s.stop - s.start for s in box)
+    field, scale = (rest * smooth).astype(np.float32), np.diag(1.0 / size)
     out[box] = affine_transform(
-        (rest * smooth).astype(np.float32), scale, offset, shape, order=1, mode="nearest"
+        field, scale, -middle / size, mask[box].shape, order=1, mode="nearest"
     )
     return out
 
@@ -294,11 +289,11 @@ def _affine(data: np.ndarray, inside: np.ndarray, zero: float, gain: float) -> n
     return scaled
 
 
-def _block_size(spacing: Sequence[float], side: float) -> list[int]:
-    return [max(1, round(side / float(s))) for s in spacing]
+def _block_size(spacing: Sequence[float], side: float) -> np.ndarray:
+    return np.maximum(1, np.round(side / np.asarray(spacing, dtype=np.float64))).astype(int)
 
 
-def _cut(data: np.ndarray, size: Sequence[int], *, pad: bool = False) -> np.ndarray:
+def _cut(data: np.ndarray, size: np.ndarray, *, pad: bool = False) -> np.ndarray:
     """Cut a volume into blocks, their voxels along the last axis; pad or drop the rest."""
     if pad:
         data = np.pad(data, [(0, -n % k) for n, k in zip(data.shape, size, strict=True)])
@@ -313,13 +308,12 @@ def blocks(data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Bloc
     box = bounding_box(mask)
     size = _block_size(spacing, BLOCK_MM)
     if np.prod(size) < _FEWEST:  # of one or two voxels no spread is to be seen
-        size = [max(2, n) for n in size]
+        size = np.maximum(2, size)
     whole = _cut(mask[box], size).all(-1)
     if not whole.any():  # a brain of a few voxels, in tests
-        size = [1, 1, 1]
-        whole = np.asarray(mask[box], dtype=bool)
+        size, whole = np.ones(3, dtype=int), mask[box] > 0
     values = np.sort(_cut(np.asarray(data[box]), size)[whole].astype(np.float64), axis=1)
     count = values.shape[1]
     spread = values[:, (3 * count) // 4] - values[:, count // 4]
-    sides = np.array(size) * np.asarray(spacing, dtype=np.float64)
+    sides = size * np.asarray(spacing, dtype=np.float64)
     return Blocks(np.median(values, axis=1), spread, np.argwhere(whole), sides)
