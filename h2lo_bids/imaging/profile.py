@@ -58,7 +58,6 @@ OUTPUTS = {
 }
 """What is measured of an output; the levels of the input's tissues come on top."""
 
-
 NAMES = {
     "T1w": ("cerebrospinal fluid", "grey matter", "white matter"),
     "T2w": ("white matter", "grey matter", "cerebrospinal fluid"),
@@ -162,7 +161,7 @@ def measure_output(
 
 
 def ranges_of(
-    profiles: Iterable[Mapping[str, float]], outputs: Iterable[Mapping[str, float]] = ()
+    profiles: Sequence[Mapping[str, float]], outputs: Sequence[Mapping[str, float]] = ()
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: lowest and highest over training inputs and targets.
 
@@ -177,7 +176,6 @@ def ranges_of(
         ``inputs`` and ``targets``, ``name: [lowest, highest]`` of `MEASURES` and of `OUTPUTS`,
         rounded to four digits, and the number of ``pairs``.
     """
-    given = list(profiles)
 
     def ends(rows: Sequence[Mapping[str, float]], known: Iterable[str]) -> dict[str, list[float]]:
         found = {name: [row[name] for row in rows if name in row] for name in known}
@@ -187,11 +185,8 @@ def ranges_of(
             if values
         }
 
-    return {
-        "pairs": len(given),
-        "inputs": ends(given, MEASURES),
-        "targets": ends(list(outputs), OUTPUTS),
-    }
+    inputs, targets = ends(profiles, MEASURES), ends(outputs, OUTPUTS)
+    return {"pairs": len(profiles), "inputs": inputs, "targets": targets}
 
 
 def outside(
@@ -300,9 +295,8 @@ def check_range(
     given = outside(profile, ranges.get("inputs") or {})
     made = outside(output, ranges.get("targets") or {}, OUTPUTS) if output else {}
     tissues = [output[tissue] for tissue in TISSUES] if output else []
-    kept = all(low < high for low, high in pairwise(tissues))
-    depth = profile["order"]
-    unlike = bool(given or made) or not kept or depth < LEAST_ORDER
+    kept, depth = all(low < high for low, high in pairwise(tissues)), profile["order"]
+    unlike = given or made or not kept or depth < LEAST_ORDER
     lines = negative_lines(name, profile.get("negative", 0.0), scaling)
     if given or depth < LEAST_ORDER:
         lines.append(_input_line(name, given, depth, contrast))
@@ -370,11 +364,9 @@ def _facts(found: Beyond, ranges: Mapping[str, Any]) -> dict[str, Any]:
     if not ranges:
         return {}
     beyond = {
-        _key(name.replace("_", " ")): {
-            "Value": float(f"{value:.4g}"), "TrainingRange": [lowest, highest]
-        }
-        for name, (value, lowest, highest) in found.items()
-    }  # fmt: skip
+        _key(name.replace("_", " ")): {"Value": float(f"{value:.4g}"), "TrainingRange": ends}
+        for name, (value, *ends) in found.items()
+    }
     return {"InRange": not found, "OutOfRange": beyond, "TrainingPairs": ranges.get("pairs", 0)}
 
 
