@@ -15,7 +15,6 @@ its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 from __future__ import annotations
 
 import gzip
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,18 +157,16 @@ def name_of(image: Any) -> str:
 def _read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels."""
     header = read_header(path)
-    length, size = _checked_length(path, header), path.stat().st_size
-    most = size * MAX_RATIO if path.name.endswith(".gz") else size
-    if length > most:  # before any memory is taken
+    length, most = _checked_length(path, header), path.stat().st_size
+    most *= MAX_RATIO if path.name.endswith(".gz") else 1
+    if most >= length:  # or else no memory is taken
+        with _opened(path) as file:
+            raw = file.read(length)
+            garbage = _garbage_follows(file)
+        most = len(raw)
+    if most < length:
         raise BadDataError(
             f"{path}: is truncated (at most {most} of {length} bytes); copy or download it again"
-        )
-    with _opened(path) as file:
-        raw = file.read(length)
-        garbage = _garbage_follows(file)
-    if len(raw) < length:
-        raise BadDataError(
-            f"{path}: is truncated ({len(raw)} of {length} bytes); copy or download it again"
         )
     warning = f"{path}: what follows its gzip stream is no image and is ignored; copy it again"
     return header, _voxels(path, header, raw), (warning,) if garbage else ()
@@ -179,13 +176,12 @@ def read_header(path: Path) -> Any:
     """Read a NIfTI header alone: no repair, and no extensions, which lie about their size."""
     with _opened(path) as file:
         # No further than needed: the smallest image ends within a NIfTI-2 header's length.
-        start = file.read(nib.Nifti1Header.template_dtype.itemsize)
-        if start[:4] in (struct.pack("<i", 540), struct.pack(">i", 540)):
-            start += file.read(nib.Nifti2Header.template_dtype.itemsize - len(start))
-    sizes = {struct.unpack(order + "i", start[:4])[0] for order in "<>" if len(start) > 3}
-    kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+        start = file.read(348)
+        size = min(int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+        start += file.read(540 - 348 if size == 540 else 0)
+    kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(size)
     try:
-        header = kind(start[: kind.template_dtype.itemsize], check=False) if kind else None
+        header = kind(start, check=False) if kind else None
     except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
         header = None
     if header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
