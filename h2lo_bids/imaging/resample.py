@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from h2lo_bids.errors import BadDataError
@@ -219,39 +220,31 @@ def frame_grid(
         shape = np.maximum(2, np.rint(np.asarray(turned.shape) / scale)).astype(int)
     else:
         shape = np.asarray(frame.shape, dtype=int)
-        if mask is not None:
-            _check_fit(image, (high - low + 1) / scale, shape, wanted)
+        needed = (high - low + 1) / scale
+        if mask is not None and np.any(needed > shape + 1):
+            raise BadDataError(
+                f"{name_of(image)}: its brain mask spans {_extent(needed, wanted)}, more than the"
+                f" model's {_extent(shape, wanted)}; look at the mask or give another one"
+            )
     start = (low + high) / 2 - scale * (shape - 1) / 2
     if kept:
         start = np.floor(start + 0.5)
-    step = nib.affines.from_matvec(np.diag(scale), start)
-    a, b, c = (int(n) for n in shape)
-    return (a, b, c), turned.affine @ step
+    return tuple(shape.tolist()), turned.affine @ from_matvec(np.diag(scale), start)
+
+
+def _extent(shape: Sequence[float], sides: Sequence[float]) -> str:
+    return " x ".join(f"{n * side:.0f}" for n, side in zip(shape, sides, strict=True)) + " mm"
 
 
 def array_lines(frame: Any, shape: Sequence[int], name: str) -> list[str]:
     """Warn of a scan's array of another extent than that which a model took for its frame."""
     if frame.anchor == "brain" or np.allclose(shape, frame.shape, rtol=SAME_EXTENT):
         return []
-    own, expected = (
-        " x ".join(f"{n * side:.0f}" for n, side in zip(sides, frame.spacing, strict=True))
-        for sides in (shape, frame.shape)
-    )
+    own, expected = (_extent(sides, frame.spacing) for sides in (shape, frame.shape))
     return [
-        f"{name}: the model sees positions in the scan's own array, of {expected} mm in its "
-        f"training and here {own} mm: anatomy lies elsewhere for it; crop or pad the scan"
+        f"{name}: the model sees positions in the scan's own array, of {expected} in its "
+        f"training and here {own}: anatomy lies elsewhere for it; crop or pad the scan"
     ]
-
-
-def _check_fit(image: Any, needed: np.ndarray, shape: np.ndarray, spacing: np.ndarray) -> None:
-    """Refuse a brain that the frame would cut; its mask is then wrong."""
-    if np.any(needed > shape + 1):
-        brain = " x ".join(f"{n:.0f}" for n in needed * spacing)
-        room = " x ".join(f"{n:.0f}" for n in shape * spacing)
-        raise BadDataError(
-            f"{name_of(image)}: its brain mask spans {brain} mm, more than the model's"
-            f" {room} mm; look at the mask or give another one"
-        )
 
 
 def lf_grid(
@@ -269,11 +262,9 @@ def lf_grid(
     old = spacing_of(affine)
     # A thousandth of a voxel forgives the rounding of affines.
     counts = np.maximum(np.ceil(np.asarray(shape[:3]) * old / sizes - 1e-3), 1).astype(int)
-    new = np.eye(4)
-    new[:3, :3] = affine[:3, :3] / old * sizes
+    linear = affine[:3, :3] / old * sizes
     centre = affine[:3, :3] @ ((np.asarray(shape[:3]) - 1) / 2) + affine[:3, 3]
-    new[:3, 3] = centre - new[:3, :3] @ ((counts - 1) / 2)
-    return (int(counts[0]), int(counts[1]), int(counts[2])), new
+    return tuple(counts.tolist()), from_matvec(linear, centre - linear @ ((counts - 1) / 2))
 
 
 def lf_mask(
