@@ -330,14 +330,14 @@ def register_to_template(
     # On one thread, as the seed counts on no more.
     moving, mask = load_image(in_file, name), load_image(mask_file)
     fixed = _template_brain(template, template_mask, threads)
-    found = registration.register(moving, fixed, folder, transform=transform, seed=seed)
-    inside = np.asarray(registration.warp(mask, fixed, found.forward).dataobj) > 0.5
-    moved = np.asarray(registration.warp(moving, fixed, found.forward).dataobj)
+    forward, inverse = registration.register(moving, fixed, folder, transform=transform, seed=seed)
+    inside = np.asarray(registration.warp(mask, fixed, forward).dataobj) > 0.5
+    moved = np.asarray(registration.warp(moving, fixed, forward).dataobj)
     brain = placed(np.where(inside, np.clip(moved, 0, 1), 0), fixed.affine, fixed)
     own = placed(inside.astype(np.uint8), fixed.affine, fixed)
     return {
-        "forward": found.forward,
-        "inverse": found.inverse,
+        "forward": forward,
+        "inverse": inverse,
         "out_file": save_nifti(brain, folder / "preproc.nii.gz"),
         "mask_file": save_nifti(own, folder / "mask.nii.gz"),
     }

@@ -129,9 +129,9 @@ def align(
         notes = [f"{name_of(low)}: registered by the whole head, as its brain mask is doubtful"]
     moving.set_filename(name_of(low))
     fixed.set_filename(name_of(high))
-    found = register(moving, fixed, folder, transform="rigid", seed=seed)
+    forward, _ = register(moving, fixed, folder, transform="rigid", seed=seed)
     reach = 100.0
-    moved = points_before(np.vstack([np.zeros(3), reach * np.eye(3)]), found.forward)
+    moved = points_before(np.vstack([np.zeros(3), reach * np.eye(3)]), forward)
     return from_matvec((moved[1:] - moved[0]).T / reach, moved[0]), notes
 
 

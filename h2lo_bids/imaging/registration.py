@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ from h2lo_bids.imaging.resample import spacing_of
 TRANSFORMS = {"rigid": "Rigid", "affine": "Affine", "syn": "SyN"}
 """Names of ours and of ANTs, from six degrees of freedom to a dense warp."""
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Registration:
-    """The way between two images, as ITK composite transforms (HDF5)."""
-
-    forward: Path  # brings the moving image to the fixed one
-    inverse: Path
 
 
 def start_ants(seed: int | None = None) -> Any:
@@ -60,7 +51,7 @@ def register(
     *,
     transform: str,
     seed: int,
-) -> Registration:
+) -> tuple[Path, Path]:
     """Register one image to another by mutual information, on one thread.
 
     Parameters
@@ -68,11 +59,17 @@ def register(
     moving, fixed
         nibabel images, 3-D, of any contrast; brains without skull register best.
     folder
-        Existing folder; the transforms are ``forward.h5`` and ``inverse.h5`` there.
+        Existing folder.
     transform
         One of `TRANSFORMS`.
     seed
         Makes the result the same each time.
+
+    Returns
+    -------
+    forward, inverse
+        ``forward.h5``, which brings the moving image to the fixed one, and ``inverse.h5``: ITK
+        composite transforms.
 
     Raises
     ------
@@ -100,7 +97,7 @@ def register(
     if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
         raise failed
     try:
-        result = Registration(
+        packed = (
             _pack(ants, forward, Path(folder) / "forward.h5", back=False),
             _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
         )
@@ -111,7 +108,7 @@ def register(
         ) from err
     for file in {*forward, *inverse}:
         Path(file).unlink()  # some 100 MB that nothing reads again
-    return result
+    return packed
 
 
 def warp(image: Any, reference: Any, transform: str | os.PathLike[str]) -> nib.Nifti1Image:

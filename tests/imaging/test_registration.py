@@ -32,13 +32,13 @@ fixed, moving = nib.load(folder + "/fixed.nii"), nib.load(folder + "/moving.nii"
 for file in earlier:
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "2"
     warp(moving, fixed, file)
-found = register(moving, fixed, folder, transform=transform, seed=int(seed))
+forward, inverse = register(moving, fixed, folder, transform=transform, seed=int(seed))
 points = np.load(folder + "/points.npy")
-there = points_before(points, found.forward)
+there = points_before(points, forward)
 np.savez(folder + "/out.npz", points=points, there=there,
-         back=points_before(there, found.inverse),
-         on_fixed=warp(moving, fixed, found.forward).get_fdata(),
-         on_moving=warp(fixed, moving, found.inverse).get_fdata())
+         back=points_before(there, inverse),
+         on_fixed=warp(moving, fixed, forward).get_fdata(),
+         on_moving=warp(fixed, moving, inverse).get_fdata())
 """
 
 
