@@ -83,32 +83,26 @@ def register(
         f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
     )
     images = {"fixed": _to_ants(ants, fixed), "moving": _to_ants(ants, moving)}
-    try:
-        with contextlib.chdir(folder):
-            found = ants.registration(
-                **images, type_of_transform=TRANSFORMS[transform], outprefix="xfm_"
-            )
-    except (RuntimeError, ValueError) as err:
-        raise failed from err
-    forward, inverse = (
-        [str(Path(folder) / file) for file in found[way]]
-        for way in ("fwdtransforms", "invtransforms")
-    )
-    if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
-        raise failed
-    try:
-        packed = (
-            _pack(ants, forward, Path(folder) / "forward.h5", back=False),
-            _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
-        )
-    except (RuntimeError, EOFError) as err:
-        raise InputOutputError(
-            f"{folder}: ANTs' transforms were not written whole, most often as the disk is full; "
-            "free some space there or choose another --work-dir, then run again"
-        ) from err
-    for file in {*forward, *inverse}:
-        Path(file).unlink()  # some 100 MB that nothing reads again
-    return packed
+    how = {"type_of_transform": TRANSFORMS[transform], "outprefix": "xfm_"}
+    with contextlib.chdir(folder):
+        try:
+            found = ants.registration(**images, **how)
+        except (RuntimeError, ValueError) as err:
+            raise failed from err
+        forward, inverse = found["fwdtransforms"], found["invtransforms"]
+        if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
+            raise failed
+        try:
+            _pack(ants, forward, "forward.h5", back=False)
+            _pack(ants, inverse, "inverse.h5", back=True)
+        except (RuntimeError, EOFError) as err:
+            raise InputOutputError(
+                f"{folder}: ANTs' transforms were not written whole, most often as the disk is "
+                "full; free some space there or choose another --work-dir, then run again"
+            ) from err
+        for file in {*forward, *inverse}:
+            Path(file).unlink()  # some 100 MB that nothing reads again
+    return Path(folder) / "forward.h5", Path(folder) / "inverse.h5"
 
 
 def warp(image: Any, reference: Any, transform: str | os.PathLike[str]) -> nib.Nifti1Image:
@@ -136,7 +130,7 @@ def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.n
     return moved[["x", "y", "z"]].to_numpy(dtype=np.float64) * flip
 
 
-def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
+def _pack(ants: Any, files: list[str], out: str, *, back: bool) -> None:
     """Write ANTs' files as one composite; an affine, stored for one way, is inverted for `back`."""
     # ANTs' own guess, by the number of files, takes a lone affine forward on the way back.
     parts = []
@@ -149,8 +143,7 @@ def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
                 while stream.read(1 << 24):
                     pass
             parts.append(ants.transform_from_displacement_field(ants.image_read(file)))
-    ants.write_transform(ants.compose_ants_transforms(parts), str(out))
-    return out
+    ants.write_transform(ants.compose_ants_transforms(parts), out)
 
 
 def _to_ants(ants: Any, image: Any) -> Any:
