@@ -164,14 +164,15 @@ def voxel_means(
     needed = np.any([np.roll(padded, step, axis) for step in range(-reach, reach + 1)], axis=0)
     rows = np.cumsum(needed).reshape(needed.shape) - 1
     voxels = np.argwhere(needed)
-    start = np.zeros(3, dtype=int)
-    start[axis] = reach
+    start = reach * (np.arange(3) == axis)
     values, inside = np.zeros((2, len(voxels), count), dtype=np.float32)
     for first in range(0, len(voxels), max(_POINTS // count, 1)):
         block = slice(first, first + max(_POINTS // count, 1))
         points = place((voxels[block, None] - start + nodes.offsets).reshape(-1, 3))
-        shown = _holds(brain, points).reshape(-1, count)
-        inside[block] = shown
+        nearest = np.rint(points).astype(np.int64)
+        there = ((nearest >= 0) & (nearest < brain.shape)).all(axis=1)
+        there[there] = brain[tuple(nearest[there].T)]
+        inside[block] = shown = there.reshape(-1, count)
         # Of the wanted voxels also those that have no point in the brain.
         shown |= (~shown.any(axis=1) & padded[needed][block])[:, None]
         if shown.any():  # a rest of slices beyond the brain has none
@@ -186,12 +187,3 @@ def voxel_means(
     alone = values[own].sum(axis=1) / np.where(held > 0, held, count)
     enough = (held > 0) & (share > _LEAST)
     return np.where(enough, sums / np.where(enough, share, 1.0), alone)
-
-
-def _holds(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return which points (N, 3) have a nearest voxel that is in the mask, (N,)."""
-    nearest = np.rint(points).astype(np.int64)
-    there = ((nearest >= 0) & (nearest < mask.shape)).all(axis=1)
-    found = np.zeros(len(points), dtype=bool)
-    found[there] = mask[tuple(nearest[there].T)]
-    return found
