@@ -89,13 +89,10 @@ def read_crop(
 ) -> np.ndarray:
     """Copy a box, such as a cube of a size, with zeros where it reaches over the border."""
     sides = (size,) * volume.ndim if isinstance(size, int) else size
-    out = np.zeros(sides, volume.dtype)
-    low = [max(0, s) for s in start]
-    high = [min(n, s + side) for s, side, n in zip(start, sides, volume.shape, strict=True)]
-    if all(a < b for a, b in zip(low, high, strict=True)):
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        out[place] = volume[source]
+    out, ends = np.zeros(sides, volume.dtype), np.add(start, sides).tolist()
+    held = volume[tuple(slice(max(0, a), max(0, b)) for a, b in zip(start, ends, strict=True))]
+    before = [max(0, -a) for a in start]
+    out[tuple(slice(a, a + n) for a, n in zip(before, held.shape, strict=True))] = held
     return out
 
 
