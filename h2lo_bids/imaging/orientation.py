@@ -13,7 +13,7 @@ import itertools
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -97,11 +97,9 @@ def orientation_fits(image: Any, mask: Any) -> dict[Turn, float]:
 @cache
 def _reference() -> np.ndarray:
     """Return an orthonormal basis of the template's shape and intensity, for each pitch."""
-    spec = find_spec("nilearn")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
     # Not by nilearn's loader, whose import takes longer than all that is done here.
-    template: Any = nib.load(Path(spec.submodule_search_locations[0]) / _TEMPLATE)  # type: ignore[attr-defined]
+    nilearn = Path(cast(Any, find_spec("nilearn")).origin).parent
+    template: Any = nib.load(nilearn / _TEMPLATE)  # type: ignore[attr-defined]
     coarse, parts = _coarse(template, template), []
     for angle in np.radians(PITCHES_DEG):
         turn = nib.quaternions.angle_axis2mat(angle, [1, 0, 0])

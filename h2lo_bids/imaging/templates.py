@@ -89,9 +89,7 @@ def _lookup(root: Path, space: OutputSpace, suffix: str) -> TemplateFiles | None
     """Look for an image of exactly this space, and its mask."""
     images, masks = _files(root, space, suffix), _files(root, space, "desc-brain_mask")
     res = min(images, default=None) if space.resolution is None else space.resolution
-    if res not in images:
-        return None
-    return images[res], masks.get(res)
+    return None if res not in images else (images[res], masks.get(res))
 
 
 def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:
