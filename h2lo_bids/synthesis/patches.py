@@ -13,7 +13,7 @@ from h2lo_bids.models.diffi2i import DiffI2I, pad_slices
 from h2lo_bids.models.pfsr import Pfsr
 from h2lo_bids.models.pix2pix import Pix2Pix
 from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions, resolve_device
-from h2lo_bids.synthesis.tiles import each_on_a_core
+from h2lo_bids.synthesis.tiles import Box, each_on_a_core
 
 PIX2PIX_PATCH = 64
 """Side of a patch in voxels, in training and synthesis, so that both see as much."""
@@ -23,7 +23,6 @@ _SLICES = 4
 """Slices at a time on a GPU; on a CPU each core takes one."""
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-Corner = tuple[int, ...]
 
 
 def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH) -> int:
@@ -47,11 +46,10 @@ def predict_pix2pix(
     """
     model.to(resolve_device(options.device)).eval()
 
-    def translate(cubes: torch.Tensor) -> torch.Tensor:
-        return (model(2 * cubes - 1).float() + 1) / 2
-
     side = patch_side(volume.shape, model.architecture.multiple)
-    return blend_patches(translate, volume, mask, side, options)
+    return blend_patches(
+        lambda cubes: (model(2 * cubes - 1).float() + 1) / 2, volume, mask, side, options
+    )
 
 
 def predict_pfsr(
@@ -68,12 +66,7 @@ def predict_pfsr(
     squared sine, since channel attention makes each depend on all it holds.
     """
     model.to(resolve_device(options.device)).eval()
-
-    def enhance(cubes: torch.Tensor) -> torch.Tensor:
-        return model(cubes).float()
-
-    side = patch_side(volume.shape, 1, PFSR_PATCH)
-    return blend_patches(enhance, volume, mask, side, options)
+    return blend_patches(model, volume, mask, patch_side(volume.shape, 1, PFSR_PATCH), options)
 
 
 def blend_patches(
@@ -102,20 +95,19 @@ def blend_patches(
         for box, n in zip(bounding_box(wanted), wanted.shape, strict=True)
     ]
 
-    def cube_at(corner: Corner) -> tuple[slice, ...]:
-        return tuple(slice(c, c + patch) for c in corner)
+    sides = [[slice(start, start + patch) for start in weights] for weights in axes]
+    boxes = [box for box in itertools.product(*sides) if wanted[box].any()]
 
-    def make(corner: Corner) -> np.ndarray:
-        cube = torch.from_numpy(np.ascontiguousarray(padded[cube_at(corner)]))
+    def make(box: Box) -> np.ndarray:
+        cube = torch.from_numpy(np.ascontiguousarray(padded[box]))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             return network(cube[None, None].to(device)).float().cpu().numpy()[0, 0]
 
-    corners = [corner for corner in itertools.product(*axes) if wanted[cube_at(corner)].any()]
     total = np.zeros(padded.shape, np.float32)
-    made = each_on_a_core(make, corners, device=device, threads=options.threads)
-    for corner, cube in zip(corners, made, strict=True):
-        x, y, z = (weights[c] for weights, c in zip(axes, corner, strict=True))
-        total[cube_at(corner)] += cube * (x[:, None, None] * y[:, None] * z)
+    made = each_on_a_core(make, boxes, device=device, threads=options.threads)
+    for box, cube in zip(boxes, made, strict=True):
+        x, y, z = (weights[side.start] for weights, side in zip(axes, box, strict=True))
+        total[box] += cube * (x[:, None, None] * y[:, None] * z)
     inner = tuple(slice(a, a + n) for (a, _), n in zip(around, volume.shape, strict=True))
     out[mask] = total[inner][mask]
     return out
@@ -171,9 +163,8 @@ def predict_diffi2i(
     model = model.to(device)
     box = bounding_box(np.any(mask, 2))
     image = np.where(mask, volume, 0).astype(np.float32)[box].transpose(2, 0, 1)
-    start = torch.randn(
-        1, model.architecture.prior, generator=torch.Generator().manual_seed(seed)
-    ).to(device)
+    drawn = torch.Generator().manual_seed(seed)
+    start = torch.randn(1, model.architecture.prior, generator=drawn).to(device)
 
     def synthesize(at: np.ndarray) -> np.ndarray:
         source = torch.from_numpy(image[at])[:, None].to(device)
