@@ -30,43 +30,26 @@ def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH)
     return -(-min(side, max(shape)) // multiple) * multiple
 
 
-def predict_pix2pix(
-    model: Pix2Pix,
+def predict_patches(
+    model: Pix2Pix | Pfsr,
     volume: np.ndarray,
     mask: np.ndarray,
     *,
     options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
-    """Translate the brain voxels of a volume.
+    """Translate or enhance the brain voxels of a volume, by patches as large as in training.
 
-    Patches of 64 voxels that share at least 32 with the next are blended. The
-    network sees and gives [-1, 1], background -1; it normalises by its running
+    Pix2Pix sees and gives [-1, 1], background -1; it normalises by its running
     statistics, see `h2lo_bids.models.pix2pix.Pix2Pix`.
     """
     model.to(resolve_device(options.device)).eval()
-
+    if isinstance(model, Pfsr):
+        return blend_patches(model, volume, mask, patch_side(volume.shape, 1, PFSR_PATCH), options)
     side = patch_side(volume.shape, model.architecture.multiple)
     return blend_patches(
         lambda cubes: (model(2 * cubes - 1).float() + 1) / 2, volume, mask, side, options
     )
-
-
-def predict_pfsr(
-    model: Pfsr,
-    volume: np.ndarray,
-    mask: np.ndarray,
-    *,
-    options: EngineOptions = DEFAULTS,
-    seed: int = 42,
-) -> np.ndarray:
-    """Enhance the brain voxels of a volume.
-
-    Patches of 48 voxels share at least 24 with the next and are blended by a
-    squared sine, since channel attention makes each depend on all it holds.
-    """
-    model.to(resolve_device(options.device)).eval()
-    return blend_patches(model, volume, mask, patch_side(volume.shape, 1, PFSR_PATCH), options)
 
 
 def blend_patches(

@@ -18,7 +18,7 @@ from h2lo_bids.models.registry import FAMILIES, METHODS, Model, family_of
 from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions, native_precision
-from h2lo_bids.synthesis.patches import predict_diffi2i, predict_pfsr, predict_pix2pix
+from h2lo_bids.synthesis.patches import predict_diffi2i, predict_patches
 
 FIDELITY = 60.0
 """PSNR in dB against fp32 that another precision must keep to be taken."""
@@ -28,9 +28,9 @@ _SNAP = 1e-3
 """Distance in voxels below which a position counts as a voxel of the frame."""
 _PREDICT: dict[str, Callable[..., np.ndarray]] = {
     "arnold": predict_arnold,
-    "pix2pix": predict_pix2pix,
+    "pix2pix": predict_patches,
     "diffi2i": predict_diffi2i,
-    "pfsr": predict_pfsr,
+    "pfsr": predict_patches,
 }
 """What makes an image on the frame, by family."""
 
