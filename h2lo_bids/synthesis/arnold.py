@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,7 +35,7 @@ def predict_arnold(
     out = np.zeros(volume.shape, np.float32)
     if mask.any():
         sigma, c1, c2, c3 = model.numbers
-        source = Source.build(volume, mask, seed, max(sigma, c3))
+        source = Source(volume, mask, seed, max(sigma, c3))
         blurred = source.inside(source.image + np.float32(c1) * source.grain, sigma)
         out[mask] = finish(blurred, source.inside(source.second, c3), c2)
     return out
@@ -49,34 +48,25 @@ def draw_noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> tuple[np.nd
     return first, second
 
 
-@dataclass(frozen=True)
 class Source:
-    """An image and its two noises, ready to be mixed."""
+    """An image over its maximum, with its first noise as grain and its second as drawn.
 
-    image: np.ndarray  # of a maximum of 1 in the mask, 0 outside
-    mask: np.ndarray
-    box: Box  # of the mask: no voxel beyond it is asked for
-    grain: np.ndarray  # the first noise, blurred, times the deviation
-    second: np.ndarray  # the second noise as drawn
+    All that a blur of up to `widest` can reach from the mask is kept, and no more, so that a
+    result is that of the whole volume. The mask must not be empty.
+    """
 
-    @classmethod
-    def build(
-        cls, volume: np.ndarray, mask: np.ndarray, seed: int | Sequence[int], widest: float
-    ) -> Source:
-        """Prepare an image for blurs up to a width; the mask must not be empty.
-
-        All that such a blur can reach from the mask is kept, and no more, so that a
-        result is that of the whole volume.
-        """
+    def __init__(
+        self, volume: np.ndarray, mask: np.ndarray, seed: int | Sequence[int], widest: float
+    ) -> None:
         first, second = draw_noise(volume.shape, seed)
         image, around = scaled(volume, mask), bounding_box(mask, margin=_reach(widest))
-        grain = blur(first, GRAIN, around) * np.float32(deviation(image))
-        image, mask, second = (v[around].copy() for v in (image, mask, second))
-        return cls(image, mask, bounding_box(mask), grain, second)
+        self.grain = blur(first, GRAIN, around) * np.float32(deviation(image))
+        self.image, self.second, self._mask = (v[around].copy() for v in (image, second, mask))
+        self._box = bounding_box(self._mask)  # no voxel beyond it is asked for
 
     def inside(self, values: np.ndarray, sigma: float) -> np.ndarray:
         """Blur a volume and return the mask's voxels, (N,)."""
-        return blur(values, sigma, self.box)[self.mask[self.box]]
+        return blur(values, sigma, self._box)[self._mask[self._box]]
 
 
 def scaled(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -104,7 +94,7 @@ def blur(values: np.ndarray, sigma: float, box: Box) -> np.ndarray:
 
     sigma, reach = max(sigma, LEAST), _reach(sigma)
     around = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
-    blurred: np.ndarray = gaussian_filter(values[around], sigma, mode="nearest", radius=reach)
+    blurred = gaussian_filter(values[around], sigma, mode="nearest", radius=reach)
     starts = zip(box, (cut.start for cut in around), strict=True)
     return blurred[tuple(slice(side.start - at, side.stop - at) for side, at in starts)]
 

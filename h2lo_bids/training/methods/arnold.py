@@ -169,7 +169,7 @@ def _part_of(pair: Pair, seed: Sequence[int]) -> Callable[[Values], float]:
         raise BadDataError(
             f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
         )
-    source = Source.build(hf, mask, seed, max(BOUNDS[0][1], BOUNDS[3][1]))
+    source = Source(hf, mask, seed, max(BOUNDS[0][1], BOUNDS[3][1]))
     target = scaled(lf, mask)[mask]
     wanted, likeness = _moments(target), _correlation(scaled(hf, mask)[mask], target)
     first = functools.lru_cache(1)(
