@@ -230,8 +230,7 @@ def normal_field(
     shape = model.shape
     waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
     waves *= _amplitude(model, _key(band))[0]
-    field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
-    return field
+    return fft.irfftn(waves, s=shape, overwrite_x=True)
 
 
 def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:

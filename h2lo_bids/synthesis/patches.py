@@ -154,8 +154,7 @@ def predict_diffi2i(
         rows, columns = source.shape[2:]
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             made = model(pad_slices(source), start.expand(len(at), -1))
-        found: np.ndarray = made[:, 0, :rows, :columns].float().cpu().numpy()
-        return found
+        return made[:, 0, :rows, :columns].float().cpu().numpy()
 
     wanted = np.flatnonzero(mask.any((0, 1)))
     batch = 1 if device.type == "cpu" else _SLICES

@@ -224,23 +224,16 @@ def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray) -> np.ndarra
     points, whole = _snapped(points)
     box = bounding_box(brain, margin=_RIM)
     nearest = distance_transform_edt(~brain[box], return_distances=False, return_indices=True)
-    continued = image[box][tuple(nearest)]
-    read: np.ndarray = map_coordinates(
-        continued,
-        (points - [side.start for side in box]).T,
-        order=0 if whole else 3,
-        mode="nearest",
-        output=np.float32,
-    )
-    return read
+    continued, at = image[box][tuple(nearest)], points.T - [[side.start] for side in box]
+    order = 0 if whole else 3
+    return map_coordinates(continued, at, order=order, mode="nearest", output=np.float32)
 
 
 def _brain_of(volume: np.ndarray) -> np.ndarray:
     """Return the brain of a volume that is 0 outside, holes of value 0 filled."""
     from scipy.ndimage import binary_fill_holes
 
-    filled: np.ndarray = binary_fill_holes(volume != 0)
-    return filled
+    return binary_fill_holes(volume != 0)
 
 
 def _snapped(points: np.ndarray) -> tuple[np.ndarray, bool]:
