@@ -86,9 +86,8 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     if not file.stat().st_size:
         raise MissingInputError(f"{file}: is empty (0 bytes); copy or download it again")
     header, data, noticed = _read_nifti(file)
-    data = _three_dimensional(file, data)
+    data = _checked_volume(file, data)
     affine, code, warnings = _choose_affine(str(file), header)
-    _check_values(file, data)
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, code)
     image.set_qform(affine, code)
@@ -105,10 +104,9 @@ def check_voxels(data: np.ndarray, affine: Any, name: str, like: Any = None) -> 
     """
     if data.dtype.kind not in "biuf":
         raise BadDataError(f"{name}: has {data.dtype} values; give real numbers")
-    data = _three_dimensional(name, data.astype(np.float32))
+    data = _checked_volume(name, data.astype(np.float32))
     if fault := "missing" if affine is None else _fault(affine):
         raise BadDataError(f"{name}: its affine is {fault}; read it with read_image, or reslice it")
-    _check_values(name, data)
     checked = nib.Nifti1Image(data, affine)
     if isinstance(like, nib.Nifti1Pair):  # no other format says which space it is in
         checked.header["sform_code"] = like.header["sform_code"] or like.header["qform_code"]
@@ -116,8 +114,8 @@ def check_voxels(data: np.ndarray, affine: Any, name: str, like: Any = None) -> 
     return checked
 
 
-def _three_dimensional(file: Path | str, data: np.ndarray) -> np.ndarray:
-    """Drop trailing axes of one; refuse what is then not a volume."""
+def _checked_volume(file: Path | str, data: np.ndarray) -> np.ndarray:
+    """Drop trailing axes of one; refuse what is then not a volume, or has no usable values."""
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim > 3:
@@ -126,11 +124,6 @@ def _three_dimensional(file: Path | str, data: np.ndarray) -> np.ndarray:
     if data.ndim < 3 or min(data.shape) < MIN_SIDE:
         sides = " x ".join(str(n) for n in data.shape)
         raise BadDataError(f"{file}: has {sides} voxels, not a 3-D volume; give the whole scan")
-    return np.ascontiguousarray(data)
-
-
-def _check_values(file: Path | str, data: np.ndarray) -> None:
-    """Refuse values from which nothing can be made."""
     low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(data)))
@@ -140,6 +133,7 @@ def _check_values(file: Path | str, data: np.ndarray) -> None:
     if low == high:
         what = "is all zero" if low == 0 else f"has the same value ({low:g}) everywhere"
         raise BadDataError(f"{file}: {what}; check how it was exported")
+    return np.ascontiguousarray(data)
 
 
 def farthest_apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
