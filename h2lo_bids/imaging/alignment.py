@@ -211,9 +211,12 @@ def _figures(
     scan: ScanAt, high_mask: Any, points: np.ndarray, values: np.ndarray
 ) -> dict[str, float]:
     """Measure one scan."""
-    from scipy.ndimage import map_coordinates
+    from scipy.ndimage import gaussian_filter, map_coordinates
 
-    data, inverse, centre = _smooth(scan.image), np.linalg.inv(scan.image.affine), points.mean(0)
+    inverse, centre = np.linalg.inv(scan.image.affine), points.mean(0)
+    spacing = spacing_of(scan.image.affine)  # smoothed in plane to about the samples' distance
+    sigma = np.sqrt(np.clip(SAMPLE_MM**2 - spacing**2, 0, None)) / 2.355 / spacing
+    data = gaussian_filter(np.asarray(scan.image.dataobj, dtype=np.float32), sigma)
 
     def similarity(motion: np.ndarray) -> float:
         at = apply_affine(inverse @ scan.matrix @ motion, points)
@@ -271,15 +274,6 @@ def _samples(high: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     inside = np.asarray(mask.dataobj)[thin] > 0
     voxels = np.argwhere(inside) * stride
     return apply_affine(high.affine, voxels), smooth[thin][inside]
-
-
-def _smooth(low: Any) -> np.ndarray:
-    """Return the low-field values, smoothed in plane to about the samples' distance."""
-    from scipy.ndimage import gaussian_filter
-
-    spacing = spacing_of(low.affine)
-    sigma = np.sqrt(np.clip(SAMPLE_MM**2 - spacing**2, 0, None)) / 2.355 / spacing
-    return gaussian_filter(np.asarray(low.dataobj, dtype=np.float32), sigma)
 
 
 def nmi(a: np.ndarray, b: np.ndarray) -> float:
