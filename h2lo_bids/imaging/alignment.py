@@ -238,11 +238,9 @@ def _figures(
 
 def _neighbours(centre: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the small motions that an alignment must beat, 4 x 4 each."""
-    for (shift, angle), axis, sign in itertools.product(STEPS, range(3), (-1, 1)):
-        step = np.zeros(3)
-        step[axis] = 1
-        yield from_matvec(np.eye(3), sign * shift * step)
-        turn = nib.quaternions.angle_axis2mat(np.radians(sign * angle), step)
+    for (shift, angle), axis, sign in itertools.product(STEPS, np.eye(3), (-1, 1)):
+        yield from_matvec(np.eye(3), sign * shift * axis)
+        turn = nib.quaternions.angle_axis2mat(np.radians(sign * angle), axis)
         yield from_matvec(turn, centre - turn @ centre)
 
 
