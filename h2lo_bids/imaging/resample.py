@@ -156,9 +156,8 @@ def _within(old: tuple[int, ...], shape: tuple[int, ...], to_source: np.ndarray)
     grids = np.ogrid[tuple(slice(n) for n in shape)]
     for weights, length in zip(to_source[:3], old, strict=True):
         at = sum(w * grid for w, grid in zip(weights, grids, strict=False) if abs(w) > 1e-9)
-        inside &= (at + weights[3] >= -0.5 - _ON_GRID) & (
-            at + weights[3] <= length - 0.5 + _ON_GRID
-        )
+        at = at + weights[3]
+        inside &= (at >= -0.5 - _ON_GRID) & (at <= length - 0.5 + _ON_GRID)
     return inside
 
 
