@@ -9,16 +9,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.vocabulary import CONTRASTS
-
-if TYPE_CHECKING:
-    from h2lo_bids.imaging.brain import BrainMask
 
 
 @dataclass(frozen=True)
@@ -163,6 +160,7 @@ def synthesize(
         If the image or the mask cannot be used, or no brain is found.
     """
     from h2lo_bids.bids.scan import slice_warnings
+    from h2lo_bids.imaging.brain import brain_of
     from h2lo_bids.imaging.normalise import scale_image, to_frame
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
     from h2lo_bids.imaging.reading import name_of
@@ -180,14 +178,15 @@ def synthesize(
         raise UsageError("slice_profile needs the slices of voxel_size; give both, or neither")
     image = _checked(image, affine, "the image")
     mask = None if mask is None else _checked(mask, image.affine, "the mask")
-    found, noticed = _brain_of(image, mask, threads)
+    found = brain_of(image, mask, threads=threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
     wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
+    noticed = []
     if voxel_size is not None:
         sides, axes = [float(s) for s in voxel_size], abs(image.affine[:3, :3]).argmax(axis=0)
         wanted, grid = lf_mask(wanted, image.affine, sides)
-        noticed += [f"{name_of(image)}: {text}" for text in slice_warnings(axes.tolist(), [sides])]
+        noticed = [f"{name_of(image)}: {text}" for text in slice_warnings(axes.tolist(), [sides])]
         response = VoxelResponse(slice_profile, None)
     precision = precision or fastest_precision(bundle, model.device)
     options = EngineOptions(model.device, precision, threads=threads)
@@ -204,23 +203,9 @@ def synthesize(
     name, known = name_of(image), bundle.metadata.get("input_range")
     checked = check_range(profile, output, known, **how, name=name)
     cut = array_lines(bundle.frame, frame.shape, name)
-    for line in (*noticed, *cut, *checked.warnings):
+    for line in (*found.notes, *noticed, *cut, *checked.warnings):
         warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else placed(low, grid, image)
-
-
-def _brain_of(image: Any, mask: Any, threads: int | None) -> tuple[BrainMask, list[str]]:
-    """Find an image's brain, or use a given mask; return it with what is to be warned of."""
-    from h2lo_bids.imaging.brain import extract_brain, judge_mask
-    from h2lo_bids.imaging.orientation import orientation_note
-    from h2lo_bids.imaging.reading import name_of
-
-    if mask is None:
-        found = extract_brain(image, threads=threads)
-    else:
-        found = judge_mask(mask, image, threads=threads)
-    turned = orientation_note(image, found.image, name_of(image))
-    return found, [*found.notes, *([turned] if turned else [])]
 
 
 def _checked(given: Any, affine: Any, title: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +19,7 @@ from h2lo_bids.imaging import profile as profiles
 from h2lo_bids.imaging import registration
 from h2lo_bids.imaging.brain import BrainMask
 from h2lo_bids.imaging.normalise import Scaled, scale_image, scaling_facts, to_frame
-from h2lo_bids.imaging.orientation import orientation_note
-from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.reading import Checked, load_checked
 from h2lo_bids.imaging.resample import array_lines, lf_mask, placed, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import save_nifti
@@ -44,31 +42,25 @@ def find_brain(
     # An error is an output, which `prepare` raises: another scan may wait for this mask.
     try:
         checked = load_checked(in_file)
-        brain = _brain(checked.image, method, weights, given_mask, threads)
-        note = orientation_note(checked.image, brain.image, in_file)
+        mask = None if given_mask is None else _load_mask(given_mask)
+        how = {"method": method, "weights": weights, "threads": threads}
+        brain = brains.brain_of(checked.image, mask and mask.image, **how)
     except H2loError as err:
         return {"error": f"{type(err).__name__}: {err}"}
     return {
         "checked": save_nifti(checked.image, folder / "checked.nii"),
         "mask_file": save_nifti(brain.image, folder / "mask.nii.gz"),
         "method": brain.method,
-        "warnings": [*checked.warnings, *brain.notes, *([note] if note else [])],
+        "warnings": [*checked.warnings, *(mask.warnings if mask else ()), *brain.notes],
         "error": "",
     }
 
 
-def _brain(
-    image: Any, method: str, weights: str | None, given_mask: str | None, threads: int
-) -> BrainMask:
-    """Compute the brain mask, or take the given one and compare it with a computed one."""
-    if given_mask is None:
-        return brains.extract_brain(image, method=method, weights=weights, threads=threads)
+def _load_mask(path: str) -> Checked:
     try:
-        mask = load_checked(given_mask)
+        return load_checked(path)
     except BadDataError as err:
         raise BadDataError(f"{err}; without this brain mask, one is computed") from err
-    given = brains.judge_mask(mask.image, image, threads=threads)
-    return replace(given, notes=(*mask.warnings, *given.notes))
 
 
 FOUND = ("checked", "mask_file", "method", "warnings", "error")

@@ -23,7 +23,7 @@ from h2lo_bids.imaging.masks import (
     within,
     without_strays,
 )
-from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
+from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits, orientation_note
 from h2lo_bids.imaging.reading import farthest_apart, name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample, resample_mask, spacing_of
 from h2lo_bids.settings import Settings
@@ -324,15 +324,24 @@ def _share_in_head(inside: np.ndarray, image: Any) -> float:
     return float(np.mean(data[counted] > bright.mean() / 8))
 
 
-def judge_mask(mask: Any, image: Any, *, threads: int | None) -> BrainMask:
-    """Use a given mask, and compare it with the brain that extraction finds, if it finds one."""
-    given = use_given_mask(mask, image)
-    quick = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
-    try:
-        found = extract_brain(image, method=quick, threads=threads)
-    except BadDataError:  # what masks are given for
-        return given
-    return compare_masks(given, found, name_of(mask), image)
+def brain_of(image: Any, mask: Any = None, **how: Any) -> BrainMask:
+    """Find a scan's brain by `extract_brain`, or use a given mask and compare it with that.
+
+    There is a note if the header's orientation does not fit the brain.
+    """
+    if mask is None:
+        brain = extract_brain(image, **how)
+    else:
+        brain = use_given_mask(mask, image)
+        how["method"] = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
+        try:
+            found = extract_brain(image, **how)
+        except BadDataError:  # what masks are given for
+            pass
+        else:
+            brain = compare_masks(brain, found, name_of(mask), image)
+    note = orientation_note(image, brain.image, name_of(image))
+    return replace(brain, notes=(*brain.notes, note)) if note else brain
 
 
 def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
