@@ -345,11 +345,7 @@ def brain_of(image: Any, mask: Any = None, **how: Any) -> BrainMask:
 
 
 def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
-    """Note on a given mask that it differs from what extraction finds, or refuse it.
-
-    It is refused if it lies mostly elsewhere, and extraction found what has the shape of a
-    brain. `name` is the mask's file, `image` the scan.
-    """
+    """Note where a given mask is not what extraction finds; refuse it if that is a brain."""
     mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
     overlap = dice(mine, other)
     if overlap >= EXPECTED_DICE and held(mine, other) >= EXPECTED_HELD:

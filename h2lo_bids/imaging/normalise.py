@@ -161,10 +161,7 @@ def scale_brain(
 def scale_image(
     image: Any, mask: Any, *, contrast: str, scaling: str, name: str = "the image"
 ) -> Scaled:
-    """Bring the brain in an image to the scale of a model; see `scale_brain`.
-
-    `image` and `mask` are nibabel images on one grid.
-    """
+    """Do what `scale_brain` does for two nibabel images on one grid."""
     inside, sides = np.asarray(mask.dataobj) > 0, spacing_of(image.affine).tolist()
     return scale_brain(
         np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
@@ -174,11 +171,7 @@ def scale_image(
 def to_frame(
     image: Any, mask: Any, frame: Any, *, contrast: str, scaling: str, name: str = "the image"
 ) -> tuple[Any, Any, Scaled]:
-    """Bring a scan to a model's frame and scale, as the model takes it.
-
-    `image` and `mask` are nibabel images on one grid. Returned are both on the frame (see
-    `h2lo_bids.imaging.resample.conform`), and the brain there as `scale_brain` gives it.
-    """
+    """Return a scan and its mask on a model's frame, and the brain there by `scale_brain`."""
     placed = conform(image, frame, mask=mask)
     inside = resample_mask(mask, placed.shape, placed.affine)
     scaled = scale_image(placed, inside, contrast=contrast, scaling=scaling, name=name)

@@ -58,11 +58,7 @@ _TURNS = [
 
 
 def orientation_note(image: Any, mask: Any, name: str) -> str | None:
-    """Warn in one line if a header's orientation does not fit the head.
-
-    `image` and `mask`, its brain, are nibabel images on one grid; `name` is the scan's file.
-    There is no warning where the image shows too little of the brain.
-    """
+    """Warn in one line if a header's orientation does not fit the brain that the image shows."""
     inside = np.asarray(mask.dataobj) > 0
     if not inside.any() or cut_share(inside) > MAX_CUT:
         return None

@@ -192,11 +192,7 @@ def ranges_of(
 def outside(
     profile: Mapping[str, float], ranges: Mapping[str, Any], known: Mapping[str, Measure] = MEASURES
 ) -> Beyond:
-    """Return the measures by which an image is not like those of the training.
-
-    `ranges` are the inputs or the targets of a bundle's ``input_range``; `BadDataError` if one
-    is no pair of numbers.
-    """
+    """Return the measures beyond the inputs or targets of a bundle's ``input_range``."""
     found = {}
     try:
         for name, one in known.items():
@@ -283,11 +279,9 @@ def check_range(
 ) -> RangeCheck:
     """Compare an input and its output with the pairs that the model was trained on.
 
-    `profile` and `output` are from `measure` and `measure_output`; without an output only the
-    input is looked at, and the facts are those of the input. Without the `ranges` of
-    the model's bundle (``input_range``) only what needs none is looked at: the share of negative
-    voxels, and the order of the tissues in the input and in the output. Damaged ranges raise
-    `BadDataError`.
+    `profile` and `output` are from `measure` and `measure_output`; an output need not be given.
+    Without the `ranges` of the model's bundle (``input_range``) only what needs none is looked
+    at: the share of negative voxels, and the order of the tissues. Damaged ranges are refused.
     """
     ranges = ranges or {}
     if not isinstance(ranges.get("pairs", 0), int):

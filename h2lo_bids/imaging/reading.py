@@ -97,11 +97,7 @@ def load_checked(path: str | PathLike[str]) -> Checked:
 
 
 def check_voxels(data: np.ndarray, affine: Any, name: str, like: Any = None) -> nib.Nifti1Image:
-    """Check an image in memory, `like`, as `load_checked` does a file, and return it in float32.
-
-    `BadDataError` if it is not 3-D, finite and varied, or its affine is missing, singular or
-    sheared.
-    """
+    """Check an image in memory, `like`, as `load_checked` does a file, and return it in float32."""
     if data.dtype.kind not in "biuf":
         raise BadDataError(f"{name}: has {data.dtype} values; give real numbers")
     data = _checked_volume(name, data.astype(np.float32))

@@ -46,10 +46,7 @@ def block_means(data: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def resample_mask(mask: Any, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Image:
-    """Put a mask on another grid through world coordinates: what is more than half inside.
-
-    The result is uint8; it equals the input where no interpolation is needed.
-    """
+    """Put a mask on another grid: 1 (uint8) where more than half is inside, see `resample`."""
     inside = placed((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine, mask)
     share = resample(inside, shape, affine, order=1)
     return placed((np.asarray(share.dataobj) > 0.5).astype(np.uint8), affine, mask)

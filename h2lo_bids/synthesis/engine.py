@@ -123,10 +123,7 @@ def _run(
 
 
 class Evaluator:
-    """An operator and a volume, ready to be evaluated box by box.
-
-    It holds nothing that changes, so threads can share one.
-    """
+    """An operator and a volume, to be evaluated box by box; threads can share one."""
 
     def __init__(
         self, model: Operator, volume: np.ndarray, device: torch.device, options: EngineOptions
@@ -311,10 +308,7 @@ def _inr_rows(
 
 @contextlib.contextmanager
 def products_in_bfloat16(wanted: bool) -> Iterator[None]:
-    """Let float32 matrix products round their factors to bfloat16, or forbid it.
-
-    The sums stay float32. The switch belongs to the process, as PyTorch has it.
-    """
+    """Let the process round factors of float32 products to bfloat16, or forbid it; not the sums."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if wanted else "highest")
     try:

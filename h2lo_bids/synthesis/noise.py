@@ -305,8 +305,5 @@ def hat_weights(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 
 def scan_seed(seed: int, name: str) -> int:
-    """Return the seed of one scan, from the run's seed and the scan's name.
-
-    Two scans of one run draw differently, and the same command draws the same.
-    """
+    """Return the seed of one scan: those of a run differ, and the same command draws the same."""
     return zlib.crc32(f"{seed} {name}".encode())
