@@ -290,8 +290,7 @@ def _cut(data: np.ndarray, size: np.ndarray, *, pad: bool = False) -> np.ndarray
     """Cut a volume into blocks, their voxels along the last axis; pad or drop the rest."""
     if pad:
         data = np.pad(data, [(0, -n % k) for n, k in zip(data.shape, size, strict=True)])
-    a, b, c = (n // k for n, k in zip(data.shape, size, strict=True))
-    i, j, k = size
+    (a, i), (b, j), (c, k) = ((n // k, k) for n, k in zip(data.shape, size, strict=True))
     whole = data[: a * i, : b * j, : c * k].reshape(a, i, b, j, c, k)
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, -1)
 

@@ -212,11 +212,9 @@ def three_classes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Divide values among three medians, from dark to bright; return both, classes from 0."""
     centres = np.quantile(values, [0.1, 0.5, 0.9])
     for _ in range(40):
-        classes = _nearest(values, centres)
-        moved = np.array(
-            [np.median(values[classes == k]) if (classes == k).any() else c
-             for k, c in enumerate(centres)]
-        )  # fmt: skip
+        classes, moved = _nearest(values, centres), centres.copy()
+        for k in np.unique(classes):
+            moved[k] = np.median(values[classes == k])
         if np.allclose(moved, centres, atol=1e-4):
             break
         centres = moved
