@@ -23,7 +23,6 @@ _ENOUGH = 1.1
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
 
-
 Box = tuple[slice, ...]
 """A box of voxels, as an index into an array."""
 
@@ -37,9 +36,8 @@ def cover(mask: np.ndarray, tile: int) -> list[Box]:
     """
     if not mask.any():
         return []
-    boxes: list[Box] = []
-    for box in itertools.product(*(_cuts(side, tile) for side in bounding_box(mask))):
-        boxes += _split(mask, box)
+    grid = itertools.product(*(_cuts(side, tile) for side in bounding_box(mask)))
+    boxes = [box for cell in grid for box in _split(mask, cell)]
     return sorted(boxes, key=lambda box: (-_cost(box), [side.start for side in box]))
 
 
@@ -111,12 +109,7 @@ def each_on_a_core(
     """
     before = torch.get_num_threads()
     workers = 1 if device.type != "cpu" else threads or before
-
-    def do(piece: Piece) -> Made:
-        # Gradient modes belong to a thread, so each piece sets its own.
-        with torch.inference_mode():
-            return work(piece)
-
+    do = torch.inference_mode()(work)  # such modes belong to a thread, so each piece sets its own
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         # cuDNN must not choose its algorithms by stopwatch, nor use TF32.
