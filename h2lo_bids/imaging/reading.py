@@ -15,6 +15,7 @@ its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -219,15 +220,14 @@ def _checked_length(path: Path, header: Any) -> int:
     """Return how many bytes the header claims, after bounding them."""
     # Axes beyond the third may be written with 0, which NIfTI's library reads as 1.
     header["dim"][4:] = np.where(header["dim"][4:] == 0, 1, header["dim"][4:])
-    dims = [int(n) for n in header["dim"]]
-    if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
+    axes, *sides = (int(n) for n in header["dim"])
+    if not 1 <= axes <= 7 or min(sides[:axes]) < 1:
         raise BadDataError(f"{path}: its header has impossible dimensions; convert it again")
-    voxels = int(np.prod([float(n) for n in dims[1 : dims[0] + 1]]))
+    voxels = math.prod(sides[:axes])
     if voxels > MAX_VOXELS:
-        sides = " x ".join(str(n) for n in dims[1 : dims[0] + 1])
         raise BadDataError(
-            f"{path}: its header claims {sides} voxels, more than the {MAX_VOXELS} of the largest"
-            " head scan; convert it again"
+            f"{path}: its header claims {' x '.join(map(str, sides[:axes]))} voxels, more than the "
+            f"{MAX_VOXELS} of the largest head scan; convert it again"
         )
     try:
         kind = header.get_data_dtype()
@@ -260,34 +260,38 @@ def _voxels(path: Path, header: Any, raw: bytes) -> np.ndarray:
     return data
 
 
-def _choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, ...]]:
+def _choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, list[str]]:
     """Return the voxel-to-world transform that a header stands for, its code, and warnings."""
     warnings = _check_spacing(name, header)
-    sform, qform = _coded(header, "sform"), _coded(header, "qform")
-    if sform is None and qform is None:
+    coded = {which: _coded(header, which) for which in ("sform", "qform")}
+    forms = {which: form for which, form in coded.items() if form is not None}
+    faults = {which: _fault(form) for which, form in forms.items()}
+    if not forms:
         text = "left and right are assumed (first axis to the left), check them"
         warnings.append(f"{name}: its header has neither sform nor qform; {text}")
-        return header.get_base_affine(), 1, tuple(warnings)
-    if sform is not None and not _fault(sform):
-        warnings += _disagreements(name, header, sform, qform)
-        return sform, _known(header["sform_code"]), tuple(warnings)
-    which, fault = ("qform", _fault(qform)) if sform is None else ("sform", _fault(sform))
-    if qform is None or _fault(qform):
-        raise BadDataError(f"{name}: its {which} is {fault}; reslice it or restore its header")
+        return header.get_base_affine(), 1, warnings
+    chosen = min(forms, key=lambda which: faults[which] != "")  # the first that is sound
+    form, fault = forms[chosen], faults[chosen]
     if fault:
-        warnings.append(f"{name}: its sform is {fault}, so its qform is used")
+        raise BadDataError(f"{name}: its {chosen} is {fault}; reslice it or restore its header")
+    if chosen == "sform":
+        ratios = np.linalg.norm(form[:3, :3], axis=0) / header["pixdim"][1:4].astype(float)
+        if np.any(np.abs(ratios - 1) > _ZOOM_TOLERANCE):
+            warnings.append(f"{name}: its sform and its voxel size disagree; the sform is used")
+        other = forms["qform"] if faults.get("qform") == "" else form
+        if farthest_apart(form, other, header["dim"][1:4]) > _DISAGREEMENT_MM:
+            warnings.append(f"{name}: its sform and its qform disagree; the sform is used")
+    elif "sform" in faults:
+        warnings.append(f"{name}: its sform is {faults['sform']}, so its qform is used")
     length = _quaternion(header)[1]
-    if length > 1 + LONGEST_QUATERNION:
+    if chosen == "qform" and length > 1 + LONGEST_QUATERNION:
         warnings.append(
             f"{name}: its qform's quaternion has length {length:.3g}, not 1; it is read as FSL "
             "and ITK do, check left and right"
         )
-    return qform, _known(header["qform_code"]), tuple(warnings)
-
-
-def _known(code: int) -> int:
-    """Read a code that no version of NIfTI knows as "aligned to something"."""
-    return int(code) if int(code) in nib.nifti1.xform_codes.value_set("code") else _ALIGNED
+    code = int(header[f"{chosen}_code"])
+    known = code in nib.nifti1.xform_codes.value_set("code")  # to some version of NIfTI
+    return form, code if known else _ALIGNED, warnings
 
 
 def _check_spacing(name: str, header: Any) -> list[str]:
@@ -362,19 +366,3 @@ def _fault(affine: Any) -> str:
     if np.abs(cosines - np.eye(3)).max() > SHEAR_LIMIT:
         return "sheared"
     return ""
-
-
-def _disagreements(
-    name: str, header: Any, sform: np.ndarray, qform: np.ndarray | None
-) -> list[str]:
-    """Warn where the header contradicts itself; the sform stands."""
-    warnings = []
-    zooms = np.linalg.norm(sform[:3, :3], axis=0)
-    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
-    if np.any(np.abs(zooms / spacing - 1) > _ZOOM_TOLERANCE):
-        warnings.append(f"{name}: its sform and its voxel size disagree; the sform is used")
-    if qform is None or _fault(qform):
-        return warnings
-    if farthest_apart(sform, qform, header["dim"][1:4]) > _DISAGREEMENT_MM:
-        warnings.append(f"{name}: its sform and its qform disagree; the sform is used")
-    return warnings
