@@ -263,9 +263,7 @@ def _amplitude(
 def _mean_power(power: np.ndarray, shape: tuple[int, ...]) -> float:
     """Average a half spectrum over all frequencies: those not stored are mirror images."""
     weight = np.full(power.shape[2], 2.0)
-    weight[0] = 1.0
-    if shape[2] % 2 == 0:
-        weight[-1] = 1.0
+    weight[[0] if shape[2] % 2 else [0, -1]] = 1.0
     return float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
 
 
