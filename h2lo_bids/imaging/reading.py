@@ -18,7 +18,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -192,11 +192,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 raise BadDataError(
                     f"{path}: is not {wanted}, as its name says; export or rename it again"
                 )
-            if is_gzip:
-                with gzip.GzipFile(fileobj=file) as unzipped:
-                    yield cast(IO[bytes], unzipped)
-            else:
-                yield file
+            with gzip.GzipFile(fileobj=file) if is_gzip else nullcontext(file) as opened:
+                yield cast(IO[bytes], opened)
     except (EOFError, zlib.error, gzip.BadGzipFile) as err:
         raise BadDataError(
             f"{path}: is a truncated or damaged gzip file; copy or download it again"
