@@ -160,10 +160,8 @@ def _volume(mask: Any) -> float:
 
 
 def _masked(image: Any, mask: Any) -> nib.Nifti1Image:
-    inside = np.asarray(mask.dataobj) > 0
-    return placed(
-        np.where(inside, np.asarray(image.dataobj, dtype=np.float32), 0), image.affine, image
-    )
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    return placed(np.where(np.asarray(mask.dataobj) > 0, data, 0), image.affine, image)
 
 
 def _fixed(image: Any, mask: Any) -> nib.Nifti1Image:
@@ -317,8 +315,7 @@ def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fus
     inside = np.asarray(brain.dataobj) > 0
     kept = _most(scans, brain) if own_masks else inside
     box = bounding_box(inside | kept)
-    start = [int(ends.start) for ends in box]
-    affine = brain.affine @ from_matvec(np.eye(3), start)
+    affine = brain.affine @ from_matvec(np.eye(3), [ends.start for ends in box])
     wanted, kept = inside[box], kept[box]
     images = [_on_grid(scan, wanted.shape, affine) for scan in scans]
     everywhere = np.logical_and.reduce([shown for _, shown in images])

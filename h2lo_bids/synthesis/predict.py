@@ -173,26 +173,18 @@ def predict_on_grid(
     return out
 
 
-def deviation_on_grid(
-    models: Iterable[Model],
-    volume: np.ndarray,
-    volume_affine: np.ndarray,
-    target_affine: np.ndarray,
-    target_mask: np.ndarray,
-    **how: Any,
-) -> np.ndarray:
+def deviation_on_grid(models: Iterable[Model], *where: np.ndarray, **how: Any) -> np.ndarray:
     """Return the standard deviation, with n - 1, of the images of two or more models.
 
     It says how far the outcome depends on which people the model was fitted to,
     not how noisy a scan is. Running moments are kept, never the images, which are cut to
-    [0, 1] first. All but the models are as for `predict_on_grid`; methods that draw at random
-    draw the same for all models.
+    [0, 1] first. All but the models are as for `predict_on_grid`, the mask last in `where`;
+    methods that draw at random draw the same for all models.
     """
-    mask = np.asarray(target_mask, dtype=bool)
+    mask = np.asarray(where[-1], dtype=bool)
     mean, square = np.zeros((2, np.count_nonzero(mask)))
     for number, model in enumerate(models, start=1):
-        image = predict_on_grid(model, volume, volume_affine, target_affine, mask, **how)
-        values = np.clip(image[mask], 0.0, 1.0)
+        values = np.clip(predict_on_grid(model, *where, **how)[mask], 0.0, 1.0)
         # Welford's update does not subtract two large sums.
         step = values - mean
         mean += step / number
