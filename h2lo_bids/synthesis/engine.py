@@ -211,11 +211,9 @@ def encoder_of(
 def _clear_outside(x: torch.Tensor, box: Box, margin: int, shape: tuple[int, ...]) -> None:
     """Set to 0 what lies beyond the volume in a box and its margin."""
     for axis, (side, n) in enumerate(zip(box, shape, strict=True), start=2):
-        before, after = margin - side.start, side.stop + margin - n
-        if before > 0:
-            x.narrow(axis, 0, before).zero_()
-        if after > 0:
-            x.narrow(axis, x.shape[axis] - after, after).zero_()
+        before, after = max(0, margin - side.start), max(0, side.stop + margin - n)
+        x.narrow(axis, 0, before).zero_()
+        x.narrow(axis, x.shape[axis] - after, after).zero_()
 
 
 def convolve_one_channel(
