@@ -111,11 +111,16 @@ def _line(
     count = 0
     while True:
         count += 1
-        nodes, weights = _product_rule(count, at / spacing - owner, share, owner + reach)
-        where = (np.arange(-reach, reach + 1)[:, None] + nodes) * spacing
+        # The Lagrange polynomials of each voxel's points, integrated under the profile.
+        nodes, own = leggauss(count)
+        at_nodes = legvander(nodes, count - 1) * (np.arange(count) + 0.5)
+        lagrange = legvander(2 * (at / spacing - owner), count - 1) @ (at_nodes.T * own)
+        weights = np.zeros((2 * reach + 1, count))
+        np.add.at(weights, owner + reach, share[:, None] * lagrange)
+        where = (np.arange(-reach, reach + 1)[:, None] + nodes / 2) * spacing
         got = (np.cos(phases * where) * weights).sum(axis=(1, 2))
         if np.abs(got - exact).max() <= _TOLERANCE:
-            return nodes, weights
+            return nodes / 2, weights
 
 
 def _dense(kind: str, thickness: float, spacing: float) -> tuple[np.ndarray, np.ndarray]:
@@ -131,18 +136,6 @@ def _dense(kind: str, thickness: float, spacing: float) -> tuple[np.ndarray, np.
     at = (centres[:, None] + halves[:, None] * t).ravel()
     share = (halves[:, None] * w).ravel() * slice_profile(kind, at, thickness)
     return at, share / share.sum()
-
-
-def _product_rule(
-    count: int, local: np.ndarray, share: np.ndarray, owner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Integrate the Lagrange polynomials of each voxel's points under a profile."""
-    nodes, own = leggauss(count)
-    at_nodes = legvander(nodes, count - 1) * (np.arange(count) + 0.5)
-    lagrange = legvander(2 * local, count - 1) @ (at_nodes.T * own)
-    weights = np.zeros((owner.max() + 1, count))
-    np.add.at(weights, owner, share[:, None] * lagrange)
-    return nodes / 2, weights
 
 
 def voxel_means(
