@@ -312,8 +312,11 @@ def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fus
     BadDataError
         If no voxel of the brain is shown by all scans, or one is dark in all of it.
     """
-    inside = np.asarray(brain.dataobj) > 0
-    kept = _most(scans, brain) if own_masks else inside
+    kept = inside = np.asarray(brain.dataobj) > 0
+    if own_masks:
+        own = [resample_mask(s.mask, brain.shape, s.matrix @ brain.affine).dataobj for s in scans]
+        votes = np.sum([np.asarray(data) > 0 for data in own], axis=0, dtype=np.uint8)
+        kept = 2 * votes > len(scans)
     box = bounding_box(inside | kept)
     affine = brain.affine @ from_matvec(np.eye(3), [ends.start for ends in box])
     wanted, kept = inside[box], kept[box]
@@ -333,13 +336,6 @@ def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fus
     data[box] = np.where(kept & everywhere, total / len(scans), 0)
     mask[box] = common
     return Fused(data, mask, tuple(float(shown[wanted].mean()) for _, shown in images))
-
-
-def _most(scans: Sequence[ScanAt], brain: Any) -> np.ndarray:
-    """Return what more than half of the scans' own masks call brain, on the grid of `brain`."""
-    moved = [resample_mask(s.mask, brain.shape, s.matrix @ brain.affine).dataobj for s in scans]
-    votes = np.sum([np.asarray(data) > 0 for data in moved], axis=0, dtype=np.uint8)
-    return 2 * votes > len(scans)
 
 
 def _on_grid(
