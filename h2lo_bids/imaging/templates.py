@@ -72,11 +72,9 @@ def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Te
     """
     wanted, root = parse_space(space), templateflow_home()
     for kind in dict.fromkeys((suffix, "T1w")):
-        found = _lookup(root, wanted, kind)
-        if found is None and fetch:
+        if fetch and _lookup(root, wanted, kind) is None:
             _fetch(root, wanted, kind)
-            found = _lookup(root, wanted, kind)
-        if found is not None:
+        if found := _lookup(root, wanted, kind):
             return found
     raise MissingInputError(
         f"{root / wanted.file('T1w')}: template not there (or an empty stand-in); set"
