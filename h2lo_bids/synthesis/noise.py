@@ -56,13 +56,11 @@ class NoiseModel:
     scan: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = [*self.intensities, *self.deviations, *self.quantiles, *self.power]
-        numbers += [number for axis in self.frequencies for number in axis]
-        numbers += [*self.spacing, *self.shape, self.scan]
-        sizes = [len(axis) for axis in self.frequencies]
         rising = (self.intensities, *self.frequencies)
+        others = (self.deviations, self.quantiles, self.power, self.spacing, self.shape, self.scan)
+        sizes = [len(axis) for axis in self.frequencies]
         for sound, what in (
-            (np.isfinite(numbers).all(), "values are finite"),
+            (np.isfinite(np.hstack([*rising, *others])).all(), "values are finite"),
             (0 < len(self.intensities) == len(self.deviations), "intensities have deviations"),
             (len(sizes) == len(self.spacing) == len(self.shape) == 3, "axes are three"),
             (len(self.quantiles) == len(PROBES), f"quantiles are {len(PROBES)}"),
