@@ -189,7 +189,8 @@ def check_alignments(
     share of the brain that each scan shows.
     """
     points, values = _samples(high, high_mask)
-    all_figures, reasons = [], []
+    all_figures: list[dict[str, float]] = []
+    reasons: list[str] = []
     for scan, share in zip(scans, coverage, strict=True):
         own = {**_figures(scan, high_mask, points, values), "coverage": share}
         reasons += [f"{scan.name}: {reason}" for reason in _reasons(own)]

@@ -18,11 +18,11 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -192,8 +192,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 raise BadDataError(
                     f"{path}: is not {wanted}, as its name says; export or rename it again"
                 )
-            with gzip.GzipFile(fileobj=file) if is_gzip else nullcontext(file) as opened:
-                yield cast(IO[bytes], opened)
+            opened: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
+            with opened:
+                yield opened
     except (EOFError, zlib.error, gzip.BadGzipFile) as err:
         raise BadDataError(
             f"{path}: is a truncated or damaged gzip file; copy or download it again"

@@ -228,7 +228,7 @@ def frame_grid(
     return tuple(shape.tolist()), turned.affine @ from_matvec(np.diag(scale), start)
 
 
-def _extent(shape: Sequence[float], sides: Sequence[float]) -> str:
+def _extent(shape: Iterable[float], sides: Iterable[float]) -> str:
     return " x ".join(f"{n * side:.0f}" for n, side in zip(shape, sides, strict=True)) + " mm"
 
 
