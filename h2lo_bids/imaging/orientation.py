@@ -68,8 +68,12 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
     clear = max(own, fits[best]) >= MIN_FIT
     if own - fits[best] > MIN_LEAD[clear]:
         return None
-    codes = "".join(nib.orientations.aff2axcodes(image.affine))
-    rather = f"which lies as in {_codes(codes, best)}" if clear else "or its brain was found badly"
+    to_head = from_matvec(np.eye(3)[list(best[0])] * np.transpose([best[1]]))
+    codes, lies = (
+        "".join(nib.orientations.aff2axcodes(affine))
+        for affine in (image.affine, to_head @ image.affine)
+    )
+    rather = f"which lies as in {lies}" if clear else "or its brain was found badly"
     return (
         f"{name}: its header's orientation ({codes}) does not fit the head, {rather} (fit "
         f"{own:.2f}, of another {fits[best]:.2f}); left and right cannot be told from the image: "
@@ -130,13 +134,3 @@ def _cube(
     voxels = apply_affine(np.linalg.inv(affine), points.T + apply_affine(affine, at.mean(0))).T
     smooth = (gaussian_filter(part, sigma, mode="constant") for part in (shape, brain))
     return [map_coordinates(part, voxels, order=1).reshape((CELLS,) * 3) for part in smooth]
-
-
-def _codes(codes: str, turn: Turn) -> str:
-    """Name the voxel axes' directions in the head, from those that the header names."""
-    order, signs = turn
-    world = dict(zip(order, zip("RAS", "LPI", strict=True), strict=True))
-    names = {}
-    for axis, sign in zip(order, signs, strict=True):
-        names["RAS"[axis]], names["LPI"[axis]] = world[axis][::sign]
-    return "".join(names[code] for code in codes)
