@@ -261,8 +261,7 @@ def _basis_rows(model: H2lo, put: Callable[[torch.Tensor], torch.Tensor]) -> Row
     linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
     for index, linear in enumerate(linears):
         omega = model.architecture.omega if sine and index < len(linears) - 1 else 1.0
-        weight, bias = linear.weight.double() * omega, linear.bias.double() * omega
-        layers.append((put(weight.float().t()), put(bias)))
+        layers.append((put(linear.weight.double().t() * omega), put(linear.bias.double() * omega)))
     offset = put(model.encoder.convolutions[-1].get_parameter("bias"))
 
     def evaluate(coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
