@@ -8,107 +8,67 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nipype.interfaces.base import TraitedSpec, traits
-from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
+from h2lo_bids.errors import BadDataError, Failed, InputOutputError, UnexpectedError
 from h2lo_bids.settings import Settings
-from pipelines.engine import (
-    AnyFile,
-    InFile,
-    InputSpec,
-    Interface,
-    Label,
-    add,
-    interface,
-    results,
-    run_workflow,
-)
+from pipelines.engine import AnyFile, InFile, Label, add, interface, results, run_workflow
+
+RAISED = {
+    "bad": BadDataError("/data/sub-01_T1w.nii.gz: is cut short; copy it again"),
+    "full": OSError(28, "No space", "/x/y"),
+    "odd": LookupError("a\nb"),
+}
 
 
-def double(x: int, log: str) -> int:
-    import os
-    from pathlib import Path
-
+def step(folder: Path, log: Label, raises: str = "", after: str = "") -> dict[str, Any]:
+    """Write its process down, or raise an error."""
+    if raises:
+        raise RAISED[raises]
     with Path(log).open("a") as stream:
         stream.write(f"{os.getpid()}\n")
-    return 2 * x
+    return {"out": "done"}
 
 
-class _ComplainInput(InputSpec):
-    x = traits.Int()
-    error = traits.Any()
+Step = interface(step, out=str)
 
 
-class _ComplainOutput(TraitedSpec):
-    out = traits.Int()
+def _workflow(folder: Path, *names: str) -> list[pe.Workflow]:
+    """Return a workflow and its branches."""
+    workflow, *branches = (pe.Workflow(name=name) for name in ("wf", *names))
+    workflow.base_dir = str(folder)
+    workflow.add_nodes(branches)
+    return [workflow, *branches]
 
 
-class Complain(Interface):
-    """Raises what it is given."""
-
-    input_spec, output_spec, names = _ComplainInput, _ComplainOutput, ("error",)
-
-    def function(self, folder, error):
-        raise error
-
-
-BAD = BadDataError("/data/sub-01_T1w.nii.gz: is cut short; copy it again")
-
-
-def _node(function, name, **inputs):
-    names = list(inputs) if "x" in inputs else ["x", *inputs]
-    node = pe.Node(Function(function=function, input_names=names, output_names=["out"]), name=name)
-    for key, value in inputs.items():
-        setattr(node.inputs, key, value)
-    return node
-
-
-def _workflow(base: Path, first: pe.Node, log: Path) -> pe.Workflow:
-    """Three branches; the first node of one of them is the bad one, and the next waits for it."""
-    workflow = pe.Workflow(name="wf", base_dir=str(base))
-    after = _node(double, "after", log=str(log))
-    good = _node(double, "good", x=3, log=str(log))
-    last = _node(double, "last", log=str(log))
-    a, b, c = (pe.Workflow(name=name) for name in "cab")
-    a.add_nodes([first])
-    b.add_nodes([after])
-    c.connect(good, "out", last, "x")
-    workflow.connect(a, f"{first.name}.out", b, "after.x")
-    workflow.add_nodes([c])
-    return workflow
+def _run(workflow: pe.Workflow, **scans: list[str]) -> list[Failed]:
+    folder = Path(workflow.base_dir)
+    return run_workflow(workflow, scans, Settings(folder, folder), folder / "crash")
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "text"),
     [
-        (BAD, BadDataError, str(BAD)),
-        (OSError(28, "No space", "/x/y"), InputOutputError, "/x/y: writing failed"),
-        (LookupError("a\nb"), UnexpectedError, "a b"),
+        ("bad", BadDataError, str(RAISED["bad"])),
+        ("full", InputOutputError, "/x/y: writing failed"),
+        ("odd", UnexpectedError, "a b"),
     ],
 )
 def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, raised, kind, text):
+    """Of three branches one begins with the bad node, and another waits for it."""
     log = tmp_path / "log"
-    first = pe.Node(Complain(x=1, error=raised), name="bad")
-    workflow = _workflow(tmp_path / "work", first, log)
-    scans = {"a": ["1"], "b": ["2"], "c": ["3", "4"]}
-    failed = run_workflow(workflow, scans, Settings(tmp_path, tmp_path), tmp_path / "crash")
+    workflow, a, b, c = _workflow(tmp_path, *"abc")
+    add(c, Step(log=log, raises=raised), "bad")
+    add(a, Step(log=log), "later")
+    workflow.connect(c, "bad.out", a, "later.after")
+    add(b, Step(log=log), "last", after=(add(b, Step(log=log), "good"), "out"))
+    failed = _run(workflow, a=["1"], b=["2"], c=["3", "4"])
     assert [(item.scan, item.step) for item in failed] == [(s, "bad") for s in ("3", "4", "1")]
     failure = failed[0]
     assert type(failure.error) is kind
     assert str(failure.error).startswith(text)
     assert "Traceback" in Path(failure.crash_file).read_text()
-    assert log.read_text().split() == 2 * [str(os.getpid())]  # good and last, not after
-
-
-def test_an_error_outside_of_our_interfaces_keeps_its_class_and_text(tmp_path):
-    first = _node(double, "a", x=1, log=str(tmp_path / "no" / "such"))
-    workflow, scans = _workflow(tmp_path, first, tmp_path / "log"), {"c": ["1"], "a": []}
-    (failure,) = run_workflow(workflow, scans, Settings(tmp_path, tmp_path), tmp_path / "crash")
-    assert isinstance(failure.error, UnexpectedError)
-    assert failure.error.kind == "FileNotFoundError"
-    assert "No such file or directory" in str(failure.error)
+    assert log.read_text().split() == 2 * [str(os.getpid())]  # good and last, not later
 
 
 def save(folder: Path, x: int) -> dict[str, Any]:
@@ -129,12 +89,10 @@ Save, Read = interface(save, out=InFile, note=str), interface(read, out=list[str
 @pytest.mark.parametrize("damage", ["file", "result", "cut"])
 def test_a_step_whose_files_were_deleted_runs_again(tmp_path, damage):
     def run() -> list[str]:
-        workflow, branch = pe.Workflow(name="wf", base_dir=str(tmp_path)), pe.Workflow(name="a")
+        workflow, branch = _workflow(tmp_path, "a")
         first = add(branch, Save(x=7), "first")
         add(branch, Read(), "second", path=(first, "out"), note=(first, "note"))
-        workflow.add_nodes([branch])
-        settings = Settings(tmp_path, tmp_path)
-        assert run_workflow(workflow, {"a": ["1"]}, settings, tmp_path / "crash") == []
+        assert _run(workflow, a=["1"]) == []
         return next(r.outputs.out for name, r in results(workflow) if name.endswith("second"))
 
     assert run() == ["7", "kept"]
@@ -160,11 +118,9 @@ def test_a_step_whose_result_is_an_error_is_tried_again(tmp_path):
     log = tmp_path / "log"
 
     def run() -> str:
-        workflow, branch = pe.Workflow(name="wf", base_dir=str(tmp_path)), pe.Workflow(name="a")
+        workflow, branch = _workflow(tmp_path, "a")
         add(branch, Attempt(log=str(log)), "only")
-        workflow.add_nodes([branch])
-        settings = Settings(tmp_path, tmp_path)
-        assert run_workflow(workflow, {"a": ["1"]}, settings, tmp_path / "crash") == []
+        assert _run(workflow, a=["1"]) == []
         return next(r.outputs.error for _, r in results(workflow))
 
     assert [run() for _ in range(3)] == ["MissingInputError: x: is away", "", ""]
@@ -172,14 +128,9 @@ def test_a_step_whose_result_is_an_error_is_tried_again(tmp_path):
 
 
 def test_results_of_other_software_are_not_taken_for_done():
-    inputs = interface(_none)().inputs
+    inputs = Step().inputs
     for name in ("h2lo-bids", "torch", "deepbet", "antspyx"):
         assert f"{name} {version(name)}" in inputs.app_version
     before = inputs.get_hashval()[1]
     inputs.app_version = inputs.app_version.replace(version("torch"), "0.0")
     assert inputs.get_hashval()[1] != before
-
-
-def _none(folder):
-    """Do nothing."""
-    return {}
