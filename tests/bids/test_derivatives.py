@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from bids.layout.writing import build_path
+from bidsschematools.schema import load_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skeletons import anat, name_of, scan_at
@@ -15,7 +16,7 @@ from h2lo_bids.bids.derivatives import (
     pair_paths,
     template_reference,
 )
-from h2lo_bids.bids.names import ORDER
+from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER
 from h2lo_bids.bids.scan import Scan
 
 LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)
@@ -76,19 +77,6 @@ def test_labels_are_letters_and_digits(label: str) -> None:
         derivative_path("/o", {"sub": label}, suffix="T1w", desc="preproc")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"suffix": "T1w"},  # without desc it would be legal in raw
-        {"suffix": "mask", "desc": "other"},
-        {"suffix": "T1w", "desc": "preproc", "hemi": "L"},
-    ],
-)
-def test_what_no_pattern_takes_is_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"io_spec\.json"):
-        derivative_path("/o", {"sub": "01"}, **wrong)  # type: ignore[arg-type]
-
-
 def test_hidden_files_are_no_records_of_pairs(tmp_path: Path) -> None:
     record = pair_paths(tmp_path, {"sub": "01"}, "T1w")["record"]
     record.parent.mkdir(parents=True)
@@ -103,3 +91,12 @@ def test_templates_are_named_by_their_archive_or_their_place() -> None:
     assert fetched == f"https://templateflow.s3.amazonaws.com/{file}"
     for own in ("/mine/head.nii.gz", "/cache/tpl-Ours/tpl-Ours_res-01_T1w.nii.gz"):
         assert template_reference(Path(own)) == f"file://{own}"
+
+
+def test_the_order_is_that_of_the_bids_schema() -> None:
+    schema = load_schema()
+    short = {long: entity["name"] for long, entity in schema.objects.entities.to_dict().items()}
+    official = [short[long] for long in schema.rules.entities]
+    assert [entity for entity in official if entity in ORDER] == list(ORDER)
+    for long, name in LONG_TO_SHORT.items():
+        assert short.get(long, long) == name
