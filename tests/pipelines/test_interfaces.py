@@ -42,17 +42,24 @@ def _ball(side: int = 60) -> np.ndarray:
     )
 
 
-def test_a_given_mask_of_no_brain_is_an_error_of_its_file(tmp_path):
-    scan, given = _save(_ball(), tmp_path / "scan.nii"), str(tmp_path / "mask.nii.gz")
+@pytest.fixture
+def head(tmp_path) -> dict[str, str]:
+    """Return a ball and its mask, as most steps take them."""
+    mask = _save((_ball() > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
+    return {"checked": _save(_ball(), tmp_path / "scan.nii"), "mask_file": mask}
+
+
+def test_a_given_mask_of_no_brain_is_an_error_of_its_file(tmp_path, head):
+    given = head["mask_file"]
     for wrong, said in ((_ball() == 0, "it is computed"), (0 * _ball(), "one is computed")):
         _save(wrong.astype("f4"), given)
-        found = FindBrain(in_file=scan, given_mask=given).run(cwd=tmp_path).outputs
+        found = FindBrain(in_file=head["checked"], given_mask=given).run(cwd=tmp_path).outputs
         assert found.error.startswith(f"BadDataError: {given}: ")
         assert said in found.error
 
 
-def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch):
-    data, taken = _ball(), []
+def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch, head):
+    data, scan, taken = _ball(), head["checked"], []
 
     def register(moving, fixed, folder, **_):
         taken.append(np.asarray(fixed.dataobj) > 0)
@@ -61,14 +68,13 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
     registration = "h2lo_bids.imaging.registration"
     monkeypatch.setattr(f"{registration}.register", register)
     monkeypatch.setattr(f"{registration}.warp", lambda image, reference, _: reference)
-    scan = _save(data, tmp_path / "scan.nii")
     template = _save(np.where(data > 0, data, 1)[..., None], tmp_path / "template.nii")
     finer = np.repeat(np.repeat(np.repeat(data > 0, 2, 0), 2, 1), 2, 2) * np.float32(0.8)
     affine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1]) + np.array([[0, 0, 0, -0.5]] * 3 + [[0] * 4])
     nib.save(nib.Nifti1Image(finer, affine), tmp_path / "mask.nii")
     mask = str(tmp_path / "mask.nii")
-    own = _save((data > 0).astype(np.uint8), tmp_path / "own.nii")
-    given = {"in_file": scan, "mask_file": own, "template": template, "template_mask": mask}
+    given = {"in_file": scan, "mask_file": head["mask_file"]}
+    given |= {"template": template, "template_mask": mask}
     made = RegisterToTemplate(**given).run(cwd=tmp_path).outputs
     assert nib.load(made.mask_file).shape == data.shape  # of a template with an axis of one volume
     for file in (made.out_file, made.mask_file):
@@ -83,29 +89,24 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
         RegisterToTemplate(**given).run(cwd=tmp_path)
 
 
-def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path):
-    data = _ball()
-    own = (data > 0).astype(np.uint8)
+def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, head):
+    own = (_ball() > 0).astype(np.uint8)
     close = own.copy()
     close[30] = 0
-    scan = _save(data, tmp_path / "scan.nii")
-    mine = _save(own, tmp_path / "own.nii.gz")
-
     donor = _save(close, tmp_path / "donor.nii.gz")
     for method, told, wanted in (("deepbet", "shared", close), ("given", "given", own)):
-        node = Prepare(checked=scan, mask_file=mine, method=method, donor_mask=donor, **MODEL)
+        node = Prepare(**head, method=method, donor_mask=donor, **MODEL)
         out = node.run(cwd=tmp_path).outputs
         np.testing.assert_array_equal(np.asarray(nib.load(out.mask_file).dataobj), wanted)
         assert out.method.startswith(told)
 
 
-def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
+def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path, head):
     """Of participant's images the range check says it, with what became of the offset."""
     ball = _ball()
-    inside, offset = ball > 0, np.quantile(ball[ball > 0], 0.2)
-    scan = _save(np.where(inside, ball - offset, 0), tmp_path / "offset.nii")
-    mask = _save(inside.astype(np.uint8), tmp_path / "inside.nii.gz")
-    given = {"checked": scan, "mask_file": mask, "name": "/bids/a.nii"}
+    offset = np.quantile(ball[ball > 0], 0.2)
+    scan = _save(np.where(ball > 0, ball - offset, 0), tmp_path / "offset.nii")
+    given = {**head, "checked": scan, "name": "/bids/a.nii"}
 
     def lines(node) -> list[str]:
         return [line.partition(";")[0] for line in node.run(cwd=tmp_path).outputs.warnings]
@@ -113,10 +114,10 @@ def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
     noticed = ["/bids/a.nii: 20% of its brain is negative"]
     assert lines(Prepare(**given, **MODEL)) == noticed
     assert lines(Prepare(**given, native=True, **MODEL)) == []
-    pair = {"high": scan, "high_mask": mask, "registered": True}
+    pair = {"high": scan, "high_mask": head["mask_file"], "registered": True}
     assert lines(AlignScan(**given, **pair)) == noticed
     assert lines(AlignScan(**given, **pair, number=1, reference=1)) == []
-    plain = given | {"checked": _save(ball, tmp_path / "plain.nii")}
+    plain = given | head
     assert lines(Prepare(**plain, **MODEL)) == lines(AlignScan(**plain, **pair)) == []
 
 
@@ -124,14 +125,12 @@ def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
     ("anchor", "sides", "noted"), [("array", 120, False), ("array", 124, False),
                                    ("array", 140, True), ("brain", 140, False)],
 )  # fmt: skip
-def test_an_array_of_another_extent_than_the_model_s_is_warned_of(tmp_path, anchor, sides, noted):
+def test_an_array_of_another_extent_than_the_model_s_is_warned_of(
+    tmp_path, head, anchor, sides, noted
+):
     """A checkpoint of the authors takes the scan's array, here 60 voxels of 2 mm, for its frame."""
-    data = _ball()
-    scan, mask = _save(data, tmp_path / "a.nii"), _save((data > 0).astype("u1"), tmp_path / "m.nii")
     frame = Frame((sides,) * 3, anchor=anchor).to_dict()
-    step = Prepare(
-        checked=scan, mask_file=mask, native=True, name="a.nii", **MODEL | {"frame": frame}
-    )
+    step = Prepare(**head, native=True, name="a.nii", **MODEL | {"frame": frame})
     warnings = step.run(cwd=tmp_path).outputs.warnings
     assert ["here 120 x 120 x 120 mm" in line for line in warnings] == [True] * noted
 
@@ -187,12 +186,11 @@ def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypat
     assert made == (folder / "x.nii.gz").read_text()
 
 
-def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
+def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path, head):
     mask = _ball() > 0
     noisy = 0.5 * mask + 0.02 * np.random.default_rng(1).standard_normal(mask.shape) * mask
-    inside = _save(mask.astype(np.uint8), tmp_path / "mask.nii.gz")
     low = _save(noisy.astype("f4"), tmp_path / "low.nii.gz")
-    given = {"mask_file": inside, "contrast": "T2w", "sidecar": {"A": 1}}
+    given = {"mask_file": head["mask_file"], "contrast": "T2w", "sidecar": {"A": 1}}
     content = _write(tmp_path, low, "a/b_T2w.nii.gz", **given)
     assert content["A"] == 1
     assert content["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.05)
@@ -243,9 +241,9 @@ def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
     ],
 )
 def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
-    tmp_path, trained, errors, said
+    tmp_path, head, trained, errors, said
 ):
-    image = _save(_ball(), tmp_path / "x.nii.gz")
+    image = head["checked"]
     step = WriteRecord(
         record={}, out_dir=str(tmp_path), mask=image, mask_method="given",
         outputs=[], figures=[], figure_files=[], device="cpu", parts=["a", "b", "c"],
@@ -258,10 +256,8 @@ def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
     assert not said or said in found[0]
 
 
-def test_a_full_disk_is_no_fault_of_the_scan_that_is_aligned(tmp_path, monkeypatch):
-    scan = _save(_ball(), tmp_path / "scan.nii")
-    mask = _save((_ball() > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
-    given = {"checked": scan, "mask_file": mask, "high": scan, "high_mask": mask}
+def test_a_full_disk_is_no_fault_of_the_scan_that_is_aligned(tmp_path, monkeypatch, head):
+    given = {**head, "high": head["checked"], "high_mask": head["mask_file"]}
     raised: list[Exception] = [BadDataError("odd"), InputOutputError("full")]
 
     def align(*_, **__):
