@@ -10,14 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from group_samples import METHODS, Sample, make_evaluation, make_fold, make_group, page_of
+from group_samples import (
+    METHODS,
+    Sample,
+    make_evaluation,
+    make_fold,
+    make_group,
+    page_of,
+    sample_table,
+)
 from heads import rows_of
 from report_samples import EVIL, Page, assert_sealed
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism, write_scores
 from h2lo_bids.evaluation.table import tabulate, write_tables
-from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.group_data import read_contrasts
 from h2lo_bids.reports.group_pictures import Subject, draw_subject, overlay
 from h2lo_bids.reports.group_views import PANELS
@@ -302,14 +310,18 @@ def test_data_cannot_inject_html(tmp_path):
     (folder / "record.json").write_text(json.dumps(record))
     (out / "models/h2lo_T1w/README.md").write_text(EVIL)
     failures = (Failure(EVIL, EVIL, EVIL, EVIL),)
-    html = page_of(out, failures=failures)
-    page = Page(html)
     plain = make_group(tmp_path / "plain", SMALL)
     clean = Page(page_of(plain, failures=(Failure("a", "b"),)))
-    for tag in ("script", "style", "img", "svg"):
-        assert page.tags.count(tag) == clean.tags.count(tag)
-    assert_sealed(page)
-    assert page.text.count("alert(1)") > 12
+    page = Page(page_of(out, failures=failures))
+    table, plain_table = (
+        Page(write_table_page(plain, sample_table(plain, more=name)).read_text())
+        for name in (EVIL, "another")
+    )
+    for evil, good, count in ((page, clean, 12), (table, plain_table, 0)):
+        for tag in ("script", "style", "img", "svg"):
+            assert evil.tags.count(tag) == good.tags.count(tag)
+        assert_sealed(evil)
+        assert evil.text.count("alert(1)") > count
 
 
 @pytest.mark.slow

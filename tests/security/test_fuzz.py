@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import tempfile
+import zipfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import EVIL, mutate
-from report_samples import Page
 from targets import TARGETS, read_card
+
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.bundle import load_bundle, load_model
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
 _DEAR = {"group-record", "report-record", "description", "cohort"}
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
@@ -58,8 +65,6 @@ def test_whole_documents_are_read(name):
      "sub-.._T1w.nii", "sub-\u202e10_T1w.nii", "/sub-01_T1w.nii", "sub-01\\..\\_T1w.nii"],
 )  # fmt: skip
 def test_names_that_leave_their_place_are_no_names(name):
-    from h2lo_bids.bids.names import parse_name
-
     assert parse_name(name) is None
 
 
@@ -70,17 +75,31 @@ def test_cards_make_no_elements_of_their_own(text):
     read_card((text + EVIL).encode())
 
 
-def test_a_table_makes_no_elements_of_its_own(tmp_path):
-    from group_samples import Sample, make_group, sample_table
+# Small files that would unpack to much.
 
-    from h2lo_bids.reports.group import write_table_page
 
-    folder = make_group(tmp_path, Sample(subjects=("A", "B"), methods=("h2lo",), folds=1))
-    names = ("another", EVIL)
-    texts = [
-        write_table_page(folder, sample_table(folder, more=name)).read_text() for name in names
-    ]
-    assert "window.hacked" in texts[1]
-    plain, evil = map(Page, texts)
-    assert all(evil.tags.count(tag) == plain.tags.count(tag) for tag in ("script", "img"))
-    assert {name for _, name, _ in evil.attributes} <= {name for _, name, _ in plain.attributes}
+def test_a_checkpoint_whose_parts_are_compressed_is_refused(tmp_path):
+    """PyTorch writes none such, and would unpack them, however large they become."""
+    path, stream = tmp_path / "T1w.pth", io.BytesIO()
+    torch.save({"model_state_dict": {"x": torch.zeros(3)}, "args": {}}, stream)
+    with zipfile.ZipFile(stream) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.infolist():
+            new.writestr(part.filename, old.read(part))
+    with pytest.raises(BadDataError, match="not a PyTorch checkpoint"):
+        load_bundle(path)
+
+
+def test_one_number_cannot_stand_for_terabytes(tmp_path):
+    path = tmp_path / "T1w.pth"
+    with torch.device("meta"):
+        whole = H2lo(H2loArchitecture(channels=4096)).state_dict()
+    one = torch.zeros(1)
+    # Strides of 0, as in a tensor that was expanded.
+    state = {
+        name: one.expand(value.shape) if value.shape else torch.zeros(())
+        for name, value in whole.items()
+    }
+    torch.save({"model_state_dict": state, "args": {"encoder_base_channels": 4096}}, path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(BadDataError, match="larger than what the file holds"):
+        load_model(load_bundle(path))
