@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.slurm import as_ranges, build_parser, render, task_script
+from h2lo_bids.cli.slurm import as_ranges, build_parser, render, run_folder, task_script
 from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
@@ -228,3 +228,13 @@ def test_stages_wait_for_each_other_and_a_script_submits_once(tmp_path):
             assert told[-3:] == ["--nice", f"{name}.sh", str(first)]
             log = str(folder / "log" / name).replace("%", "%%")
             assert f"--output={log}-%A_%a.log" in told
+
+
+def test_other_participants_belong_to_the_same_run_but_not_other_options():
+    base = Settings(Path("/b"), Path("/o"))
+    assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
+    assert run_folder(replace(base, sloppy=True)) != run_folder(base)
+    # With more memory and processors a task that was killed may end.
+    assert run_folder(replace(base, nprocs=8, mem=16.0, verbose=1)) == run_folder(base)
+    group = replace(base, level="group")
+    assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)

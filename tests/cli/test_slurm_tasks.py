@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from heads import make, record, write_bundle, write_dataset, write_scan
+from heads import make, record, write_bundle, write_dataset, write_pairs, write_scan
+from prepared_pairs import write_pair
 
 from h2lo_bids.bids.discover import discover
+from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.slurm import main, run_folder
-from h2lo_bids.cli.slurm_tasks import stages_of
-from h2lo_bids.settings import Settings
+from h2lo_bids.cli.slurm import main
+from h2lo_bids.cli.slurm_tasks import Stage, stages_of
+from h2lo_bids.errors import UsageError
 
 
 @pytest.fixture
@@ -136,19 +137,17 @@ def test_what_no_task_tells_is_said_and_no_other_session_is_taken(dataset, tmp_p
     ):  # fmt: skip
         (line,) = [line for line in said.splitlines() if text in line]
         assert line.startswith("h2lo-slurm: warning: ")
+    # What leaves no task is an error.
+    (bids / "sub-01/ses-A").mkdir()
+    code, said, _ = dataset("--session-label", "a", options=True)
+    assert (code, said.count("did you mean A?")) == (18, 1)
+    assert said.splitlines()[-1].startswith("h2lo-slurm: error: ")
     # Of participants that are named, one lacks the session: its others are not taken instead.
     write_scan(bids / "sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz")
     dataset("--session-label", "A", "--participant-label", "01", "03", options=True)
     tasks = (folder / "participant.tsv").read_text().splitlines()
     assert tasks[-1] == "sub-03\t--participant-label 03 --session-label A"
     assert any(t.endswith("\t--participant-label 01 --session-label A") for t in tasks)
-
-
-def test_what_leaves_no_task_is_an_error(dataset, tmp_path):
-    (tmp_path / "bids/sub-01/ses-A").mkdir()
-    code, said, _ = dataset("--session-label", "a", options=True)
-    assert (code, said.count("did you mean A?")) == (18, 1)
-    assert said.splitlines()[-1].startswith("h2lo-slurm: error: ")
 
 
 def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
@@ -206,16 +205,6 @@ def test_tasks_keep_their_lines(dataset, tmp_path):
     # An array counts from the line that its script is given.
     text = (folder / "submit.sh").read_text()
     assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
-
-
-def test_other_participants_belong_to_the_same_run_but_not_other_options():
-    base = Settings(Path("/b"), Path("/o"))
-    assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
-    assert run_folder(replace(base, sloppy=True)) != run_folder(base)
-    # With more memory and processors a task that was killed may end.
-    assert run_folder(replace(base, nprocs=8, mem=16.0, verbose=1)) == run_folder(base)
-    group = replace(base, level="group")
-    assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)
 
 
 def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
@@ -283,3 +272,122 @@ def test_what_cannot_be_divided_is_refused_in_one_line(dataset, words, level, te
     assert code == 64
     assert text in said
     assert len(said.splitlines()) == 1
+
+
+# Fits divided into tasks: pairs, folds, and the one that collects.
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("raw") / "bids")
+
+
+@pytest.fixture
+def asking(raw, tmp_path):
+    """Return a function that reads a command line on pairs that a test may change."""
+    bids, out = shutil.copytree(raw, tmp_path / "bids"), tmp_path / "out"
+    quick = [str(bids), str(out), "--skip-bids-validation"]
+    return lambda *words: read_settings([*quick, *words])
+
+
+@pytest.fixture
+def stages(asking, tmp_path, monkeypatch):
+    """Return a function that divides a command line, with pairs that are all prepared."""
+    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda settings, pairs, send: ())
+
+    def divide(*words: str, ended: str = "") -> dict[str, Stage]:
+        asked = asking(*words)
+        if ended:
+            record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", 1000.0)
+        return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
+
+    return divide
+
+
+@pytest.mark.parametrize(
+    ("level", "names"),
+    [
+        ("group", ("group.html", "group_T1w_scores.tsv", "models/h2lo_T1w/weights.safetensors")),
+        ("benchmark", ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json")),
+    ],
+)
+def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
+    stages, asking, tmp_path, level, names
+):
+    words = (level, "--folds", "2", "--method", "h2lo")
+    words += ("--external", "theirs=cp {input} {output}") if level == "benchmark" else ()
+    out = tmp_path / "out"
+
+    def collected(ended: str = "0") -> bool:
+        return stages(*words, ended=ended)["collect"].tasks[0].done
+
+    asked = asking(*words)
+    made = [item.path for item in expected_outputs(asked, discover_pairs(asked))]
+    own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
+    for path in own:
+        if "fold-0" in path.parts:
+            make(path, 900.0)
+    assert [task.done for task in stages(*words)["folds"].tasks] == [True, False]
+    for path in made:
+        make(path, 950.0)
+    assert not collected("75")
+    assert collected()
+    for name in names:
+        (out / name).rename(out / "gone")
+        assert not collected(), name
+        (out / "gone").rename(out / name)
+    assert collected()
+    os.utime(out / "folds/T1w/h2lo/fold-1/record.json", (1001.0, 1001.0))
+    assert not collected()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("group",), "--method h2lo"),
+        (("group", "--task", "enhance"), ""),
+        (("benchmark", "--method", "arnold", "identity"), "--method arnold"),
+        (("benchmark", "--task", "enhance", "--arm", "flip-rotate", "real"), "--arm flip-rotate"),
+    ],
+)
+def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
+    found = stages(*words, "--folds", "2")
+    first = found["folds"].tasks[0]
+    assert list(found) == ["pairs", "folds", "collect"]
+    assert " ".join(first.words) == " ".join(f"--contrast T1w {named} --fold 0".split())
+    assert len(found["folds"].tasks) == (4 if words[0] == "benchmark" else 2)
+    assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
+    assert found["collect"].settings.collect
+    assert not found["folds"].settings.collect
+
+
+def test_a_rerun_while_some_pairs_are_prepared_submits_the_same_folds(stages, tmp_path):
+    """Also where no GPU is, as on a login node."""
+    words = ("benchmark", "--method", "arnold", "--folds", "2", "--device", "cuda")
+    before = stages(*words)["folds"].tasks
+    high = "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
+    write_pair(tmp_path / "out", "01", 1, SourceScans=[high])
+    assert stages(*words)["folds"].tasks == before
+
+
+def test_arms_without_their_synthesis_models_are_refused_before_anything_is_submitted(
+    stages, tmp_path
+):
+    (tmp_path / "cohort").mkdir()
+    words = ("benchmark", "--task", "enhance", "--folds", "2")
+    words += ("--pretrain-derivatives", str(tmp_path / "cohort"))
+    with pytest.raises(UsageError, match=r"benchmark .*--method arnold --folds 2"):
+        stages(*words, "--arm", "real", "arnold")
+    assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
+
+
+def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
+    for label, broken in (("01", "HF"), ("02", "LF")):
+        path = tmp_path / f"bids/sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
+        path.write_text("{")
+    (tmp_path / "bids/sub-03/ses-LF/anat/sub-03_ses-LF_T1w.nii.gz").unlink()
+    found = stages("participant", "--pairs")
+    assert [task.name for task in found["pairs"].tasks] == ["sub-04", "sub-05"]
+    said = capsys.readouterr().err.splitlines()
+    for text in ("sub-01", "sub-02", "sub-03: no low-field T1w to go with ses-HF_T1w"):
+        assert len([line for line in said if text in line]) == 1
