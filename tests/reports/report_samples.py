@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
-from shapes import reoriented
+from shapes import ellipsoid, reoriented
 
 from h2lo_bids.reports.records import Failure, FoundScan, ModelInfo, ScanReport, SubjectReport
 
@@ -27,7 +27,7 @@ LOADS = {"src", "href", "data", "poster", "srcset", "action", "formaction", "bac
 
 @dataclass(frozen=True)
 class Ball:
-    """A ball of 40 mm radius around ``centre``, sampled on any grid."""
+    """A ball, sampled on any grid."""
 
     image: nib.Nifti1Image
     mask: nib.Nifti1Image
@@ -36,25 +36,22 @@ class Ball:
 def make_ball(
     spacing=(1.6, 1.6, 5.0),
     codes="RAS",
-    radius=40.0,
     centre=(5.0, -10.0, 15.0),
     size=128.0,
     spot=None,
     tilt=0.0,
 ) -> Ball:
-    """Sample the ball; ``spot`` brightens 6 mm around a world position."""
+    """Sample a ball of 40 mm radius; ``spot`` brightens 6 mm around a world position."""
     shape = tuple(int(np.ceil(size / step)) for step in spacing)
     turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(spacing)
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     affine[:3, 3] = np.array(centre) - middle
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    world = grid @ affine[:3, :3].T + affine[:3, 3]
-    inside = np.linalg.norm(world - centre, axis=-1) < radius
+    inside = ellipsoid(40, centre, affine, shape)
     data = np.where(inside, 0.5, 0.05).astype(np.float32)
     if spot is not None:
-        data[np.linalg.norm(world - spot, axis=-1) < 6] = 1.0
+        data[ellipsoid(6, spot, affine, shape)] = 1.0
     images = (nib.Nifti1Image(array, affine) for array in (data, inside.astype(np.uint8)))
     return Ball(*(reoriented(image, codes) for image in images))
 
