@@ -48,6 +48,12 @@ def refused(root: Path, **options: object) -> str:
     return str(caught.value)
 
 
+def as_advised(root: Path, **options: object) -> PairDiscovery:
+    """Find pairs with the words that a refusal advises."""
+    (word,) = re.findall(r"for example with --lf (\S+)", refused(root, **options))
+    return find(root, lf=(word,))
+
+
 @pytest.fixture(scope="module")
 def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of ds006557, with content except for two subjects; to be read only."""
@@ -235,10 +241,7 @@ def test_the_words_advised_for_one_subject_keep_the_others(tmp_path, runs, taken
     for sub, labels in zip("12", runs, strict=True):
         images |= {anat(sub, "LF", f"acq-iso{run}_T1w"): LOW for run in labels}
     root = write(tmp_path / "ds", images)
-    advised = re.search(r"for example with --lf (\S+)", refused(root))
-    assert advised
-    found = find(root, lf=(advised[1],))
-    assert names(found) == {
+    assert names(as_advised(root)) == {
         f"sub-{sub}_ses-HF_T1w": [f"sub-{sub}_ses-LF_acq-iso{run}_T1w"]
         for sub, run in zip("12", taken, strict=True)
     }
@@ -263,10 +266,7 @@ def test_the_words_advised_for_a_repeated_orientation_keep_the_others(
         path = anat(sub, "LF", f"{label}_T2w")
         write(root, {path: LOW})
         write_grid(root / path, sides)
-    advised = re.search(r"for example with --lf (\S+)", refused(root, lf=given))
-    assert advised
-    found = find(root, lf=(advised[1],))
-    assert names(found) == {
+    assert names(as_advised(root, lf=given)) == {
         f"sub-{sub}_ses-HF_T2w": [f"sub-{sub}_ses-LF_{label}_T2w" for label in labels]
         for sub in "12"
     }
