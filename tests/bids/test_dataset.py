@@ -77,14 +77,9 @@ def test_simulated_data_noise_deviations_and_thick_slices_are_said_in_the_sideca
 
 def test_the_bibliography_is_bibtex() -> None:
     assert bibtex().count("{") == bibtex().count("}")
-    assert bibtex(["nibabel", "absent"]) == (
-        "@misc{nibabel,\n"
-        "  author    = {Brett, Matthew and Markiewicz, Christopher J. and Hanke, Michael and"
-        " others},\n"
-        "  title     = {nipy/nibabel},\n"
-        "  publisher = {Zenodo},\n"
-        "  doi       = {10.5281/zenodo.591597}\n}\n"
-    )
+    first, *fields, last = bibtex(["nibabel", "absent"]).splitlines()
+    assert (first, last) == ("@misc{nibabel,", "}")
+    assert "  doi       = {10.5281/zenodo.591597}" in fields
 
 
 def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: Path) -> None:
