@@ -49,25 +49,23 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="f
     return init_participant_wf("wf", images, run)
 
 
+def _branch(tmp_path, template=None, **options):
+    return _build([_scan("T1w")], tmp_path, template, **options).get_node("scan_0_T1w_wf")
+
+
 def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
-    workflow = _build([_scan("T1w")], tmp_path, precision="bf16", omp_nthreads=3)
-    threaded = {
-        name.rpartition(".")[2]
-        for name in workflow.list_node_names()
-        if workflow.get_node(name).n_procs == 3
-        and workflow.get_node(name).interface.inputs.num_threads == 3
-    }
-    assert threaded == {"find_brain", "synthesize_native"}
-    assert workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs.precision == "bf16"
-    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
-    assert sidecar["Precision"] == "bf16"
+    branch = _branch(tmp_path, precision="bf16", omp_nthreads=3)
+    nodes = {name: branch.get_node(name) for name in branch.list_node_names()}
+    several = {name: node for name, node in nodes.items() if node.n_procs == 3}
+    assert {*several} == {"find_brain", "synthesize_native"}
+    assert {node.interface.inputs.num_threads for node in several.values()} == {3}
+    assert nodes["synthesize_native"].inputs.precision == "bf16"
+    assert nodes["ds_lowfield_native"].inputs.sidecar["Precision"] == "bf16"
 
 
 def test_another_architecture_and_other_weights_in_the_same_place_are_evaluated_again(tmp_path):
     first, *others = (
-        _build([_scan("T1w")], tmp_path, **model)
-        .get_node("scan_0_T1w_wf.synthesize_native")
-        .inputs.get_hashval()[1]
+        _branch(tmp_path, **model).get_node("synthesize_native").inputs.get_hashval()[1]
         for model in ({}, {}, {"architecture": {"omega": 10.0}}, {"sha256": "cd" * 32})
     )
     assert [found == first for found in others] == [True, False, False]
@@ -75,9 +73,7 @@ def test_another_architecture_and_other_weights_in_the_same_place_are_evaluated_
 
 def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, template):
     spaces = ("model", "MNI152NLin2009cAsym:res-1")
-    branch = _build([_scan("T1w")], tmp_path, template, output_spaces=spaces).get_node(
-        "scan_0_T1w_wf"
-    )
+    branch = _branch(tmp_path, template, output_spaces=spaces)
     prepare = branch.get_node("prepare")
     for key, facts in (
         ("preproc", "native_scaling"),
@@ -91,7 +87,7 @@ def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, tem
 def test_a_resolution_is_the_template_s_or_that_of_the_file_that_was_given(tmp_path, template):
     for file, meaning in ((None, "resolution 2 of the template"), (template, "that of tpl.nii.gz")):
         given = {"output_spaces": ("Own:res-2",), "template_file": file}
-        branch = _build([_scan("T1w")], tmp_path, template, **given).get_node("scan_0_T1w_wf")
+        branch = _branch(tmp_path, template, **given)
         for key in ("lowfield", "preproc", "mask"):
             sidecar = branch.get_node(f"ds_{key}_template_Own").inputs.sidecar
             assert sidecar["Resolution"] == meaning
