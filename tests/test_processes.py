@@ -133,34 +133,27 @@ def test_what_a_killed_process_leaves_behind_is_ended(tmp_path, pool):
             time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("pause", "grace", "saved"), [(0.5, 30.0, True), (30.0, 0.2, False)])
-def test_a_stopped_job_has_its_grace_to_save_its_work(tmp_path, pool, pause, grace, saved):
+SIGNALS = (0, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""What a cluster sends to every process, or nothing."""
+
+
+@pytest.mark.parametrize(
+    ("number", "pause", "grace"), [(0, 30.0, 0.2), *((n, 0.5, 30.0) for n in SIGNALS)]
+)
+def test_a_stopped_job_has_its_grace_to_save_its_work(tmp_path, pool, number, pause, grace):
     job = _job(tmp_path, "save_late", (str(tmp_path / "saved"), pause), grace=grace)
     stopped = []
 
     def interrupt(job, event):
+        for process in psutil.Process().children(recursive=True) if number else ():
+            process.send_signal(number)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pool.run([job], limit=1, on_end=bool, on_event=interrupt, on_stop=stopped.append)
     assert stopped == [1]
-    assert (tmp_path / "saved").exists() is saved
+    assert (tmp_path / "saved").exists() is (pause < grace)
     assert pool.call(_job(tmp_path, "double", 4)) == 8
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_job_has_its_grace_when_a_cluster_signals_every_process(tmp_path, pool, number):
-    job = _job(tmp_path, "save_late", (str(tmp_path / "saved"), 0.5), grace=30.0)
-
-    def end_all(job, event):
-        for process in psutil.Process().children(recursive=True):
-            process.send_signal(number)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pool.run([job], limit=1, on_end=bool, on_event=end_all)
-    assert (tmp_path / "saved").exists()
-    assert pool.call(_job(tmp_path, "double", 5)) == 10
 
 
 def test_a_second_interruption_ends_all_at_once(tmp_path, pool):
