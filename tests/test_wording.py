@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from h2lo_bids.wording import duration, pattern, summarise
+from h2lo_bids.wording import pattern, summarise
 
 
 def expanded(text: str) -> set[str]:
@@ -42,7 +42,3 @@ def test_many_of_a_kind_are_one_line_and_others_keep_theirs() -> None:
     assert first == f"{text} (200 images: {names})"
     assert rest == ["sub-1 and sub-11 differ", "other"]
     assert summarise([*items[:1], *items[:1]]) == [items[0][1]]
-
-
-def test_durations_are_told_in_the_unit_that_fits() -> None:
-    assert [duration(s) for s in (12.3, 600, 9000)] == ["12 s", "10 min", "2 h 30 min"]
