@@ -153,9 +153,9 @@ def ds005752(root: Path, subject: str = "ON01802") -> Path:
     return write(root, {anat(subject, "01", name): HIGH for name in names})
 
 
-def write_grid(path: Path, zooms: tuple[float, float, float], turn: bool = False) -> None:
+def write_grid(path: Path, zooms: tuple[float, ...], shape=(3, 3, 3), turn: bool = False) -> None:
     """Write an image of these voxels."""
     affine = np.diag([*zooms, 1.0])
     if turn:  # stored as a scanner would: the third voxel axis runs left to right
         affine[:3, :3] = affine[:3, [1, 2, 0]]
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), affine), path)
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), path)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from shapes import reoriented
-from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write
+from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write, write_grid
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
@@ -39,10 +39,6 @@ RANKED = [
     "sub-1_acq-other_T1w",
     "sub-1_acq-MPRAGE_ce-GD_T1w",
 ]
-
-
-def save(path: Path, shape: tuple[int, ...], sides: tuple[float, float, float]) -> None:
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*sides, 1.0])), path)
 
 
 def name(stem: str) -> Name:
@@ -108,7 +104,7 @@ def test_the_only_scan_is_used_with_agent_but_never_silently(
     tmp_path: Path, stem: str, sidecar: dict | None
 ) -> None:
     root = write(tmp_path / "ds", {anat("01", None, stem): HIGH | (sidecar or {})})
-    save(root / anat("01", None, stem), (60, 60, 60), (3.0, 3.0, 3.0))
+    write_grid(root / anat("01", None, stem), (3.0, 3.0, 3.0), (60, 60, 60))
     found = find(root)
     assert len(found.scans) == 1
     assert ["contrast agent" in text for text in found.warnings] == [True] * (sidecar is not None)
@@ -136,7 +132,7 @@ def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: 
     root = write(tmp_path / "ds", {anat("01", None, f"acq-{acq}_T2w"): HIGH for acq in sides})
     for acq, voxel in sides.items():
         shape = tuple(round(200 / side) for side in voxel)
-        save(root / anat("01", None, f"acq-{acq}_T2w"), shape, voxel)
+        write_grid(root / anat("01", None, f"acq-{acq}_T2w"), voxel, shape)
     found = find(root)
     assert [scan.stem for scan in found.scans] == ["sub-01_acq-x3D_T2w"]
     (root / anat("01", None, "acq-x3D_T2w")).unlink()
@@ -158,7 +154,7 @@ def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: 
 )
 def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[str]) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH | sidecar})
-    save(root / anat("01", None, "T1w"), (60, 60, 60), (2.0, 2.0, 2.5))
+    write_grid(root / anat("01", None, "T1w"), (2.0, 2.0, 2.5), (60, 60, 60))
     warnings = find(root).warnings
     assert len(warnings) == bool(quoted)
     for word in quoted:
@@ -167,8 +163,8 @@ def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[
 
 def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, f"acq-{a}_T1w"): LOW for a in ("iso", "z")})
-    save(root / anat("01", None, "acq-iso_T1w"), (60, 60, 8), (4.0, 4.0, 4.0))
-    save(root / anat("01", None, "acq-z_T1w"), (60, 60, 40), (4.0, 4.0, 4.0))
+    write_grid(root / anat("01", None, "acq-iso_T1w"), (4.0, 4.0, 4.0), (60, 60, 8))
+    write_grid(root / anat("01", None, "acq-z_T1w"), (4.0, 4.0, 4.0), (60, 60, 40))
     found = find_low(root)
     assert [scan.stem for scan in found.scans] == ["sub-01_acq-z_T1w"]
     assert not found.warnings
@@ -179,11 +175,11 @@ def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path
 def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "acq-axi_T1w"): None})
     put(root / "T1w.json", LOW)
-    save(root / anat("01", None, "acq-axi_T1w"), (120, 40, 120), (1.6, 5.0, 1.6))
+    write_grid(root / anat("01", None, "acq-axi_T1w"), (1.6, 5.0, 1.6), (120, 40, 120))
     (warning,) = find_low(root).warnings
     assert "acq-axi means axial slices" in warning
     assert "coronal" in warning
-    save(root / anat("01", None, "acq-axi_T1w"), (120, 120, 40), (1.6, 1.6, 5.0))
+    write_grid(root / anat("01", None, "acq-axi_T1w"), (1.6, 1.6, 5.0), (120, 120, 40))
     assert not find_low(root).warnings
 
 
