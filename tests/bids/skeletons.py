@@ -68,8 +68,9 @@ def scan_at(path: Path, **facts: Any) -> Scan:
 
 
 def annex(path: Path) -> None:
-    """Turn an image into what git-annex leaves before ``datalad get``."""
-    path.unlink()
+    """Put in an image's place what git-annex leaves before ``datalad get``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     key = f"MD5E-s1--{path.name}"
     path.symlink_to(Path("../" * 4) / f".git/annex/objects/xx/yy/{key}/{key}")
 
@@ -121,10 +122,8 @@ def ds006557(
     # Fused ones are not below ``anat``, and have a word after the contrast.
     for sub, suffix in product(subjects, CONTRASTS) if mrr else ():
         if (sub, suffix) != ("HYPE06", "T1w"):
-            folder = root / f"derivatives/ants-mrr/sub-{sub}/ses-HFC"
-            folder.mkdir(parents=True, exist_ok=True)
-            (image := folder / f"sub-{sub}_ses-HFC_{suffix}_mrr.nii.gz").touch()
-            annex(image)
+            name = f"sub-{sub}/ses-HFC/sub-{sub}_ses-HFC_{suffix}_mrr.nii.gz"
+            annex(root / "derivatives/ants-mrr" / name)
     return root
 
 

@@ -217,7 +217,7 @@ def test_what_is_no_dataset_is_told_with_its_remedy(tmp_path: Path, refused) -> 
         assert "remove it" in refused(InvalidBidsError, find, root, **more)
     (root / "dataset_description.json").unlink()
     assert "--skip-bids-validation" in refused(InvalidBidsError, find, root)
-    (root / "dataset_description.json").symlink_to(".git/annex/objects/key")
+    annex(root / "dataset_description.json")
     line = refused(MissingInputError, find, root)
     assert f"datalad get {root / 'dataset_description.json'}" in line
     assert "no such folder" in refused(MissingInputError, find, tmp_path / "absent")

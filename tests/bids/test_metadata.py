@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bids import BIDSLayout
-from skeletons import anat, name_of, put, write
+from skeletons import anat, annex, name_of, put, write
 
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.errors import BadDataError, MissingInputError
@@ -69,9 +69,7 @@ def test_broken_sidecars_matter_where_they_apply_and_a_byte_order_mark_does_not(
     with pytest.raises(BadDataError, match=r"T1w\.json.*repair"):
         read(root, image)
     put(root / "T1w.json", "{}")
-    path = root / image.replace(".nii.gz", ".json")
-    path.unlink()
-    path.symlink_to(root / ".git" / "annex" / "objects" / "x")
+    annex(root / image.replace(".nii.gz", ".json"))
     with pytest.raises(MissingInputError, match="datalad get"):
         read(root, image)
 

@@ -15,14 +15,8 @@ from pathlib import Path
 import nibabel as nib
 import psutil
 import pytest
-from heads import (
-    add_subject,
-    importable,
-    rows_of,
-    write_bundle,
-    write_dataset,
-    write_scan,
-)
+from heads import add_subject, importable, rows_of, write_bundle, write_dataset, write_scan
+from skeletons import annex
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +24,7 @@ pytestmark = pytest.mark.slow
 def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2lo):
     bids, bad = write_dataset(tmp_path / "bids", subjects=1, suffixes=("T1w",)), ("text", "annex")
     write_scan(bids / "sub-text/anat/sub-text_T1w.nii.gz").write_bytes(b"this is no image\n" * 50)
-    gone = bids / "sub-annex" / "anat" / "sub-annex_T1w.nii.gz"
-    gone.parent.mkdir(parents=True)
-    gone.symlink_to("../../.git/annex/objects/aa/bb/key")
+    annex(bids / "sub-annex" / "anat" / "sub-annex_T1w.nii.gz")
     # A good scan of the same participant is finished, too.
     write_scan(bids / "sub-text" / "anat" / "sub-text_T2w.nii.gz")
     add_subject(bids, long := "a" * 200)
@@ -151,9 +143,7 @@ def test_stop_on_first_crash_begins_nothing_else_and_says_so(tmp_path, h2lo):
     bids, out = write_dataset(tmp_path / "bids", subjects=2), tmp_path / "out"
     h2lo(bids, out, "--participant-label", "01")
     (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
-    gone = bids / "sub-03/anat/sub-03_T1w.nii.gz"  # as is known before, and so ends nothing
-    gone.parent.mkdir(parents=True)
-    gone.symlink_to("../../.git/annex/objects/key")
+    annex(bids / "sub-03/anat/sub-03_T1w.nii.gz")  # as is known before, and so ends nothing
     done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=1)
     assert "sub-01: 0 of 2 scans done" in done.stdout
     assert "warning: stopped at the first failure: 1 of 2 not done\n" in done.stdout

@@ -25,6 +25,7 @@ from heads import (
     written,
 )
 from prepared_pairs import write_pair
+from skeletons import annex
 
 from h2lo_bids.bids.derivatives import result_path
 
@@ -43,9 +44,7 @@ def agree(bids: Path, out: Path, level: str, *words) -> set[str]:
 @pytest.mark.slow
 def test_participant(tmp_path):
     bids = write_dataset(tmp_path / "bids")
-    bad = bids / "sub-bad" / "anat" / "sub-bad_T1w.nii.gz"
-    bad.parent.mkdir(parents=True)
-    bad.symlink_to("../../.git/annex/objects/key")  # known to be unusable beforehand
+    annex(bids / "sub-bad" / "anat" / "sub-bad_T1w.nii.gz")  # known to be unusable beforehand
     good = bids / "sub-01/anat/sub-01_T1w.nii.gz"  # and misnamed, which costs no other image
     (bids / "sub-02/anat").mkdir(parents=True)
     for name in ("01/sub-01_T1w", "01/anat/sub-01_T1W", "02/anat/sub-02_t1w"):

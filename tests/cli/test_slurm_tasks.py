@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from heads import make, record, write_bundle, write_dataset, write_pairs, write_scan
 from prepared_pairs import write_pair
+from skeletons import annex
 
 from h2lo_bids.bids.discover import discover
 from h2lo_bids.bids.pairs import discover_pairs
@@ -185,9 +186,7 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
 def test_what_cannot_be_used_is_a_task_whose_failure_stands_in_the_table(dataset, tmp_path):
     folder = dataset()[2]
     finish(folder, "sub-01", 0)
-    bad = tmp_path / "bids" / "sub-03" / "ses-A" / "anat" / "sub-03_ses-A_T1w.nii.gz"
-    bad.parent.mkdir(parents=True)
-    bad.symlink_to("../../../../.git/annex/objects/key")
+    annex(tmp_path / "bids" / "sub-03" / "ses-A" / "anat" / "sub-03_ses-A_T1w.nii.gz")
     finish(folder, "sub-03_ses-A", 0)  # when its image was still there
     assert "2 of 3 tasks" in dataset()[1]
     assert (
