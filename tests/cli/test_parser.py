@@ -97,6 +97,7 @@ REFUSED = [
     ),
     ("participant --nprocs -1", 64, "--nprocs"),
     ("participant -d no-path", 64, "'no-path' is not NAME=PATH"),
+    ("benchmark --external '../x=cp {input} {output}'", 64, "is not NAME='program {input}"),
     ("participant --model ''", 64, "a path cannot be empty"),
     # Words that are unknown, and what was probably meant.
     ("participant --nproc=4", 64, "; did you mean --nprocs?"),

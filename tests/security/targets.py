@@ -6,7 +6,6 @@ A reader may return, or raise one `H2loError` of one line. Anything else is a de
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import json
@@ -45,9 +44,7 @@ from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.page import render_markdown
 from h2lo_bids.reports.records import Failure, ModelInfo, load_subject_report
 from h2lo_bids.reports.subject import render_subject_report
-from h2lo_bids.settings.convert import external
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
-from h2lo_bids.training.experiments.external import PLACES, Command
 from h2lo_bids.training.pairs import find_prepared
 
 LONGEST = 4000
@@ -142,19 +139,6 @@ def _read_record(path: Path) -> None:
     for pair in find_prepared(folder, contrast="T1w"):
         _is_text([pair.fusion, pair.fingerprint, *pair.sources, *pair.doubts])
         assert pair.hf.resolve().is_relative_to(folder.resolve())
-
-
-def _read_external(data: bytes) -> None:
-    try:
-        name, template = external(data.decode("utf-8", errors="replace"))
-    except argparse.ArgumentTypeError:
-        return
-    assert "/" not in name
-    assert name not in ("", ".", "..")
-    command = Command(name, template)
-    count = len(command._split())
-    # Whatever a value holds, it makes no further word.
-    assert len(command.words(dict.fromkeys(PLACES, "a; rm -rf $HOME `id`"))) == count
 
 
 def _read_report(path: Path) -> None:
@@ -331,7 +315,6 @@ TARGETS = {
         lambda path: read_settings(["bids", "out", "participant", "--config-file", str(path)]),
         "config.toml",
     ),
-    "external": Target(_texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
     "scores": Target(_scores, read_scores, "scores.tsv"),
     "report-record": Target(_reports, _read_report, "sub-01/figures/sub-01_desc-summary.json"),
     "group-record": Target(
