@@ -151,7 +151,6 @@ def _coordinates(scan: nib.Nifti1Image, world: np.ndarray, anchor: str) -> np.nd
 
 
 SCANS = [
-    ("RAS", (1.0, 1.0, 1.0), False),
     ("LPS", (1.0, 1.0, 1.0), True),
     ("PIR", (1.0, 1.0, 1.0), True),
     ("SAL", (1.3, 0.9, 2.0), False),
@@ -161,7 +160,7 @@ SCANS = [
 
 @pytest.fixture(
     scope="module",
-    params=[*(("brain", *scan) for scan in SCANS), *(("array", *scan) for scan in SCANS[2::2])],
+    params=[*(("brain", *scan) for scan in SCANS), *(("array", *scan) for scan in SCANS[1::2])],
     ids=lambda param: f"{param[0]}-{param[1]}-{'tilted' if param[3] else 'straight'}",
 )
 def case(request, tmp_path_factory):
