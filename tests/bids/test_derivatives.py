@@ -42,7 +42,7 @@ def test_a_t2w_scans_masks_and_labels_differ_in_their_names() -> None:
     assert made.name == "sub-01_desc-lesionT2w_probseg.nii.gz"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     source=st.fixed_dictionaries({"sub": LABELS}, optional=dict.fromkeys(SOURCE, LABELS)),
     suffix=st.sampled_from(["T1w", "T2w"]),
