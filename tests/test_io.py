@@ -1,24 +1,38 @@
+"""Writing: what fails leaves the old file, and what several runs write stays whole."""
+
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
+import json
+import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
 import pytest
+from skeletons import anat, scan_at
 
+from h2lo_bids.bids.discover import Discovery, ImageSource
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run, alone
+from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import CannotCreateError, InputOutputError
 from h2lo_bids.io import (
     atomic_path,
     atomic_write_bytes,
     atomic_write_text,
+    exclusive,
     remove_temporaries,
     save_nifti,
 )
+from h2lo_bids.settings import Settings
 
 
 def names(folder: Path) -> list[str]:
@@ -126,3 +140,117 @@ def test_the_longest_name_can_be_written_and_a_longer_one_is_told(tmp_path):
     ):
         temporary.write_bytes(b"content")
     assert list(tmp_path.iterdir()) == [target]
+
+
+# Locks between runs.
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from h2lo_bids.io import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1)
+"""
+
+
+def test_a_second_run_waits_and_says_for_which_other(tmp_path, capsys):
+    """As for ever, where a machine died and its file server does not know."""
+    (tmp_path / "bids").mkdir()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out/logs/locks/dataset.lock")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x").write_dataset()
+    assert process.wait(5) == 0
+    assert f"waiting for another run in this out_dir (process {process.pid} on " in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with exclusive(tmp_path / "l") as locked:
+        assert not locked
+    settings, sent = Settings(tmp_path, tmp_path, work_dir=tmp_path / "work"), []
+    with alone(settings, "01", sent.append, "of this participant"):
+        (warning,) = sent
+    assert warning["level"] == "warning"
+    assert warning["text"].startswith(f"{tmp_path}/work: this file system has no file locks; ")
+
+
+def test_a_lock_that_datalad_has_saved_is_made_anew_and_the_group_may_take_it(tmp_path):
+    (tmp_path / "object").write_text("saved")
+    (tmp_path / "object").chmod(0o444)
+    (tmp_path / "l").symlink_to("object")
+    before = os.umask(0o002)
+    try:
+        with exclusive(tmp_path / "l"):
+            assert not (tmp_path / "l").is_symlink()
+            assert (tmp_path / "l").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+    assert (tmp_path / "object").read_text() == "saved"
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path, refused):
+    (tmp_path / "file").touch()
+    line = refused(CannotCreateError, exclusive(tmp_path / "file" / "l").__enter__)
+    assert line.startswith(f"{tmp_path}/file/l: cannot be created (")
+    assert "check the permissions" in line
+
+
+WRITERS, ROUNDS = 4, 12
+"""A round is one race: each writer writes once, so that what is lost stays lost."""
+
+
+def _write_with_a_link_of_its_own(root: Path, number: int, ready) -> None:
+    for k in range(ROUNDS):
+        out = root / f"out{k}"
+        settings = Settings(root / "bids", out, derivatives=((f"d{number}", root),))
+        ready.wait()
+        Run(settings, Console(), out / "logs" / "x").write_dataset()
+
+
+def _report_a_session(root: Path, session: str, ready) -> None:
+    bids = root / "bids"
+    scan = scan_at(bids / anat("01", session, "T1w"))
+    for k in range(ROUNDS // 2):
+        out = root / f"out{k}"
+        settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
+        found = Discovery(sources=(ImageSource(scan, (scan,)),))
+        task = SubjectTask(settings, "01", found, out / "logs")
+        ready.wait()
+        write_report(task, [], [])
+
+
+def _together(*works) -> None:
+    """Run functions in processes that begin at the same moment."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Barrier(len(works))
+    processes = [context.Process(target=work, args=(*args, ready)) for work, *args in works]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+
+
+def test_links_of_all_writers_are_kept(tmp_path):
+    (tmp_path / "bids").mkdir()
+    _together(*((_write_with_a_link_of_its_own, tmp_path, number) for number in range(WRITERS)))
+    expected = {"raw", *(f"d{number}" for number in range(WRITERS))}
+    for k in range(ROUNDS):
+        content = json.loads((tmp_path / f"out{k}" / "dataset_description.json").read_text())
+        assert set(content["DatasetLinks"]) == expected
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_page_shows_every_session_that_a_task_of_its_own_worked_on(tmp_path):
+    sessions = ("A", "B", "C")
+    _together(*((_report_a_session, tmp_path, session) for session in sessions))
+    for k in range(ROUNDS // 2):
+        page = (tmp_path / f"out{k}" / "sub-01.html").read_text()
+        assert [s for s in sessions if f"sub-01_ses-{s}_T1w" in page] == list(sessions)
