@@ -85,14 +85,6 @@ def test_broken_record_is_one_line_that_names_the_file(tmp_path, refused):
         assert str(tmp_path / RECORD) in refused(BadDataError, load_subject_report, tmp_path, "01")
 
 
-def test_fields_of_later_versions_are_ignored(tmp_path):
-    save_scan(tmp_path)
-    content = json.loads((tmp_path / RECORD).read_text())
-    content["scan"]["something_new"] = {"a": 1}
-    (tmp_path / RECORD).write_text(json.dumps(content))
-    assert load_subject_report(tmp_path, "01").scans == (make_scan(),)
-
-
 def test_one_file_is_the_whole_report_and_its_policy_forbids_the_rest(report_folder):
     out, report = report_folder
     html = render_subject_report(report, out)
