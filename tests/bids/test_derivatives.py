@@ -20,7 +20,8 @@ from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER
 from h2lo_bids.bids.scan import Scan
 
 LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)
-SOURCE = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
+SPEC = bids_app_spec.load("io_spec.json")
+SOURCE = SPEC["entities"][1:]  # of a subject's scan
 
 
 def scan(suffix: str = "T1w", **entities: str) -> Scan:
@@ -54,19 +55,21 @@ def test_round_trip(
     source: dict[str, str], suffix: str, desc: str, space: str | None, res: str | None
 ) -> None:
     """Every entity of the input and output is read back, in BIDS order."""
-    path = derivative_path(
-        "/out", scan(suffix, **source), suffix=suffix, desc=desc, space=space, res=res
-    )
-    name = name_of(path.name)
+    own = scan(suffix, **source)
+    path = derivative_path("/out", own, suffix=suffix, desc=desc, space=space, res=res)
     added = {"space": space, "res": res, "desc": desc}
     expected = source | {key: value for key, value in added.items() if value is not None}
-    assert dict(name.entities) == expected
-    assert path.name == name.stem + name.extension
-    assert "derivatives" not in path.parts
-    assert path.is_relative_to(f"/out/sub-{source['sub']}")
-    patterns = [item["pattern"] for item in bids_app_spec.load("io_spec.json")["outputs"].values()]
+    assert dict(name_of(path.name).entities) == expected
+    patterns = [item["pattern"] for item in SPEC["outputs"].values()]
     fields = expected | {"suffix": suffix, "extension": ".nii.gz"}
     assert path == Path("/out") / build_path(fields, patterns, strict=True)
+    # So have masks, figures and transforms of whatever scan is taken.
+    assert derivative_path("/out", own, suffix="mask", desc="brain", space=space, res=res)
+    assert derivative_path(
+        "/out", own, suffix=suffix, desc="x", extension=".svg", datatype="figures"
+    )
+    to_space = {"from_": suffix, "to": "S", "mode": "image", "extension": ".h5"}
+    assert derivative_path("/out", own, suffix="xfm", **to_space)
 
 
 @pytest.mark.parametrize("label", ["../x", "a_b", "", "é", "x\n"])

@@ -11,8 +11,6 @@ import pytest
 from shapes import reoriented
 from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write, write_grid
 
-import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import Name
 from h2lo_bids.bids.scan import (
     Scan,
@@ -67,19 +65,6 @@ def test_what_is_a_head_and_what_could_not_be_named_even_if_asked_for() -> None:
         assert not_an_input(name(f"sub-1_{rest}"), []) is None
     for entity in ("inv", "space", "desc"):
         assert "rename" in (not_an_input(name(f"sub-1_{entity}-1_T1w"), [entity]) or "")
-
-
-def test_every_input_that_is_taken_can_be_named() -> None:
-    spec = bids_app_spec.load("io_spec.json")
-    entities = [(entity, "1") for entity in spec["entities"]]
-    for suffix, desc in (("T1w", "preproc"), ("T1w", "lowfield"), ("mask", "brain")):
-        assert derivative_path("/out", entities, suffix=suffix, desc=desc, space="S", res="1")
-    assert derivative_path(
-        "/out", entities, suffix="T1w", desc="x", extension=".svg", datatype="figures"
-    )
-    assert derivative_path(
-        "/out", entities, suffix="xfm", from_="T1w", to="S", mode="image", extension=".h5"
-    )
 
 
 AGENT = "acq-MPRAGEgd acq-MPRAGEGD acq-T1Post acq-postgad acq-SPACECE acq-ce rec-Gadovist"
