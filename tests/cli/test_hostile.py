@@ -235,11 +235,10 @@ def test_nothing_is_written_into_the_input_but_outputs_may_be_in_its_derivatives
     assert sorted(bids.rglob("*")) == before
 
 
-@pytest.mark.parametrize("makers", [3.5, {"Name": "x"}, [None]])
-def test_a_folder_of_somebody_is_left_alone_whatever_its_description_says(tmp_path, makers):
-    (tmp_path / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers}))
-    with pytest.raises(CannotCreateError, match="choose another output folder"):
-        require_own(tmp_path)
+def test_a_folder_of_somebody_is_left_alone_whatever_its_description_says(tmp_path, refused):
+    for makers in (3.5, {"Name": "x"}, [None]):
+        (tmp_path / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers}))
+        assert "choose another output folder" in refused(CannotCreateError, require_own, tmp_path)
 
 
 def test_what_the_machine_lacks_is_told_with_a_remedy():
@@ -256,14 +255,15 @@ def test_what_the_machine_lacks_is_told_with_a_remedy():
 # Exit codes, the table of failures, and what a terminal shows.
 
 
-def _failed(error: Exception, scan: str = "sub-1/anat/x") -> Failed:
-    return Failed(scan, "check", recorded(error))
-
-
-BAD = _failed(BadDataError("x: broken; mend it"))
-GONE = _failed(MissingInputError("x: gone; get it"))
-KILLED = _failed(TemporaryError("x: killed; try again"))
-FULL = _failed(OSError("[Errno 28] No space left on device"))
+BAD, GONE, KILLED, FULL = (
+    Failed("sub-1/anat/x", "check", recorded(error))
+    for error in (
+        BadDataError("x: broken; mend it"),
+        MissingInputError("x: gone; get it"),
+        TemporaryError("x: killed; try again"),
+        OSError("[Errno 28] No space left on device"),
+    )
+)
 
 
 @pytest.mark.parametrize(
@@ -302,17 +302,11 @@ def test_what_ends_a_whole_run_stands_in_its_table(tmp_path):
     assert err == f"h2lo: error: {row['message']}\n"
 
 
-class Screen(io.StringIO):
-    """A terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 def test_neither_a_terminal_nor_a_log_is_silent_while_a_step_goes_on(monkeypatch, tmp_path) -> None:
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    screen, stream = Screen(), io.StringIO()
+    screen, stream = io.StringIO(), io.StringIO()
+    screen.isatty = lambda: True
     consoles = Console(screen), Console(stream)
     for each in consoles:
         each.open_log(tmp_path / "log")
