@@ -43,6 +43,7 @@ SMALL = {
     "h2lo-phantom": "--subjects 1 --resolution 4 --lesion-diameter 8",
 }
 HOW = {
+    "index.md": "parse: README.md begins with the same",
     "results.md": "parse: its data are 23 simulated people of SynthSeg's maps, its runs take hours",
     "reproduce-": "dry-run: on ds006557's names without its images",
     "--synthstrip-weights": "parse: FreeSurfer's weights are not at hand",
