@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
@@ -106,6 +107,11 @@ def make_report(scans) -> SubjectReport:
     versions = (("h2lo-bids", "0.1.0"), ("nipype", "1.11.0"), ("deepbet", "1.0.2"))
     command = "h2lo bids out participant -w " + "very-long-folder/" * 12
     return SubjectReport("01", tuple(scans), found, failures, command, versions)
+
+
+def points(path: str) -> np.ndarray:
+    """Give the points of a path of SVG."""
+    return np.array(re.findall(r"[-\d.]+", path), float).reshape(-1, 2)
 
 
 class Page(HTMLParser):

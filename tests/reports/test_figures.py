@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from report_samples import make_ball
+from report_samples import make_ball, points
 
 from h2lo_bids.reports import charts, figures
 from h2lo_bids.reports.figures import BINS, densities
@@ -34,11 +34,6 @@ def pixels(cell):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(href.split(",")[1]))), dtype=float)
 
 
-def outline_points(cell):
-    data = cell.find(f"{SVG}path").get("d")
-    return np.array([[float(v) for v in pair.split()] for pair in re.split("[ML]", data) if pair])
-
-
 def masked(ball):
     return tiles(figures.draw_brain_mask(ball.image, ball.mask, title="x"))
 
@@ -56,7 +51,7 @@ def test_ball_is_round_whatever_the_grid(spacing, codes):
             share = 0.14 + 0.72 * column / 5
             away = abs(2 * share - 1) * 40
             diameter = 2 * np.sqrt(40**2 - away**2)
-            wide, tall = np.ptp(outline_points(cells[6 * row + column]), axis=0)
+            wide, tall = np.ptp(points(cells[6 * row + column].find(f"{SVG}path").get("d")), axis=0)
             step = max(s for a, s in enumerate(spacing) if a != axis)
             assert [wide, tall] == pytest.approx([diameter] * 2, abs=2.2 * step + spacing[axis] + 1)
             if column in (2, 3):
@@ -206,14 +201,9 @@ SUBJECTS = {
 TITLES = {"identity": "HF image", "h2lo": "H2LO", "inr": "INR"}
 
 
-def points(path: ElementTree.Element) -> np.ndarray:
-    words = [word for word in path.get("d", "").split() if word not in "ML"]
-    return np.array(words, float).reshape(-1, 2)
-
-
 def curves(root: ElementTree.Element, css: str) -> dict[str, np.ndarray]:
     groups = root.iterfind(f".//g[@class='{css}']")
-    return {group.findtext("title", ""): points(group.find("path")) for group in groups}
+    return {group.findtext("title", ""): points(group.find("path").get("d")) for group in groups}
 
 
 def test_a_subjects_points_and_the_means_stand_at_their_values():
@@ -231,7 +221,7 @@ def test_a_subjects_points_and_the_means_stand_at_their_values():
     assert fit[0] < 0
     dots = [(float(u.get("x")), float(u.get("y"))) for u in root.iter("use")]
     assert np.array(sorted(dots)) == pytest.approx(np.array(sorted(zip(x, y, strict=True))))
-    bars = [points(p) for p in root.iter("path") if p.get("stroke-width") == "3.5"]
+    bars = [points(p.get("d")) for p in root.iter("path") if p.get("stroke-width") == "3.5"]
     middles = [bar.mean(axis=0)[1] for bar in bars]
     assert middles == pytest.approx(np.polyval(fit, [20, 27.25, 24.75]), abs=0.1)
 

@@ -20,7 +20,7 @@ from group_samples import (
     sample_table,
 )
 from heads import rows_of
-from report_samples import EVIL, Page, assert_sealed
+from report_samples import EVIL, Page, assert_sealed, points
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism, write_scores
@@ -162,8 +162,7 @@ def test_edges_are_the_head_and_the_border_between_two_tissues():
     drawing = overlay([plane] * 3, [plane] * 3, title="x")
     zoom = 110 / 64
     across = sorted(
-        np.ptp([[float(v) for v in p.split()] for p in re.split("[ML]", d) if p], axis=0).mean()
-        for d in re.findall(r'<path d="([^"]*)"', drawing)
+        np.ptp(points(d), axis=0).mean() for d in re.findall(r'<path d="([^"]*)"', drawing)
     )
     assert across == pytest.approx([24 * zoom] * 3 + [56 * zoom] * 3, abs=2 * zoom)
     assert re.findall(r">([LRPA])</text>", drawing) == ["L", "R", "L", "R", "P", "A"]
