@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -133,11 +134,11 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path, refused) -> Non
     root = write(tmp_path / "ds", {anat("01", "A", "T1w"): LOW})
     assert "low field" in refused(NoMatchError, find, root)
     root = write(tmp_path / "labels", {anat("01", "64mTpre", "T1w"): {"Modality": "MR"}})
-    with pytest.raises(NoMatchError, match=r"0\.064 T by a label.* write MagneticFieldStrength"):
-        find(root)
+    told = refused(NoMatchError, find, root)
+    assert re.search(r"0\.064 T by a label.* write MagneticFieldStrength", told)
 
 
-def test_an_asked_subject_that_is_absent_or_empty_is_a_problem_for_it_alone(tmp_path: Path) -> None:
+def test_an_asked_subject_that_is_absent_or_empty_is_a_problem_for_it_alone(tmp_path, refused):
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, anat("02", None, "T1w"): LOW})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
     (root / "sub-03").mkdir()
@@ -148,8 +149,8 @@ def test_an_asked_subject_that_is_absent_or_empty_is_a_problem_for_it_alone(tmp_
     assert set(told) == {"sub-02", "sub-03", "sub-09"}
     assert {problem.error.exit_code for problem in found.problems} == {18}
     assert "only in participants.tsv" in told["sub-09"]
-    with pytest.raises(NoMatchError, match=r"sub-1: no such folder; did you mean 01"):
-        find(root, participant_label=("1",))
+    line = refused(NoMatchError, find, root, participant_label=("1",))
+    assert "sub-1: no such folder; did you mean 01" in line
 
 
 @pytest.mark.parametrize(("search", "field"), [(find, HIGH), (find_low, LOW)])
@@ -277,7 +278,7 @@ def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -
     }
 
 
-def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
+def test_fusion_words_and_all_scans_decide(tmp_path: Path, refused) -> None:
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     get(root, "")
     some = {"session_label": ("HFC",), "contrast": ("T1w",)}
@@ -289,8 +290,8 @@ def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
     }
     each = told(find_low(root, all_scans=True, **some))
     assert sorted(each.values()) == [["axi"], ["cor"], ["iso"], ["sag"]]
-    with pytest.raises(NoMatchError, match=r"not three orthogonal scans to fuse \(found coronal\)"):
-        find_low(root, lf_fusion="mrr", lf=("acq-cor",), **some)
+    line = refused(NoMatchError, find_low, root, lf_fusion="mrr", lf=("acq-cor",), **some)
+    assert "not three orthogonal scans to fuse (found coronal)" in line
 
 
 def test_an_absent_orientation_leaves_the_others_and_their_name(tmp_path: Path) -> None:

@@ -59,19 +59,17 @@ def test_agrees_with_pybids(root: Path) -> None:
         assert read(root, str(Path(file.path).relative_to(root))) == file.get_metadata()
 
 
-def test_broken_sidecars_matter_where_they_apply_and_a_byte_order_mark_does_not(root: Path) -> None:
+def test_broken_sidecars_matter_where_they_apply_and_a_byte_order_mark_does_not(root, refused):
     put(root / "acq-y_T1w.json", "{broken")
     put(root / "task-x_bold.json", "{broken")
     (root / "T1w.json").write_bytes(b'\xef\xbb\xbf{"Manufacturer": "bom"}')
     image = anat("01", "A", "acq-x_run-1_T1w")
     assert read(root, image)["Manufacturer"] == "bom"
     put(root / "T1w.json", "{broken")
-    with pytest.raises(BadDataError, match=r"T1w\.json.*repair"):
-        read(root, image)
+    assert re.search(r"T1w\.json.*repair", refused(BadDataError, read, root, image))
     put(root / "T1w.json", "{}")
     annex(root / image.replace(".nii.gz", ".json"))
-    with pytest.raises(MissingInputError, match="datalad get"):
-        read(root, image)
+    assert "datalad get" in refused(MissingInputError, read, root, image)
 
 
 GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}
@@ -114,12 +112,11 @@ def test_nothing_means_high_field_with_a_warning() -> None:
 
 @pytest.mark.parametrize("key", ["MagneticFieldStrength", "ImagingFrequency"])
 @pytest.mark.parametrize("value", ["ultra-low", 0, -3, [3, 1.5], True, math.inf, "0,0,6", 1e9])
-def test_what_cannot_be_read_is_quoted_and_never_called_absent(key: str, value: object) -> None:
+def test_what_cannot_be_read_is_quoted_and_never_called_absent(key, value, refused):
     stated = {**GE, key: value}
     for labels in ([], ["LF"]):
-        with pytest.raises(BadDataError) as caught:
-            field_strength(stated, labels)
-        assert f"{key} reads {value!r}" in str(caught.value)
+        told = refused(BadDataError, field_strength, stated, labels)
+        assert f"{key} reads {value!r}" in told
     other = {"MagneticFieldStrength": 3} if key == "ImagingFrequency" else {"ImagingFrequency": 127}
     found = field_strength({**stated, **other})
     assert found.tesla == pytest.approx(3, abs=0.1)

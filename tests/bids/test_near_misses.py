@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from skeletons import HIGH, LOW, anat, asking, find, find_low, put, reasons, write
 
 from h2lo_bids.bids.pairs import discover_pairs
@@ -29,7 +28,7 @@ def test_folders_that_look_like_participants_are_one_problem(tmp_path: Path) -> 
     assert message.count(str(root)) == 1
 
 
-def test_links_and_paths_beside_participants_are_problems(tmp_path: Path) -> None:
+def test_links_and_paths_beside_participants_are_problems(tmp_path: Path, refused) -> None:
     images = {anat("01", None, "T1w"): HIGH, "sub_02/anat/x_T1w.nii.gz": None}
     root = write(tmp_path / "ds", images)
     (root / "sub-99").symlink_to("nowhere")
@@ -40,8 +39,7 @@ def test_links_and_paths_beside_participants_are_problems(tmp_path: Path) -> Non
     ((message, _),) = problems(find(root))
     assert "sub-02\\anat\\sub-02_T1w.nii.gz (a path of Windows; unpack it again)" in message
     (root / "sub-01").rename(tmp_path / "gone")
-    with pytest.raises(NoMatchError, match="did you mean sub-02"):
-        find(root)
+    assert "did you mean sub-02" in refused(NoMatchError, find, root)
 
 
 def test_participants_without_folder_or_row(tmp_path: Path) -> None:
@@ -151,21 +149,20 @@ def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path
     assert any("no T2w image matches the filter acq=MPRAGE" in line for line in found.warnings)
 
 
-def test_selection_words_in_other_case(tmp_path: Path) -> None:
+def test_selection_words_in_other_case(tmp_path: Path, refused) -> None:
     images = {anat("01", "HF", "T1w"): HIGH, anat("01", "LF", "acq-AXI_T1w"): LOW}
     root = write(tmp_path / "ds", images)
     found = discover_pairs(asking(root, hf=("ses-hf",)))
     ((message, code),) = problems(found)
     assert (code, "did you mean ses=HF?" in message) == (18, True)
-    with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
-        find_low(root, lf=("acq-axi",))
+    assert "did you mean acq=AXI?" in refused(NoMatchError, find_low, root, lf=("acq-axi",))
     write(root, {anat("01", "LF", "acq-B_T2w"): LOW})
     for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"filter": ("acq=B",)}, "the filter")):
         (line,) = find_low(root, **words).warnings
         assert f"no T1w image matches {option} acq=B" in line
 
 
-def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
+def test_the_second_root_is_compared_too(tmp_path: Path, refused) -> None:
     high = write(tmp_path / "hf", {anat(n, None, "T1w"): HIGH for n in ("1", "2")})
     low = {anat("1", None, "acq-3T_T1w"): LOW, anat("9", None, "T1w"): LOW}
     low |= {"sub_2/anat/sub_2_T1w.nii.gz": LOW}
@@ -175,8 +172,8 @@ def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
         (line,) = [line for line in found.warnings if text in line]
         assert line.count(str(tmp_path)) == 1
     other = write(tmp_path / "padded", {anat(n, None, "T1w"): LOW for n in ("01", "02")})
-    with pytest.raises(NoMatchError, match="2 participants not in the first dataset: sub-01"):
-        discover_pairs(asking(high, lf_dir=other))
+    line = refused(NoMatchError, discover_pairs, asking(high, lf_dir=other))
+    assert "2 participants not in the first dataset: sub-01" in line
 
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
@@ -204,14 +201,14 @@ def test_queries_for_other_programs_are_named_once(tmp_path: Path) -> None:
         assert not found.problems
 
 
-def test_a_version_without_quotes_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_a_version_without_quotes_is_taken_with_a_warning(tmp_path: Path, refused) -> None:
     description = {"Name": "x", "BIDSVersion": 1.8}
     found = find(write(tmp_path / "ds", BOTH, description=description))
     assert len(found.scans) == 4
     (warning,) = found.warnings
     assert "BIDSVersion is the number 1.8; put it in quotes" in warning
-    with pytest.raises(InvalidBidsError, match="rename BIDSversion"):
-        find(write(tmp_path / "other", BOTH, description={"Name": "x", "BIDSversion": "1.8.0"}))
+    other = write(tmp_path / "other", BOTH, description={"Name": "x", "BIDSversion": "1.8.0"})
+    assert "rename BIDSversion" in refused(InvalidBidsError, find, other)
 
 
 def test_contradictions_are_warned_of_also_where_a_scan_is_not_used(tmp_path: Path) -> None:
