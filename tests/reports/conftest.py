@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from group_samples import make_group
-from report_browser import Browser, find_chromium
-from report_samples import Ball, make_ball, make_report, make_scan
+from report_browser import Browser
+from report_samples import make_ball, make_report, make_scan
 from samples import bounded_once
 
 from h2lo_bids.reports.figures import make_figures, make_registration_figures
@@ -24,12 +26,12 @@ def _bounded_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def head() -> Ball:
+def head() -> SimpleNamespace:
     return make_ball(spacing=(2.0, 2.0, 4.0), codes="LPS", spot=(30.0, 10.0, 30.0))
 
 
 @pytest.fixture(scope="session")
-def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
+def report_folder(head, tmp_path_factory: pytest.TempPathFactory):
     """Figures of two scans and the report that shows them."""
     out = tmp_path_factory.mktemp("out")
     rng = np.random.default_rng(0)
@@ -56,7 +58,8 @@ def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    program = find_chromium()
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium: .ci/run installs it")

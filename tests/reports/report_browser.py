@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +74,6 @@ class Seen:
     value: Any
     seen: list[str]
     outside: list[str]
-
-
-def find_chromium() -> str | None:
-    """Name the browser's program, if there is one."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -26,14 +26,6 @@ EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style>
 LOADS = {"src", "href", "data", "poster", "srcset", "action", "formaction", "background"}
 
 
-@dataclass(frozen=True)
-class Ball:
-    """A ball, sampled on any grid."""
-
-    image: nib.Nifti1Image
-    mask: nib.Nifti1Image
-
-
 def make_ball(
     spacing=(1.6, 1.6, 5.0),
     codes="RAS",
@@ -41,7 +33,7 @@ def make_ball(
     size=128.0,
     spot=None,
     tilt=0.0,
-) -> Ball:
+) -> SimpleNamespace:
     """Sample a ball of 40 mm radius; ``spot`` brightens 6 mm around a world position."""
     shape = tuple(int(np.ceil(size / step)) for step in spacing)
     turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
@@ -54,7 +46,8 @@ def make_ball(
     if spot is not None:
         data[ellipsoid(6, spot, affine, shape)] = 1.0
     images = (nib.Nifti1Image(array, affine) for array in (data, inside.astype(np.uint8)))
-    return Ball(*(reoriented(image, codes) for image in images))
+    image, mask = (reoriented(image, codes) for image in images)
+    return SimpleNamespace(image=image, mask=mask)
 
 
 def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
