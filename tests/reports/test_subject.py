@@ -37,17 +37,13 @@ BARE = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),
 RECORD = "sub-01/figures/sub-01_ses-HF_desc-report_T1w.json"
 
 
-def full_report():
-    figures = (Figure("histogram", "sub-01/figures/x.svg", "note"),)
-    return make_report((make_scan(figures=figures), make_scan("sub-01_ses-HF_T2w", "T2w")))
-
-
 def save_scan(folder, stem="sub-01_ses-HF_T1w", subject="01"):
     save_subject_report(folder, SubjectReport(subject, (make_scan(stem),)))
 
 
-@pytest.mark.parametrize("report", [full_report(), SubjectReport("01", (BARE,))])
-def test_round_trip(tmp_path, report):
+def test_round_trip(tmp_path):
+    figures = (Figure("histogram", "sub-01/figures/x.svg", "note"),)
+    report = make_report((BARE, make_scan(figures=figures)))
     save_subject_report(tmp_path, report)
     loaded = load_subject_report(tmp_path, "01")
     assert replace(loaded, failures=()) == replace(report, failures=())
