@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -26,7 +25,7 @@ def _bounded_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def head() -> SimpleNamespace:
+def head():
     return make_ball(spacing=(2.0, 2.0, 4.0), codes="LPS", spot=(30.0, 10.0, 30.0))
 
 
@@ -35,11 +34,11 @@ def report_folder(head, tmp_path_factory: pytest.TempPathFactory):
     """Figures of two scans and the report that shows them."""
     out = tmp_path_factory.mktemp("out")
     rng = np.random.default_rng(0)
-    hf = nib.Nifti1Image(
-        head.image.get_fdata(dtype=np.float32) * head.mask.get_fdata(), head.image.affine
+    high, mask = head.image.get_fdata(), head.mask.get_fdata()
+    low = (0.6 * high + 0.05 * rng.standard_normal(mask.shape)) * mask
+    hf, lf = (
+        nib.Nifti1Image(data.astype(np.float32), head.mask.affine) for data in (high * mask, low)
     )
-    noisy = 0.6 * hf.get_fdata() + 0.05 * rng.standard_normal(hf.shape) * head.mask.get_fdata()
-    lf = nib.Nifti1Image(noisy.astype(np.float32), hf.affine)
     scans = []
     for suffix in ("T1w", "T2w"):
         stem = f"sub-01_ses-HF_{suffix}"
