@@ -311,7 +311,10 @@ def write_pairs(root: Path, subjects: int = 5) -> Path:
     _describe(root)
     for number in range(1, subjects + 1):
         label = f"{number:02d}"
-        high = _textured(number)
+        high = head(number)
+        blobs = gaussian_filter(np.random.default_rng(number).normal(size=high.shape), 2.0)
+        # With structure enough to be registered.
+        high = np.where(high > 0, high + 2000 * blobs, 0).clip(0).astype(np.float32)
         low = np.where(high > 0, 300 + 0.4 * gaussian_filter(high, 1.0), 0).astype(np.float32)
         for session, tesla, data in (("HF", 3.0, high), ("LF", 0.064, low)):
             stem = root / f"sub-{label}/ses-{session}/anat/sub-{label}_ses-{session}_T1w"
@@ -319,13 +322,6 @@ def write_pairs(root: Path, subjects: int = 5) -> Path:
     damaged = root / f"sub-{BAD}/ses-LF/anat/sub-{BAD}_ses-LF_T1w.nii.gz"
     damaged.write_bytes(b"\x1f\x8bnothing")
     return root
-
-
-def _textured(seed: int) -> np.ndarray:
-    """Return a head with structure enough to be registered."""
-    data = head(seed)
-    blobs = gaussian_filter(np.random.default_rng(seed).normal(size=data.shape), 2.0)
-    return np.where(data > 0, data + 2000 * blobs, 0).clip(0).astype(np.float32)
 
 
 def make(path: Path, when: float | None = None, text: str = "") -> None:
