@@ -236,9 +236,10 @@ def test_the_methods_text_is_of_the_scans_of_all_subjects(out):
         assert words in text
 
 
-def test_links_lead_to_places_on_the_subjects_pages(out):
+def test_links_lead_to_places_on_the_subjects_pages_and_dots_lie_where_their_values_are(out):
     write_scan_pages(out)
-    page = Page((out / "index.html").read_text())
+    text = (out / "index.html").read_text()
+    page = Page(text)
     targets = {target for target in page.values("href", "a") if "sub-" in target}
     assert targets == {f"sub-01.html#{n}" for n in ("scan-1", "scan-2", "errors")} | {
         "sub-02.html#scan-1"
@@ -247,6 +248,13 @@ def test_links_lead_to_places_on_the_subjects_pages(out):
     subject = Page(render_subject_report(make_report(scans), out))
     assert {target.partition("#")[2] for target in targets} <= set(subject.values("id"))
     assert "index.html" in subject.values("href", "a")
+    drawn = text.split("Brain mask (mL)")[1].split("</svg>")[0]
+    # 1400 and 1000 ml of T1w at the two ends, 1250 of T2w five eighths of the way.
+    assert [float(x) for x in Page(drawn).values("cx", "circle")] == [540, 60, 360]
+    assert "<h4>Time (s)" not in text  # all alike
+    heads = Page(text.split("<thead>")[1].split("</thead>")[0]).text
+    assert "Brain mask (mL)NoiseLevel of white matter" in heads
+    assert heads.endswith("Time (s)")
 
 
 def test_what_an_earlier_run_made_of_a_scan_that_failed_is_no_news(out):
@@ -292,18 +300,6 @@ def test_many_sessions_get_a_page_each(report_folder, tmp_path):
                 assert place in pages[target].values("id", "section")
     links = set(pages["index.html"].values("href", "a"))
     assert {f"sub-01_ses-{s}.html#scan-1" for s in "ABCDE"} <= links
-
-
-def test_dots_lie_where_their_values_are(out):
-    write_scan_pages(out)
-    text = (out / "index.html").read_text()
-    drawn = text.split("Brain mask (mL)")[1].split("</svg>")[0]
-    # 1400 and 1000 ml of T1w at the two ends, 1250 of T2w five eighths of the way.
-    assert [float(x) for x in Page(drawn).values("cx", "circle")] == [540, 60, 360]
-    assert "<h4>Time (s)" not in text  # all alike
-    heads = Page(text.split("<thead>")[1].split("</thead>")[0]).text
-    assert "Brain mask (mL)NoiseLevel of white matter" in heads
-    assert heads.endswith("Time (s)")
 
 
 def test_a_broken_record_costs_its_subject_only(out):
