@@ -1,4 +1,4 @@
-"""A made-up output folder of a training: three planes of a ball, scores from a generator."""
+"""A made-up output folder of a training: balls for heads, scores from a generator."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from prepared_pairs import write_pair
+from problems import ball_pair
 
 from h2lo_bids.evaluation.benchmark import benchmark_table
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
@@ -14,6 +15,7 @@ from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.evaluation.table import Table, tabulate, write_tables
 from h2lo_bids.io import atomic_write_text, write_json
 from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.training.experiments.heldout import pictures_of
 from h2lo_bids.vocabulary import SYNTHESIZE
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
@@ -143,18 +145,11 @@ def write_history(path: Path, *, seed: int, whole: bool = True) -> None:
 
 
 def write_pictures(path: Path, subjects: tuple[str, ...], *, seed: int) -> None:
-    """Write slices and histograms of some test subjects: a bright disc with a dark hole."""
-    rng, radius = np.random.default_rng(seed), np.hypot(*np.mgrid[-1:1:48j, -1:1:48j])
-    hf = np.stack([np.select([radius < 0.3, radius < 0.7], [0.25, 0.8], 0.0)] * 3)
-    arrays = {}
-    for subject in subjects:
-        lf = hf * 0.7 + 0.03 * rng.random(hf.shape) * (hf > 0)
-        made = hf * 0.68 + 0.01 * seed * (hf > 0)
-        stored = {"hf": hf, "lf": lf, "predicted": made}
-        arrays |= {f"{subject}/{kind}": a.astype(np.float16) for kind, a in stored.items()}
-        counts = [np.histogram(a[hf > 0], 128, (0, 1))[0] for a in stored.values()]
-        shares = np.array([c / c.sum() for c in counts])
-        arrays[f"{subject}/histograms"] = shares.astype(np.float16)
+    """Write slices and histograms of some test subjects, as a fold does."""
+    arrays: dict[str, np.ndarray] = {}
+    for number, subject in enumerate(subjects):
+        pair = ball_pair(subject, number)
+        arrays |= pictures_of(pair, pair.lf + 0.01 * seed * pair.mask)
     np.savez_compressed(path, **arrays)
 
 
