@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from heads import write_bundle
 from prepared_pairs import write_pair
 from problems import ball_pair
 
@@ -46,7 +47,7 @@ def make_group(out: Path, sample: Sample | None = None) -> Path:
         ]
         if scores:
             write_tables(out / f"group_{contrast}", scores, tabulate(scores, METHODS))
-        make_model(out, contrast)
+        write_bundle(out / f"models/h2lo_{contrast}", contrast, card="# The card\n\nOf a model.\n")
     folds = tuple(Fold(fold, **parts(sample, fold)) for fold in range(sample.folds))
     if folds:
         write_splits(out / "splits.tsv", dict.fromkeys(sample.contrasts, folds))
@@ -160,20 +161,6 @@ def make_pairs(out: Path, contrast: str, sample: Sample) -> None:
         if subject == sample.subjects[-1]:
             check |= {"Flagged": True, "Reasons": [sample.reason]}
         write_pair(out, subject, number, contrast=contrast, RegistrationCheck=check)
-
-
-def make_model(out: Path, contrast: str) -> None:
-    """Write a final model's metadata and card."""
-    folder = out / "models" / f"h2lo_{contrast}"
-    metadata = {
-        "method": "h2lo",
-        "contrast": contrast,
-        "sha256": "c" * 64,
-        "parameters": 581_409,
-        "training_data": {"kind": "simulated", "description": "Six balls."},
-    }
-    write_json(folder / "metadata.json", metadata)
-    (folder / "README.md").write_text("# The card\n\nOf a model.\n")
 
 
 def sample_table(out: Path, *, more: str = "") -> Table:
