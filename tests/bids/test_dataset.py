@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,19 +19,9 @@ from h2lo_bids.bids.dataset import (
     write_dataset_files,
 )
 from h2lo_bids.errors import InvalidBidsError
+from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.outputs import grids_of, output_sidecars
 from h2lo_bids.settings import Settings
-
-METADATA = {
-    "name": "h2lo_T1w",
-    "version": "1",
-    "value_range": [0, 1],
-    "source_field_strength": 3.0,
-    "target_field_strength": 0.064,
-    "training_data": {"kind": "simulated", "description": "phantoms", "licence": "CC0"},
-    "noise": {"subjects": 4},
-    "files": {"members/0.safetensors": "aa", "members/1.safetensors": "bb", "other": "cc"},
-}
 
 
 @pytest.fixture
@@ -43,7 +33,9 @@ def validator(monkeypatch: pytest.MonkeyPatch) -> None:
 def sidecars(out: Path, changed: dict[str, Any], **words: Any) -> dict[str, dict[str, Any]]:
     """Return those of one scan's images on all grids, with noise and a deviation."""
     scan = scan_at(Path("/raw") / anat("01", None, "T1w"), field_strength=3.0)
-    model = SimpleNamespace(method="h2lo", sha256="0" * 64, metadata=METADATA | changed)
+    members = dict.fromkeys(("members/0.safetensors", "members/1.safetensors", "other"), "")
+    model = default_bundle("T1w")
+    model = replace(model, metadata={**model.metadata, "files": members, **changed})
     settings = Settings(Path("/raw"), out, random_seed=7, lf_grid=((1.6, 1.6, 5.0),), **words)
     kinds = ("noise01", "noise02", "std")
     return output_sidecars(scan, model, settings, grids_of(settings), kinds)
@@ -59,7 +51,8 @@ def test_simulated_data_noise_deviations_and_thick_slices_are_said_in_the_sideca
     assert "simulated" in content["ModelWarning"]
     assert content["SimulatedMagneticFieldStrength"] == 0.064
     assert content["InputMagneticFieldStrength"] == 3.0
-    assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
+    own = default_bundle("T1w")
+    assert (content["ModelSha256"], content["RandomSeed"]) == (own.sha256, 7)
     for kind in ("lowfield", "noise01", "std"):
         content = made[f"{kind}_lf_1p6x1p6x5"]
         assert content["SimulatedSliceProfile"] == "box"
@@ -68,7 +61,7 @@ def test_simulated_data_noise_deviations_and_thick_slices_are_said_in_the_sideca
     first, second, std = (made[f"{kind}_native"] for kind in ("noise01", "noise02", "std"))
     assert "SimulatedSliceProfile" not in first
     assert [first["Realisation"], second["Realisation"]] == [1, 2]
-    noise = json.dumps(METADATA["noise"], sort_keys=True).encode()
+    noise = json.dumps(own.metadata["noise"], sort_keys=True).encode()
     assert first["NoiseModelSha256"] == hashlib.sha256(noise).hexdigest()
     assert "bids::sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz" in first["Sources"]
     assert std["NumberOfModels"] == 2
