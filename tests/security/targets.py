@@ -18,9 +18,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import safetensors.torch
 import torch
-from group_samples import Sample, make_scores, record
+from group_samples import Sample, make_fold
+from heads import write_bundle
+from prepared_pairs import write_pair, write_scan
 from report_samples import Page, make_report, make_scan
 from skeletons import name_of, scan_at
 
@@ -33,12 +34,11 @@ from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.scores import read_scores, write_scores
+from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import read_folds
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.io import sha256
-from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members, save_bundle
-from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.page import render_markdown
@@ -155,10 +155,6 @@ def _reports() -> list[bytes]:
     return [json.dumps(part).encode() for part in ({**report, **scan}, scan, report)]
 
 
-def _group_records() -> list[bytes]:
-    return [json.dumps(record("T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))).encode()]
-
-
 def read_card(data: bytes) -> None:
     page = Page(render_markdown(data.decode("utf-8", errors="replace")))
     assert set(page.tags) <= _OF_CARDS
@@ -194,29 +190,16 @@ def _read_name(data: bytes) -> None:
 def _read_cohort(path: Path) -> None:
     """One file of JSON plays every part."""
     folder = path.parent
-    image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
-    (folder / _COHORT).parent.mkdir(parents=True)
-    for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
-        nib.save(image, folder / f"{_COHORT}{name}.nii.gz")
-        shutil.copy(path, folder / f"{_COHORT}{name}.json")
+    write_scan(folder, "01", 0)
+    for image in folder.rglob("*.nii.gz"):
+        shutil.copy(path, image.with_name(image.name.replace(".nii.gz", ".json")))
     for scan in find_cohort([folder], "T1w"):
         assert scan.mask.resolve().is_relative_to(folder.resolve())
         json.dumps(Cohort((scan,)).identity(), allow_nan=False)
 
 
-def _model() -> H2lo:
-    torch.manual_seed(0)
-    return H2lo(H2loArchitecture(channels=2, n_basis=4, width=8))
-
-
 def _saved(folder: Path) -> Path:
-    """Write a small bundle."""
-    described = {"name": "x", "version": "1", "value_range": [0, 1], "license": "CC0"}
-    described["training_data"] = {"kind": "real", "description": "none"}
-    more = {"metadata": described, "card": "# card", "extras": {"notes/more.txt": b"x"}}
-    place = folder / "model"
-    save_bundle(place, _model(), contrast="T1w", frame=Frame((8, 8, 8)), **more)
-    return place
+    return write_bundle(folder / "model", "T1w", extras={"notes/more.txt": b"x"})
 
 
 def _read_metadata(path: Path) -> None:
@@ -232,11 +215,6 @@ def _read_model(path: Path) -> Bundle:
     return bundle
 
 
-def _metadata() -> list[bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        return [(_saved(Path(folder)) / "metadata.json").read_bytes()]
-
-
 def _read_weights(path: Path) -> None:
     place = _saved(path.parent)
     record = json.loads((place / "metadata.json").read_text())
@@ -248,7 +226,8 @@ def _read_weights(path: Path) -> None:
 
 def _checkpoints() -> list[bytes]:
     sizes = {"feature_dim": 4, "encoder_base_channels": 2, "decoder_width": 8}
-    content = {"model_state_dict": _model().state_dict(), "args": sizes, "epoch": 3}
+    model = H2lo(H2loArchitecture(channels=2, n_basis=4, width=8))
+    content = {"model_state_dict": model.state_dict(), "args": sizes, "epoch": 3}
     found = []
     for zipped in (True, False):
         stream = io.BytesIO()
@@ -261,15 +240,19 @@ def _texts(*texts: str) -> Callable[[], list[bytes]]:
     return lambda: [text.encode() for text in texts]
 
 
-def _scores() -> list[bytes]:
-    with tempfile.NamedTemporaryFile() as file:
-        write_scores(Path(file.name), make_scores(("01", "02"), "h2lo", 0))
-        return [Path(file.name).read_bytes()]
+def _written(name: str, write: Callable[..., object], *args: object) -> Callable[[], list[bytes]]:
+    """Give the document of a name that a function writes into a folder."""
+
+    def seeds() -> list[bytes]:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), *args)
+            (path,) = Path(folder).rglob(name)
+            return [path.read_bytes()]
+
+    return seeds
 
 
-_COHORT = "sub-01/anat/sub-01_desc-"
-_MADE = {"ModelMethod": "h2lo", "ModelName": "x", "ModelSha256": "0" * 64}
-_SOURCES = ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids::{_COHORT}brain_mask.nii.gz"]
+_FOLD = (make_fold, "T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))
 _SIDECAR = json.dumps(
     {"MagneticFieldStrength": "64 mT", "ImagingFrequency": [2.72], "Manufacturer": "Hyperfine",
      "ImagedNucleus": "1H", "IntendedFor": ["bids::../../x"], "Sources": ["bids:raw:../x"]}
@@ -281,12 +264,6 @@ _FILTER = json.dumps(
 _DESCRIPTION = json.dumps(
     {"Name": "a", "BIDSVersion": "1.10.0", "DatasetDOI": "doi:10.1/x", "DatasetType": "raw",
      "GeneratedBy": [{"Name": "H2LO-BIDS"}], "DatasetLinks": {"raw": "file:///raw"}}
-)  # fmt: skip
-_RECORD = json.dumps(
-    {"Frame": {"shape": [24, 24, 24], "spacing": [8, 8, 8], "orientation": "RAS", "anchor": "brain"},
-     "Simulated": True, "Fusion": "mrr", "SourceScans": ["bids:raw:sub-01/anat/x.nii.gz"],
-     "Fingerprint": "ab", "RegistrationCheck":
-         {"Flagged": False, "Reasons": ["a"], "Figures": {"dice": 0.9}}}
 )  # fmt: skip
 _FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
     f"T1w\t0\tsub-{n}\t{part}\n"
@@ -309,29 +286,29 @@ TARGETS = {
     "folds-tsv": Target(
         _texts(_FOLDS), lambda path: read_folds(path, ["01", "02", "03"], "T1w"), "folds.tsv"
     ),
-    "pair-record": Target(_texts(_RECORD), _read_record, "record.json"),
+    "pair-record": Target(
+        _written("*_desc-pairLF_T1w.json", write_pair, "01", 0), _read_record, "record.json"
+    ),
     "config": Target(
         _texts(_CONFIG),
         lambda path: read_settings(["bids", "out", "participant", "--config-file", str(path)]),
         "config.toml",
     ),
-    "scores": Target(_scores, read_scores, "scores.tsv"),
+    "scores": Target(_written("scores.tsv", *_FOLD), read_scores, "scores.tsv"),
     "report-record": Target(_reports, _read_report, "sub-01/figures/sub-01_desc-summary.json"),
     "group-record": Target(
-        _group_records,
+        _written("record.json", *_FOLD),
         lambda path: write_group_report(path.parents[4], level="group"),
         "folds/T1w/h2lo/fold-0/record.json",
     ),
     "card": Target(_texts(_CARD), read_card),
-    "bundle-metadata": Target(_metadata, _read_metadata, "metadata.json"),
+    "bundle-metadata": Target(_written("metadata.json", _saved), _read_metadata, "metadata.json"),
     "weights": Target(
-        lambda: [safetensors.torch.save(_model().state_dict())],
-        _read_weights,
-        "weights.safetensors",
+        _written("weights.safetensors", _saved), _read_weights, "weights.safetensors"
     ),
     "checkpoint": Target(_checkpoints, _read_model, "T1w.pth"),
     "cohort": Target(
-        _texts(json.dumps({"Sources": _SOURCES, **_MADE})), _read_cohort, "sidecar.json"
+        _written("*_desc-lowfield_T1w.json", write_scan, "01", 0), _read_cohort, "sidecar.json"
     ),
     "name": Target(_texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
 }
