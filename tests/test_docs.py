@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 from heads import write_bundle
 from page_commands import PAGES, ROOT, blocks, make_data, run_page
-from skeletons import HYPE, ds006557, get
+from skeletons import HYPE, ds006557, get, scan_at
 
-from h2lo_bids.bids.names import Name
 from h2lo_bids.bids.pairs import discover_pairs
-from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
@@ -66,7 +64,7 @@ def test_the_map_of_the_house_names_files_that_there_are() -> None:
 
 
 def test_the_page_of_outputs_names_every_field_of_an_image() -> None:
-    scan = scan_at(Path("/d/sub-01/anat/sub-01_T1w.nii.gz"), Name((("sub", "01"),), "T1w", ".nii"))
+    scan = scan_at(Path("/d/sub-01/anat/sub-01_T1w.nii.gz"))
     words = ["/d", "/o", "participant", "--lf-grid", "2x2x5", "--noise", "calibrated"]
     settings, bundle = read_settings([*words, "--uncertainty"]), default_bundle("T1w")
     bundle = replace(bundle, metadata={**bundle.metadata, "files": {"members/0": ""}})
