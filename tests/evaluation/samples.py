@@ -1,30 +1,10 @@
-"""Scores made up for the tests, whose means are bounded once."""
+"""Scores made up for the tests."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
 
 import numpy as np
 
 from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score
-from h2lo_bids.evaluation.statistics import confidence_interval
-
-
-@contextmanager
-def bounded_once() -> Iterator[None]:
-    """Remember the intervals of values: the bootstrap is most of the time of a table."""
-    known: dict[bytes, tuple[float, float]] = {}
-
-    def bound(values: np.ndarray) -> tuple[float, float]:
-        key = values.tobytes()
-        if key not in known:
-            known[key] = confidence_interval(values)
-        return known[key]
-
-    with patch("h2lo_bids.evaluation.statistics.confidence_interval", bound):
-        yield
 
 
 def made_up(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -13,15 +12,8 @@ import pytest
 from group_samples import make_group
 from report_browser import Browser
 from report_samples import make_ball, make_report, make_scan
-from samples import bounded_once
 
 from h2lo_bids.reports.figures import make_figures, make_registration_figures
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _bounded_once() -> Iterator[None]:
-    with bounded_once():
-        yield
 
 
 @pytest.fixture(scope="session")
