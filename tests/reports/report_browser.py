@@ -10,7 +10,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -68,15 +68,6 @@ WEAK_TEXT = """(() => {
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The value of the JavaScript, errors and refusals by the policy, and requests."""
-
-    value: Any
-    seen: list[str]
-    outside: list[str]
-
-
-@dataclass(frozen=True)
 class Browser:
     """Opens pages in frames, each in a browser of its own."""
 
@@ -85,9 +76,10 @@ class Browser:
 
     def look(
         self, page: str, body: str, *flags: str, width: int = 1280, scripts: bool = True
-    ) -> Seen:
+    ) -> SimpleNamespace:
         """Run the body of a function once the page is there; its policy admits that script alone.
 
+        Given are its value, what was `seen`: errors and refusals by the policy, and requests.
         Without `scripts` the policy refuses the page's own.
         """
         check = _CHECK % body
@@ -100,4 +92,4 @@ class Browser:
         words = [self.program, *FLAGS, *flags, f"--user-data-dir={self.folder}", path.as_uri()]
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
         (answer,) = re.findall(r"<output>(.*?)</output>", done.stdout, re.DOTALL)
-        return Seen(**json.loads(html.unescape(answer)))
+        return SimpleNamespace(**json.loads(html.unescape(answer)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from group_samples import Sample, make_evaluation, make_group, sample_table
-from report_browser import DARK, LESS_MOTION, OUTSIDE, WEAK_TEXT, Seen
+from report_browser import DARK, LESS_MOTION, OUTSIDE, WEAK_TEXT
 
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import save_subject_report
@@ -81,7 +81,8 @@ def test_fits_is_quiet_legible_and_asks_for_nothing(look, name, width, flags):
     images = found.value.pop("images")
     assert images == found.value.pop("whole")
     assert images == PICTURES.get(name, images)
-    assert found == Seen({"sticking": [], "nameless": [], "weak": []}, [], [])
+    assert found.value == {"sticking": [], "nameless": [], "weak": []}
+    assert found.seen == found.outside == []
 
 
 CHOOSE = """
