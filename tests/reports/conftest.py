@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from group_samples import make_group
-from report_browser import Browser
+from report_browser import look_at
 from report_samples import make_ball, make_report, make_scan
 
 from h2lo_bids.reports.figures import make_figures, make_registration_figures
@@ -55,7 +56,7 @@ def browser(tmp_path_factory):
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium: .ci/run installs it")
         pytest.skip("no chromium on this machine")
-    return Browser(program, tmp_path_factory.mktemp("profile"))
+    return partial(look_at, program, tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import html
 import json
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,29 +66,22 @@ WEAK_TEXT = """(() => {
 """Lists text whose contrast to what is behind it is below 4.5 (WCAG AA)."""
 
 
-@dataclass(frozen=True)
-class Browser:
-    """Opens pages in frames, each in a browser of its own."""
+def look_at(
+    program: str, folder: Path, page: str, body: str, *flags: str, width=1280, scripts=True
+) -> SimpleNamespace:
+    """Open a page in a frame, and run the body of a function there; its policy admits that alone.
 
-    program: str
-    folder: Path
-
-    def look(
-        self, page: str, body: str, *flags: str, width: int = 1280, scripts: bool = True
-    ) -> SimpleNamespace:
-        """Run the body of a function once the page is there; its policy admits that script alone.
-
-        Given are its value, what was `seen`: errors and refusals by the policy, and requests.
-        Without `scripts` the policy refuses the page's own.
-        """
-        check = _CHECK % body
-        digest = base64.b64encode(hashlib.sha256(check.encode()).digest()).decode()
-        own = r"script-src (&#39;[^;]*)"
-        page = re.sub(own, f"script-src 'sha256-{digest}' " + r"\1" * scripts, page, count=1)
-        page = page.replace("<meta name=", f"<script>{check}</script><meta name=", 1)
-        path = self.folder / "frame.html"
-        path.write_text(_FRAME % (width, html.escape(page)))
-        words = [self.program, *FLAGS, *flags, f"--user-data-dir={self.folder}", path.as_uri()]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-        (answer,) = re.findall(r"<output>(.*?)</output>", done.stdout, re.DOTALL)
-        return SimpleNamespace(**json.loads(html.unescape(answer)))
+    Given are its value, what was `seen`: errors and refusals by the policy, and requests.
+    Without `scripts` the policy refuses the page's own.
+    """
+    check = _CHECK % body
+    digest = base64.b64encode(hashlib.sha256(check.encode()).digest()).decode()
+    own = r"script-src (&#39;[^;]*)"
+    page = re.sub(own, f"script-src 'sha256-{digest}' " + r"\1" * scripts, page, count=1)
+    page = page.replace("<meta name=", f"<script>{check}</script><meta name=", 1)
+    path = folder / "frame.html"
+    path.write_text(_FRAME % (width, html.escape(page)))
+    words = [program, *FLAGS, *flags, f"--user-data-dir={folder}", path.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    (answer,) = re.findall(r"<output>(.*?)</output>", done.stdout, re.DOTALL)
+    return SimpleNamespace(**json.loads(html.unescape(answer)))

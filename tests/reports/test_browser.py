@@ -48,7 +48,7 @@ def pages(report_folder, group_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def look(browser, pages):
     """Look at a page by its name."""
-    return lambda name, *words, **more: browser.look(pages[name].read_text(), *words, **more)
+    return lambda name, *words, **more: browser(pages[name].read_text(), *words, **more)
 
 
 CONTROLS = (
@@ -146,13 +146,13 @@ def test_what_is_folded_is_printed_and_what_needs_scripts_is_not(browser, pages)
     return [all('details > :not(summary)').every(e => e.checkVisibility()),
             all('.needs-js').some(e => e.checkVisibility()),
             all('.plate').some(e => e.scrollWidth > e.clientWidth)]"""
-    assert browser.look(page, body, width=640).value == [True, False, False]
+    assert browser(page, body, width=640).value == [True, False, False]
 
 
 def test_the_policy_stops_an_injected_request(browser, pages):
     injected = "<img src='https://example.org/x.png'><script>window.hacked = 1</script>"
     broken = pages["subject"].read_text().replace("<main", injected + "<main", 1)
-    found = browser.look(broken, "return window.hacked === undefined")
+    found = browser(broken, "return window.hacked === undefined")
     assert found.value
     assert {"img-src", "script-src-elem"} <= set(found.seen)
 
