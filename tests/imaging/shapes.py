@@ -10,6 +10,12 @@ SPACING = 4.0
 AFFINE = from_matvec(np.diag([SPACING] * 3), [-100, -120, -100])
 
 
+def stored(data, affine=AFFINE) -> nib.Nifti1Image:
+    """Store an array as images are stored: a mask as whole numbers, all else in float32."""
+    data = np.asarray(data)
+    return nib.Nifti1Image(data.astype(np.uint8 if data.dtype == bool else np.float32), affine)
+
+
 def ellipsoid(radii, centre=(0.0, 0.0, 0.0), affine=AFFINE, shape=(50, 60, 50)) -> np.ndarray:
     """Mark the voxels of a grid that lie in an ellipsoid, in mm."""
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
