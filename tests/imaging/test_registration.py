@@ -16,7 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
-from scipy.ndimage import gaussian_filter
+from shapes import reoriented, stored
+from small_brains import SHAPE, make_brain
 
 from h2lo_bids.errors import BadDataError, InputOutputError
 from h2lo_bids.imaging.registration import register
@@ -53,23 +54,17 @@ class Registered(NamedTuple):
 
 
 def phantom(folder: Path) -> tuple[nib.Nifti1Image, nib.Nifti1Image, np.ndarray]:
-    """Write a structured blob, the same with another contrast moved by MOVE, and points.
+    """Write a brain, the same with another contrast moved by MOVE, and points.
 
     Voxels are 3 x 3 x 4 mm, so the tolerances below are a tenth to a half of a voxel; a
     confusion of LPS with RAS, or of the two directions, would be off by 8 mm and more.
     """
-    rng = np.random.default_rng(5)
-    texture = gaussian_filter(rng.normal(size=(48, 56, 44)), 2.5)
-    affine = from_matvec(nib.eulerangles.euler2mat(0, 0.1, 0.05) @ np.diag([3, 3, 4.0]))
-    affine[:3, 3] = -apply_affine(affine, (23.5, 27.5, 21.5))
-    grid = np.stack(np.meshgrid(*map(np.arange, texture.shape), indexing="ij"), -1)
-    inside = ((apply_affine(affine, grid) / (58, 70, 60)) ** 2).sum(-1) < 1
-    values = np.where(inside, 100 + 400 * texture, 0).clip(0).astype(np.float32)
-    fixed = nib.Nifti1Image(values, affine)
-    other = (10 * np.sqrt(values)).astype(np.float32)
-    moving = nib.Nifti1Image(other, MOVE @ affine)
-    moving = moving.as_reoriented([[1, -1], [0, 1], [2, -1]])  # storage must not matter
-    points = rng.uniform(-35, 35, (200, 3))
+    brain = make_brain()
+    tilt = from_matvec(nib.eulerangles.euler2mat(0, 0.1, 0.05) @ np.diag([1, 1, 4 / 3]))
+    fixed = stored(brain.get_fdata(), tilt @ brain.affine)
+    moving = stored(np.sqrt(brain.get_fdata()), MOVE @ fixed.affine)
+    moving = reoriented(moving, "LAI")  # storage must not matter
+    points = np.random.default_rng(5).uniform(-35, 35, (200, 3))
     fixed.to_filename(folder / "fixed.nii")
     moving.to_filename(folder / "moving.nii")
     np.save(folder / "points.npy", points)
@@ -102,9 +97,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Regi
 @pytest.mark.parametrize(
     ("transform", "tolerance"), [("rigid", 0.3), ("affine", 0.3), ("syn", 1.5)]
 )
-def test_points_and_images_follow_the_known_motion(
-    registered: Callable[[str], Registered], transform: str, tolerance: float
-) -> None:
+def test_points_and_images_follow_the_known_motion(registered, transform, tolerance) -> None:
     folder, fixed, moving, points, out = registered(transform)
     error = np.linalg.norm(out["there"] - apply_affine(MOVE, points), axis=1)
     assert error.mean() < tolerance
@@ -116,9 +109,7 @@ def test_points_and_images_follow_the_known_motion(
 
 
 @pytest.mark.slow
-def test_a_seed_gives_the_same_numbers(
-    registered: Callable[[str], Registered], tmp_path: Path
-) -> None:
+def test_a_seed_gives_the_same_numbers(registered, tmp_path: Path) -> None:
     """As in a run that resumes: what it finds done is not registered again, but used."""
     phantom(tmp_path)
     again = run(tmp_path, "syn", registered("syn").folder / "forward.h5")
@@ -127,19 +118,17 @@ def test_a_seed_gives_the_same_numbers(
 
 
 def test_an_empty_image_is_refused(tmp_path: Path, refused) -> None:
-    fixed, _, _ = phantom(tmp_path)
-    empty = nib.Nifti1Image(np.zeros(fixed.shape, np.float32), fixed.affine)
+    fixed = make_brain()
+    empty = stored(np.zeros(SHAPE), fixed.affine)
     how = {"transform": "rigid", "seed": 1}
     assert "cannot be registered" in refused(BadDataError, register, empty, fixed, tmp_path, **how)
 
 
-def test_a_transform_that_a_full_disk_has_cut_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
-) -> None:
+def test_a_transform_that_a_full_disk_has_cut_is_not_used(tmp_path, monkeypatch, refused) -> None:
     """With the longest seed that the options take, which is no obstacle."""
     import ants
 
-    fixed, moving, _ = phantom(tmp_path)
+    brain = make_brain()
     for kept in (0, 400):
 
         def registration(**_: object) -> dict[str, list[str]]:
@@ -154,5 +143,5 @@ def test_a_transform_that_a_full_disk_has_cut_is_not_used(
 
         monkeypatch.setattr(ants, "registration", registration)
         how = {"transform": "syn", "seed": 2**63 - 1}
-        message = refused(InputOutputError, register, moving, fixed, tmp_path, **how)
+        message = refused(InputOutputError, register, brain, brain, tmp_path, **how)
         assert message.startswith(f"{tmp_path}: ANTs' transforms were not written whole")
