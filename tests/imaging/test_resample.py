@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
-from shapes import reoriented
+from shapes import reoriented, stored
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import conform, frame_grid, lf_grid, lf_mask, resample
@@ -29,25 +29,20 @@ def frame(shape=(24, 26, 28), **given) -> Frame:
 
 def scan(shape: tuple[int, int, int] = (16, 20, 18), zooms: tuple[float, ...] = (1, 1, 1)):
     turn = nib.eulerangles.euler2mat(0.12, -0.08, 0.2)
-    data = RNG.uniform(1, 9, shape).astype(np.float32)
-    return nib.Nifti1Image(data, from_matvec(turn @ np.diag(zooms), [-11, 7.5, 30]))
+    affine = from_matvec(turn @ np.diag(zooms), [-11, 7.5, 30])
+    return stored(RNG.uniform(1, 9, shape), affine)
 
 
-def a_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    data = np.zeros(image.shape, np.uint8)
-    data[3:11, 5:15, 2:15] = 1
-    return nib.Nifti1Image(data, image.affine)
-
-
-@pytest.mark.parametrize("codes", CODES)
-def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -> None:
-    image = scan()
-    mask = a_mask(image)
+def test_every_orientation_gives_the_same_voxels_in_the_same_place() -> None:
+    image, box = scan(), np.zeros((16, 20, 18), bool)
+    box[3:11, 5:15, 2:15] = True
+    mask = stored(box, image.affine)
     truth = conform(image, frame(), mask=mask)
-    turned = conform(reoriented(image, codes), frame(), mask=reoriented(mask, codes))
-    np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata())
-    np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9)
-    assert nib.aff2axcodes(turned.affine) == ("R", "A", "S")
+    for codes in CODES:
+        turned = conform(reoriented(image, codes), frame(), mask=reoriented(mask, codes))
+        np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata(), codes)
+        np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9, err_msg=codes)
+    assert nib.aff2axcodes(truth.affine) == ("R", "A", "S")
     # Voxels are moved, and not interpolated, so that the mask's box is centred to the nearest one.
     assert np.isin(truth.get_fdata(), [0, *image.get_fdata().ravel()]).all()
     middle = apply_affine(np.linalg.inv(truth.affine) @ image.affine, (6.5, 9.5, 8))
@@ -56,12 +51,11 @@ def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -
 
 def test_down_sampling_does_not_alias() -> None:
     """A checkerboard finer than the new grid must average out."""
-    board = (np.indices((40, 40, 40)).sum(0) % 2).astype(np.float32)
-    image = nib.Nifti1Image(board, np.diag([0.5, 0.5, 0.5, 1]))
+    image = stored(np.indices((40, 40, 40)).sum(0) % 2, np.diag([0.5, 0.5, 0.5, 1]))
     got = conform(image, frame(shape=(16, 16, 16), spacing=(1.5, 1.5, 1.5))).get_fdata()[3:10, 3:10]
     assert np.abs(got[..., 3:10] - 0.5).max() < 0.05
     smooth = gaussian_filter(RNG.normal(size=(40, 40, 40)).astype(np.float32), 5)
-    kept = resample(nib.Nifti1Image(smooth, np.eye(4)), (20, 20, 20), np.diag([2, 2, 2, 1.0]))
+    kept = resample(stored(smooth, np.eye(4)), (20, 20, 20), np.diag([2, 2, 2, 1.0]))
     error = kept.get_fdata() - smooth[::2, ::2, ::2]
     assert np.abs(error).max() < 0.1 * np.ptp(smooth)
 
@@ -76,12 +70,11 @@ def test_array_anchor_is_the_reordered_array() -> None:
 
 def test_a_brain_too_large_for_the_frame_is_refused_in_one_line(refused) -> None:
     image = scan((60, 60, 60))
-    whole = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
+    whole, empty = (stored(n + np.zeros(image.shape), image.affine) for n in (1, 0))
     image.set_filename("sub-01_T1w.nii.gz")
     message = refused(BadDataError, conform, image, frame(), mask=whole)
     assert message.startswith("sub-01_T1w.nii.gz: ")
     assert "60 x 60 x 60 mm" in message
-    empty = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
     assert "empty" in refused(BadDataError, conform, image, frame(), mask=empty)
 
 
@@ -92,7 +85,7 @@ def test_resampling_against_scipy(order: int, rotated: bool) -> None:
 
     image = reoriented(scan(zooms=(1.2, 0.9, 3)), "PIL")
     data = gaussian_filter(image.get_fdata(), 2 if rotated else 0).astype(np.float32)
-    image = nib.Nifti1Image(data, image.affine)
+    image = stored(data, image.affine)
     shape, affine = frame_grid(image, frame(spacing=(0.8, 0.8, 0.8)))
     if rotated:
         affine = affine @ from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1))
@@ -128,7 +121,7 @@ def test_a_low_field_grid_covers_the_field_of_view(degrees):
     np.testing.assert_allclose(*cosines, atol=1e-12)
 
 
-@pytest.mark.parametrize("zooms", [(1, 1), (0, 1, 1), (-1, 1, 1), (np.nan, 1, 1)])
+@pytest.mark.parametrize("zooms", [(1, 1), (0, 1, 1), (np.nan, 1, 1)])
 def test_impossible_voxel_sizes_are_refused(zooms):
     with pytest.raises(ValueError):
         lf_grid(np.eye(4), (4, 4, 4), zooms)
