@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from nibabel.affines import apply_affine, from_matvec
-from shapes import ellipsoid
+from shapes import ellipsoid, stored
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging import synthstrip
@@ -73,12 +73,10 @@ def test_other_files_are_one_line(tmp_path: Path, refused) -> None:
 
 
 def phantom() -> tuple[nib.Nifti1Image, np.ndarray]:
-    affine = from_matvec(
-        nib.eulerangles.euler2mat(0.2, -0.1, 0.1) @ np.diag([2, 2, 4.0]), [0, 0, 0]
-    )
+    affine = from_matvec(nib.eulerangles.euler2mat(0.2, -0.1, 0.1) @ np.diag([2, 2, 4.0]))
     affine[:3, 3] = [5, -9, 12] - apply_affine(affine, (39.5, 44.5, 19.5))
     ball = ellipsoid((60, 60, 60), (5, -9, 12), affine, (80, 90, 40))
-    return nib.Nifti1Image(np.where(ball, 90, 10).astype(np.float32), affine), ball
+    return stored(np.where(ball, 90, 10), affine), ball
 
 
 def test_grid_is_lia_one_millimetre_and_holds_the_scan() -> None:
