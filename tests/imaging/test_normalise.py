@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -14,8 +15,12 @@ VALUES = {"T1w": (200.0, 480.0, 800.0), "T2w": (1000.0, 480.0, 330.0)}
 CONTRASTS = sorted(VALUES)
 
 
+@cache
 def head(contrast: str, spacing: float = 1.0, size: float = 28.0):
-    """Return image, mask, tissue per voxel (its index in `TISSUES`), and place by radius."""
+    """Return image, mask, tissue per voxel (its index in `TISSUES`), and place by radius.
+
+    To be read only.
+    """
     count = int(np.ceil(2.1 * size / spacing))
     where = (np.indices((count,) * 3) - (count - 1) / 2) * spacing / size
     x, y, z = where / np.array([0.9, 1.0, 0.85])[:, None, None, None]
@@ -31,21 +36,21 @@ def scaled(image: np.ndarray, mask: np.ndarray, contrast: str, spacing: float = 
     return scale_brain(image, mask, (spacing,) * 3, contrast=contrast)
 
 
+def levels_of(volume, mask, tissue, part=()) -> list[float]:
+    """Return the median of each tissue, in a part of the volume."""
+    return [np.median(volume[part][(mask & (tissue == k))[part]]) for k in range(len(TISSUES))]
+
+
 def check_tissues(got: np.ndarray, clean: np.ndarray, parts, contrast: str, within: float) -> None:
     """Compare the order of the tissues per octant, and grey by white matter in all."""
     _, mask, tissue, _ = parts
     half = np.array(mask.shape) // 2
     for corner in product((slice(None, half[0]), slice(half[0], None)), repeat=3):
-        levels = [
-            np.median(got[corner][(mask & (tissue == k))[corner]]) for k in range(len(TISSUES))
-        ]
+        levels = levels_of(got, mask, tissue, corner)
         order = levels if contrast == "T1w" else levels[::-1]
         assert order[0] < order[1] < order[2], (corner, levels)
-    ratios = [
-        np.median(volume[mask & (tissue == 1)]) / np.median(volume[mask & (tissue == 2)])
-        for volume in (got, clean)
-    ]
-    assert ratios[0] == pytest.approx(ratios[1], rel=within)
+    found, usual = (levels_of(volume, mask, tissue) for volume in (got, clean))
+    assert found[1] / found[2] == pytest.approx(usual[1] / usual[2], rel=within)
 
 
 def test_values_run_from_zero_to_one_inside_only() -> None:
@@ -106,33 +111,23 @@ def test_gain_and_offset_do_not_matter(contrast: str) -> None:
         np.testing.assert_allclose(made.volume, clean, atol=atol)
 
 
-def with_noise(image: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    spread = 0.05 * image[(radius > 0.4) & (radius < 0.6)].mean()  # of white matter
-    return image + spread * np.random.default_rng(2).normal(size=image.shape)
-
-
-def in_a_field(image: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    return image * np.exp(np.log(3.0) * np.minimum(radius, 1.0) ** 2).astype(np.float32)
-
-
 @pytest.mark.parametrize("contrast", CONTRASTS)
-@pytest.mark.parametrize(
-    ("distort", "within"),
-    [
-        (lambda image, radius: image**0.7, 0.2),
-        (lambda image, radius: image**1.5, 0.2),
-        (with_noise, 0.1),
-        (in_a_field, 0.2),
-    ],
-)
-def test_grey_level_curves_noise_and_fields_keep_the_order(
-    contrast: str, distort, within: float
-) -> None:
+def test_grey_level_curves_noise_and_fields_keep_the_order(contrast: str) -> None:
     parts = head(contrast)
     image, mask, _, radius = parts
-    clean, got = (scaled(i, mask, contrast) for i in (image, distort(image, radius)))
-    check_tissues(got.volume, clean.volume, parts, contrast, within)
-    assert got.field_corrected or distort is not in_a_field
+    clean = scaled(image, mask, contrast)
+    spread = 0.05 * image[(radius > 0.4) & (radius < 0.6)].mean()  # of white matter
+    noisy = image + spread * np.random.default_rng(2).normal(size=image.shape)
+    field = np.exp(np.log(3.0) * np.minimum(radius, 1.0) ** 2).astype(np.float32)
+    for changed, within in (
+        (image**0.7, 0.2),
+        (image**1.5, 0.2),
+        (noisy, 0.1),
+        (image * field, 0.2),
+    ):
+        got = scaled(changed, mask, contrast)
+        check_tissues(got.volume, clean.volume, parts, contrast, within)
+    assert got.field_corrected
 
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
@@ -143,8 +138,5 @@ def test_voxel_size_keeps_the_order(contrast: str, spacing: float) -> None:
     parts = head(contrast, spacing)
     got = scaled(parts[0], parts[1], contrast, spacing).volume
     check_tissues(got, got, parts, contrast, 0.1)
-    levels = [
-        [np.median(volume[inside & (kind == k)]) for k in range(3)]
-        for volume, inside, kind in ((got, parts[1], parts[2]), (clean, mask, tissue))
-    ]
-    assert levels[0] == pytest.approx(levels[1], rel=0.1)
+    usual = pytest.approx(levels_of(clean, mask, tissue), rel=0.1)
+    assert levels_of(got, *parts[1:3]) == usual
