@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from shapes import shelled
 from training_pairs import (
     MISREGISTRATION,
     TrainingPair,
@@ -59,11 +60,7 @@ def test_misregistration_has_its_size():
 @pytest.fixture(scope="module")
 def small() -> Anatomy:
     """Return a ball of 72 mm at 1 mm, which a small frame can hold."""
-    radius = np.sqrt(np.sum((np.indices(SHAPE) - 39.5) ** 2, axis=0))
-    shells = {6: 4, 20: 2, 27: 3, 30: 24, 33: 515, 36: 511}
-    labels = np.select([radius < r for r in shells], list(shells.values()), 0).astype(np.int16)
-    labels[40:][np.isin(labels[40:], (2, 3, 4))] += 39  # the other half of the brain
-    return Anatomy(labels, 1.0, "small ball")
+    return shelled({6: 4, 20: 2, 27: 3, 30: 24, 33: 515, 36: 511}, 80, 1.0)
 
 
 def simulated(head: Anatomy | Path, contrast: str, seed: int, **more: object) -> TrainingPair:

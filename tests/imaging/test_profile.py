@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from shapes import shelled, stored
 from training_pairs import simulate_training_pairs
 
 from h2lo_bids.errors import BadDataError
@@ -26,7 +24,6 @@ from h2lo_bids.imaging.profile import (
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample, resample_mask
 from h2lo_bids.models.bundle import default_bundle
-from h2lo_bids.phantom.anatomy import Anatomy
 from h2lo_bids.training.pairs import Pair, training_range
 
 SHAPE = (64, 64, 64)
@@ -38,7 +35,7 @@ GOOD_OUTPUT = {"dark": 0.2, "middle": 0.5, "bright": 0.7, "q50": 0.5, "q95": 0.7
 
 
 def shells(fluid: float, grey: float, white: float) -> np.ndarray:
-    """Paint a ball: fluid around grey around white around fluid."""
+    """Paint a ball: fluid in white matter in grey matter in fluid."""
     return np.select([RADIUS < 6, RADIUS < 20, RADIUS < 27, MASK], [fluid, white, grey, fluid])
 
 
@@ -165,18 +162,11 @@ def test_what_is_told() -> None:
 
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, list[Pair]]:
-    labels = np.select([RADIUS < 6, RADIUS < 20, RADIUS < 27, MASK], [4, 2, 3, 24], 0)
-    labels[(RADIUS >= 30) & (RADIUS < 31.5)] = 515
-    labels = labels.astype(np.int16)
-    labels[:32][labels[:32] == 2] = 41
-    labels[:32][labels[:32] == 3] = 42
-    anatomy = Anatomy(labels, 1.0, "ball")
+    head = shelled({6: 4, 20: 2, 27: 3, 30: 24, 31.5: 515}, 64, 1.0)
     found: dict[str, list[Pair]] = {"T1w": [], "T2w": []}
+    how = {"frame_shape": SHAPE, "strength": 0.0, "inputs": 2}
     for seed in (1, 2):
-        made = simulate_training_pairs(
-            anatomy, seed=seed, frame_shape=SHAPE, strength=0.0, inputs=2
-        )
-        for contrast, pair in made.items():
+        for contrast, pair in simulate_training_pairs(head, seed=seed, **how).items():
             found[contrast] += [
                 Pair(str(seed), hf / hf.max(), pair.lf / pair.lf.max(), pair.mask)
                 for hf in pair.inputs
@@ -189,7 +179,7 @@ def thick_slices(image: np.ndarray, thickness: float) -> np.ndarray:
     affine = np.diag([1.0, 1.0, thickness, 1.0])
     affine[2, 3] = (thickness - 1) / 2
     shape = (*SHAPE[:2], int(SHAPE[2] / thickness))
-    slices = resample(nib.Nifti1Image(image, np.eye(4)), shape, affine, order=1)
+    slices = resample(stored(image, np.eye(4)), shape, affine, order=1)
     return np.asarray(resample(slices, SHAPE, np.eye(4)).dataobj)
 
 
@@ -265,9 +255,7 @@ SEEN_ML = {
 
 
 @pytest.mark.slow
-def test_real_heads_show_their_brain_and_are_like_those_of_the_embedded_models(
-    shared_data: Path,
-) -> None:
+def test_real_heads_show_their_brain_and_are_like_those_of_the_embedded_models(shared_data) -> None:
     files = [p for p in shared_data.glob("hf/*.nii.gz") if "lesions" not in p.name]
     for path in (*files, shared_data / "lf/MS017_T1.nii.gz"):
         scan = load_checked(path).image
@@ -276,7 +264,7 @@ def test_real_heads_show_their_brain_and_are_like_those_of_the_embedded_models(
         if seen := SEEN_ML.get(path.name.split(".")[0]):
             assert (found.method, found.notes) == ("deepbet", ())
             assert seen[0] < volume_ml(brain, scan.affine) < seen[1]
-            bare = extract_brain(nib.Nifti1Image(scan.get_fdata() * brain, scan.affine))
+            bare = extract_brain(stored(scan.get_fdata() * brain, scan.affine))
             assert bare.method == "stripped"
             assert dice(np.asarray(bare.image.dataobj), brain) > 0.995
         if path in files:

@@ -55,9 +55,7 @@ def test_absent_and_empty_files_name_the_variable_and_the_file(tmp_path: Path, r
             assert part in message
 
 
-def test_the_client_is_never_imported_unasked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_client_is_never_imported_unasked(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "templateflow", None)
     monkeypatch.setattr("socket.socket", None)
     put(tmp_path, "tpl-Own/tpl-Own_res-01_T1w.nii.gz")
