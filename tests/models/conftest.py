@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import correlate
 
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.frame import Frame
@@ -14,6 +16,23 @@ from h2lo_bids.models.h2lo import H2lo
 def model():
     torch.manual_seed(7)
     return H2lo().eval()
+
+
+@pytest.fixture(scope="session")
+def convolved():
+    """Return a convolution of (channels, space) by one correlation per pair of channels."""
+
+    def by_correlation(x, kernels, offset=0.0, groups=1):
+        each, out = len(x) // groups, []
+        for n, own in enumerate(kernels):
+            first = n // (len(kernels) // groups) * each
+            planes = x[first : first + each]
+            out.append(
+                sum(correlate(p, k, mode="constant") for p, k in zip(planes, own, strict=True))
+            )
+        return np.stack(out) + np.reshape(offset, (-1,) + (1,) * (x.ndim - 1))
+
+    return by_correlation
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate
 
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import (
@@ -47,50 +46,36 @@ def test_siren_initialisation_fills_its_bounds():
 
 
 @pytest.mark.parametrize("trunk", ["siren", "mlp"])
-def test_equation_1_voxel_by_voxel(trunk):
-    rng = np.random.default_rng(3)
+def test_equation_1_voxel_by_voxel(trunk, convolved):
+    """Loops over voxels and channels, in SciPy and NumPy."""
     torch.manual_seed(3)
     model = H2lo(H2loArchitecture(channels=2, n_basis=5, width=6, trunk=trunk)).double().eval()
     model.bias.data.fill_(0.25)
-    volume = rng.random((4, 5, 3))
-    expected = _equation_1(model, volume)
-    got = model(torch.from_numpy(volume)[None, None])[0, 0].detach().numpy()
-    np.testing.assert_allclose(got, expected, atol=1e-12)
-
-
-def _equation_1(model, volume):
-    """Loops over voxels and channels, in SciPy and NumPy."""
+    volume = np.random.default_rng(3).random((4, 5, 3))
     weights = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+
+    def of(name):
+        return (weights[f"{name}.{part}"] for part in PARTS)
+
     features = volume[None]
     for index in (0, 2, 4, 6, 8):
-        kernel, offset = (weights[f"encoder.net.{index}.{k}"] for k in ("weight", "bias"))
-        features = _convolve(features, kernel, offset)
+        features = convolved(features, *of(f"encoder.net.{index}"))
         if index < 8:
             features = np.maximum(features, 0)
-    out = np.zeros(volume.shape)
+
+    def basis(x):
+        siren = trunk == "siren"
+        for name in ("0.linear", "1.linear", "2.linear") if siren else (0, 2, 4):
+            w, b = of(f"trunk.net.{name}")
+            x = np.sin(30.0 * (w @ x + b)) if siren else np.maximum(w @ x + b, 0)
+        w, b = of("trunk.net.3" if siren else "trunk.net.6")
+        return w @ x + b
+
+    got = model(torch.from_numpy(volume)[None, None])[0, 0].detach().numpy()
     for voxel in np.ndindex(volume.shape):
         x = np.array([-1 + 2 * i / (n - 1) for i, n in zip(voxel, volume.shape, strict=True)])
-        out[voxel] = features[(slice(None), *voxel)] @ _basis(model, weights, x) + 0.25
-    return out
-
-
-def _convolve(features, kernels, offset):
-    sums = [
-        sum(correlate(x, k, mode="constant") for x, k in zip(features, own, strict=True))
-        for own in kernels
-    ]
-    return np.stack(sums) + offset[:, None, None, None]
-
-
-def _basis(model, weights, x):
-    if model.architecture.trunk == "siren":
-        for i in range(3):
-            w, b = (weights[f"trunk.net.{i}.linear.{k}"] for k in ("weight", "bias"))
-            x = np.sin(30.0 * (w @ x + b))
-        return weights["trunk.net.3.weight"] @ x + weights["trunk.net.3.bias"]
-    for i in (0, 2, 4):
-        x = np.maximum(weights[f"trunk.net.{i}.weight"] @ x + weights[f"trunk.net.{i}.bias"], 0)
-    return weights["trunk.net.6.weight"] @ x + weights["trunk.net.6.bias"]
+        expected = features[(slice(None), *voxel)] @ basis(x) + 0.25
+        assert got[voxel] == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_frame_that_is_none_is_refused():
