@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 
 from h2lo_bids.phantom.acquisition import (
     Grid,
@@ -50,11 +51,8 @@ def test_noise_is_rayleigh_in_the_background_and_rician_in_tissue() -> None:
     ("shape", "zooms"),
     [((40, 44, 16), (2.0, 2.0, 5.0)), ((40, 16, 44), (2.0, 5.0, 2.0))],
 )
-def test_a_moved_blob_lands_where_the_pose_says(
-    shape: tuple[int, int, int], zooms: tuple[float, float, float]
-) -> None:
-    affine = np.diag([1.0, 1.0, 1.0, 1.0])
-    affine[:3, 3] = -39.5
+def test_a_moved_blob_lands_where_the_pose_says(shape, zooms) -> None:
+    affine = from_matvec(np.eye(3), [-39.5] * 3)
     where = np.indices((80, 80, 80)) - 39.5
     centre = np.array([8.0, -11.0, 6.0])
     blob = np.exp(-0.5 * np.sum((where - centre[:, None, None, None]) ** 2, axis=0) / 5.0**2)

@@ -7,6 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 
 from h2lo_bids.cli.phantom import main
 from h2lo_bids.errors import UsageError
@@ -20,14 +21,12 @@ from h2lo_bids.phantom.lesions import (
 )
 from h2lo_bids.phantom.physics import NAMES
 
-AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
-AFFINE[:3, 3] = -19.5
+AFFINE = from_matvec(np.eye(3), [-19.5] * 3)
 
 
 @pytest.mark.parametrize(("diameter", "step"), [(3.0, 0.8), (12.0, 1.0)])
 def test_a_planted_ball_has_the_volume_of_a_ball(diameter: float, step: float) -> None:
-    affine = np.diag([step, -step, step, 1.0])
-    affine[:3, 3] = (-20, 20, -20)
+    affine = from_matvec(np.diag([step, -step, step]), (-20, 20, -20))
     share = lesion_share([Lesion((0.3, -0.2, 0.1), diameter)], (50, 50, 50), affine)
     radius = diameter / 2
     expected = 4 / 3 * np.pi * (radius**3 + radius * step**2 / 4)
@@ -79,8 +78,7 @@ def test_a_lesion_that_touches_other_tissue_replaces_none_of_it_and_can_be_given
     ],
 )
 def test_a_given_place_that_shows_another_lesion_than_was_asked_for_is_refused(diameter, places):
-    affine, white = np.diag([2.0, 2.0, 2.0, 1.0]), np.zeros((40, 40, 40), bool)
-    affine[:3, 3] = -39
+    affine, white = from_matvec(2 * np.eye(3), [-39] * 3), np.zeros((40, 40, 40), bool)
     white[10:30, 10:30, 10:30] = True
     plan = LesionPlan(diameters=(diameter,), places=tuple(places))
     where = " ".join(map(str, places[-1]))

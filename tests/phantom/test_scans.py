@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 from scipy.ndimage import map_coordinates
 
 from h2lo_bids.phantom.acquisition import resample
@@ -59,8 +60,7 @@ def test_distortion_has_the_asked_size_and_no_rigid_motion_left() -> None:
 
 
 def test_receive_field_is_brighter_at_the_rim_by_its_logarithm() -> None:
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = -100.0
+    affine = from_matvec(2 * np.eye(3), [-100] * 3)
     field = receive_field(np.random.default_rng(0), (101, 101, 101), affine, rim=0.8, rough=0.0)
     middle = field[50, 50, 50]
     for axis, half in enumerate((75, 95, 85)):
