@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from problems import SMALL, tiny_options
 from safetensors.torch import load_file, save_file
 
 from h2lo_bids import io
@@ -20,8 +21,8 @@ from h2lo_bids.models.bundle import (
     save_bundle,
 )
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.models.registry import METHODS, family_of, make_architecture, make_model
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.registry import METHODS, family_of, make_model
 
 FRAME = Frame((16, 18, 20))
 T1W = {"contrast": "T1w", "frame": FRAME, "metadata": {}, "card": ""}
@@ -138,19 +139,9 @@ def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
         load_bundle(b.path)
 
 
-SIZES = {
-    "h2lo-mlp": {"trunk": "mlp", "channels": 4, "width": 8, "n_basis": 3},
-    "pix2pix": {"channels": 2, "downs": 3},
-    "diffi2i": {"width": 4, "blocks": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "features": 2},
-    "inr": {"channels": 2, "n_features": 4, "width": 8, "layers": 3},
-    "pfsr": {"features": 2, "groups": 1, "blocks": 1, "reduction": 1},
-}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_comes_back_from_its_bundle(tmp_path, method):
-    sizes = SIZES.get(method, {})
-    model = make_model(METHODS[method], make_architecture(METHODS[method], sizes))
+    model = make_model(METHODS[method], tiny_options(method).architecture)
     for value in model.parameters():
         torch.nn.init.normal_(value)
     b = save_bundle(tmp_path / "m", model, method=method, **T1W)
@@ -168,7 +159,7 @@ def test_every_method_comes_back_from_its_bundle(tmp_path, method):
 def test_members_come_back_in_their_order(tmp_path):
     def save(name, seed, **more):
         torch.manual_seed(seed)
-        small = H2lo(H2loArchitecture(channels=4, width=8, n_basis=3)).eval()
+        small = H2lo(SMALL).eval()
         return small, save_bundle(tmp_path / name, small, **T1W | more)
 
     folds = [save(f"fold-{n}", n) for n in range(12)]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from problems import TINY as SIZES
 from scipy.special import erf
 from torch import nn
 
 from h2lo_bids.models.diffi2i import (
     Denoiser,
     DiffI2I,
-    DiffI2IArchitecture,
     PriorExtractor,
     TransformerBlock,
     diffuse,
@@ -17,9 +17,7 @@ from h2lo_bids.models.diffi2i import (
     reverse_chain,
 )
 
-TINY = DiffI2IArchitecture(
-    width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=2, residual=1
-)
+TINY = SIZES["diffi2i"]["architecture"]
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:

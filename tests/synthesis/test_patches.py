@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from problems import TINY
 from shapes import ball
 
-from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
-from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.models.pix2pix import Pix2Pix, Pix2PixArchitecture
+from h2lo_bids.models.diffi2i import DiffI2I
+from h2lo_bids.models.pfsr import Pfsr
+from h2lo_bids.models.pix2pix import Pix2Pix
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.patches import (
     blend_patches,
@@ -90,21 +91,13 @@ def test_threads_leave_no_trace() -> None:
     assert np.array_equal(*made)
 
 
-def generator() -> Pix2Pix:
-    return Pix2Pix(Pix2PixArchitecture(channels=4, downs=3))
-
-
-def enhancer() -> Pfsr:
-    model = Pfsr(PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2))
-    torch.nn.init.normal_(model.tail.weight, 0.0, 0.02)  # untrained, it is the identity
-    return model
-
-
-@pytest.mark.parametrize(("make", "gain"), [(generator, 2), (enhancer, 1)])  # one in [-1, 1]
-def test_one_patch_is_what_the_network_makes_of_it(make, gain) -> None:
+@pytest.mark.parametrize(("kind", "gain"), [(Pix2Pix, 2), (Pfsr, 1)])  # the former in [-1, 1]
+def test_one_patch_is_what_the_network_makes_of_it(kind, gain) -> None:
     """A volume smaller than a patch has zeros around."""
     torch.manual_seed(5)
-    volume, model = noise((13, 16, 10)), make().train()
+    volume, model = noise((13, 16, 10)), kind(TINY[kind.__name__.lower()]["architecture"]).train()
+    if kind is Pfsr:  # untrained, it is the identity
+        torch.nn.init.normal_(model.tail.weight, 0.0, 0.02)
     mask = volume > 0.3
     volume[~mask] = 0
     made = predict_patches(model, volume, mask)
@@ -124,17 +117,11 @@ def test_patches_fit_the_grid() -> None:
     assert [patch_side(shape, 32) for shape in shapes] == [64, 64, 32]
 
 
-# DiffI2I: slice by slice, inside the mask.
-
-TINY = DiffI2IArchitecture(
-    width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=2, residual=1
-)
-
-
 def test_each_slice_is_what_the_model_makes_of_it_by_the_seed_alone() -> None:
-    """A mask in slices 2, 3 and 5 of 7, of 11 x 9 voxels at its widest."""
+    """DiffI2I with a mask in slices 2, 3 and 5 of 7, of 11 x 9 voxels at its widest."""
     torch.manual_seed(0)
-    diffuser, volume = DiffI2I(TINY).eval(), noise((17, 14, 7))
+    sizes = TINY["diffi2i"]["architecture"]
+    diffuser, volume = DiffI2I(sizes).eval(), noise((17, 14, 7))
     mask = np.zeros(volume.shape, bool)
     mask[3:14, 4:10, 2:4] = True
     mask[5:8, 2:11, 5] = True
@@ -143,7 +130,7 @@ def test_each_slice_is_what_the_model_makes_of_it_by_the_seed_alone() -> None:
     found = predict_diffi2i(diffuser, volume, mask, seed=3, options=EngineOptions(threads=1))
     assert found.dtype == np.float32
     assert (found[~mask] == 0).all()
-    start = torch.randn(1, TINY.prior, generator=torch.Generator().manual_seed(3))
+    start = torch.randn(1, sizes.prior, generator=torch.Generator().manual_seed(3))
     for z in (2, 3, 5):
         padded = np.zeros((16, 16), np.float32)
         padded[:11, :9] = volume[3:14, 2:11, z]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from problems import TINY
 from scipy.interpolate import RegularGridInterpolator
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.h2lo import ConditionalInr, InrArchitecture
+from h2lo_bids.models.h2lo import ConditionalInr
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis import options as engine_options
 from h2lo_bids.synthesis.engine import (
@@ -30,7 +31,7 @@ from h2lo_bids.synthesis.predict import predict
 def inr():
     """Draw weights that keep the signal's size through all layers, as trained ones do."""
     torch.manual_seed(0)
-    model = ConditionalInr(InrArchitecture(4, 8, 16, 4)).eval().requires_grad_(False)
+    model = ConditionalInr(TINY["inr"]["architecture"]).eval().requires_grad_(False)
     for linear in model.linears:
         linear.weight.normal_(0, (2 / linear.in_features) ** 0.5)
         linear.bias.normal_(0, 0.1)

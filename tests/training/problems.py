@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from heads import rows_of
 from scipy.ndimage import gaussian_filter
+from shapes import ball
 
 from h2lo_bids.models.diffi2i import DiffI2IArchitecture
 from h2lo_bids.models.h2lo import H2loArchitecture, InrArchitecture
@@ -49,9 +50,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 def ball_pair(name: str, seed: int, shape: tuple[int, int, int] = (22, 26, 24)) -> Pair:
     """A brain-like ball of smooth texture; its partner is inverted and blurred."""
-    rng = np.random.default_rng(seed)
-    at = np.stack(np.mgrid[tuple(slice(n) for n in shape)], -1) - (np.array(shape) - 1) / 2
-    mask = (at**2).sum(-1) < (0.42 * min(shape)) ** 2
+    rng, mask = np.random.default_rng(seed), ball(shape, 0.42 * min(shape))
     texture = gaussian_filter(rng.standard_normal(shape), 1.5)
     hf = np.clip(0.5 + texture / texture.std() * 0.2, 0.05, 1)
     lf = gaussian_filter(0.9 - 0.8 * hf, 1.0)

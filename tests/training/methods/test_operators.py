@@ -8,16 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import SMALL, TRAIN, VARIED, ball_pair, small_options
+from problems import SMALL, TINY, TRAIN, VARIED, ball_pair, small_options
 
-from h2lo_bids.models.h2lo import (
-    HALO,
-    ConditionalInr,
-    H2lo,
-    H2loArchitecture,
-    InrArchitecture,
-    Operator,
-)
+from h2lo_bids.models.h2lo import HALO, ConditionalInr, H2lo, Operator
 from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.methods.operators import (
     PatchLoss,
@@ -32,9 +25,9 @@ SHAPE = (18, 21, 16)
 
 def whole_and_model(kind: str = "h2lo") -> tuple[torch.Tensor, np.ndarray, Operator]:
     torch.manual_seed(3)
-    model: Operator = ConditionalInr(InrArchitecture(4, 8, 16, 4))
+    model: Operator = ConditionalInr(TINY["inr"]["architecture"])
     if kind == "h2lo":
-        model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+        model = H2lo(SMALL)
         model.bias.data.fill_(0.3)
     with torch.no_grad():
         for layer in model.encoder.convolutions:
