@@ -248,7 +248,7 @@ def _save(folder: Path, contrast: str, seed: int, metadata: dict, **more) -> Pat
 
 
 def write_bundle(folder: Path, contrast: str, seed: int = 0, **more) -> Path:
-    """Save an untrained operator whose metadata are whole."""
+    """Save an untrained operator whose metadata are whole, or those that are given."""
     metadata = {
         "name": f"untrained {contrast}",
         "version": "0",
@@ -257,7 +257,7 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0, **more) -> Path:
         "target_field_strength": 0.064,
         "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
     }
-    return _save(folder, contrast, seed, metadata, **more)
+    return _save(folder, contrast, seed, more.pop("metadata", metadata), **more)
 
 
 def write_enhancer(folder: Path, contrast: str, frame=None) -> Path:

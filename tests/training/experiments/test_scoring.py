@@ -10,10 +10,8 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from heads import rows_of
+from heads import rows_of, write_bundle
 from prepared_pairs import write_pair
-from problems import SMALL
 
 from h2lo_bids.cli.pairs import prepared_sources
 from h2lo_bids.errors import Failed, UsageError
@@ -26,9 +24,8 @@ from h2lo_bids.evaluation.realism import (
     tapered,
 )
 from h2lo_bids.evaluation.scores import read_scores, select
-from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.experiments import scoring
@@ -47,17 +44,10 @@ from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared, read_pre
 FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
 
 
-def operator(seed: int = 0) -> H2lo:
-    torch.manual_seed(seed)
-    model = H2lo(SMALL).eval()
-    model.bias.data.fill_(0.5)  # untrained, it would be cut to 0 everywhere
-    return model
-
-
-def bundle_of(folder: Path, seed: int = 0, frame: Frame = FRAME, **changes: object) -> Bundle:
+def bundle_of(folder: Path, seed: int = 0, contrast: str = "T1w", **changes: object) -> Bundle:
     told = {"kind": "real", "subjects": {"train": ["sub-01"], "validation": ["02"], "test": ["03"]}}
-    values = {"contrast": "T1w", "frame": frame, "metadata": {"training_data": told}, "card": "x\n"}
-    return save_bundle(folder, operator(seed), **{**values, **changes})  # type: ignore[arg-type]
+    values = {"frame": FRAME, "metadata": {"training_data": told}, **changes}
+    return load_bundle(write_bundle(folder, contrast, seed, **values))
 
 
 def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path, **more: object):
@@ -112,7 +102,7 @@ def test_models_are_scored_and_kept_apart(tmp_path, pairs):
     assert len(warned) == 2
     assert all("sub-01" in line and "sub-03" not in line for line in warned)
     pair = read_prepared(pairs[1])
-    expected = score_pair(pair, predict_pair(operator(1), pair), method="b")
+    expected = score_pair(pair, predict_pair(load_model(models[1][1]), pair), method="b")
     assert tuple(s for s in scores if (s.method, s.subject) == ("b", "03")) == expected
     folder = out / "evaluation" / "T1w" / "b"
     names = {"scores.tsv", "scores.json", "pictures.npz", "record.json"}
@@ -201,7 +191,7 @@ def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(tmp_path, pai
     inside = tuple(slice(2, 2 + n) for n in pair.shape)
     hf, mask = np.zeros(wide.shape, np.float32), np.zeros(wide.shape, bool)
     hf[inside], mask[inside] = pair.hf / pair.hf.max(), pair.mask
-    expected = score_pair(pair, synthesize(operator(), hf, mask)[inside], method="wide")
+    expected = score_pair(pair, synthesize(load_model(bundle), hf, mask)[inside], method="wide")
     for found, wanted in zip(scores[2:], expected, strict=True):
         assert found.values == pytest.approx(wanted.values, rel=1e-4)
 
@@ -227,9 +217,8 @@ def test_realism_is_of_the_model_the_real_scan_and_the_references(tmp_path, pair
     for key, bands in (("own", own), ("stranger", other)):
         assert float(rows[0][f"{key}_8mm"]) == pytest.approx(bands[0])
     assert rows[0]["own_1p5mm"] == rows[0]["spectrum_db"] == "n/a"
-    told = [
-        appearance(v, first.mask, (2.0,) * 3) for v in (first.lf, predict_pair(operator(), first))
-    ]
+    images = first.lf, predict_pair(load_model(bundle), first)
+    told = [appearance(image, first.mask, (2.0,) * 3) for image in images]
     assert float(rows[1]["spectrum_db"]) == pytest.approx(spectrum_distance(*told))
     assert float(rows[1]["reference_histogram"]) == pytest.approx(
         min(histogram_distance(told[1], r) for r in (far, near))
