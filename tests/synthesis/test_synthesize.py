@@ -41,6 +41,12 @@ def inr():
     return model
 
 
+def naive(model, volume):
+    """The whole-volume pass in plain PyTorch."""
+    with torch.inference_mode():
+        return model(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(*[st.integers(2, 16)] * 3),
@@ -49,7 +55,7 @@ def inr():
     kind=st.sampled_from(["siren", "mlp", "inr"]),
     seed=st.integers(0, 2**16),
 )
-def test_tiles_equal_the_whole_volume(draw_model, naive, inr, shape, tile, fill, kind, seed):
+def test_tiles_equal_the_whole_volume(draw_model, inr, shape, tile, fill, kind, seed):
     model, rng = inr if kind == "inr" else draw_model(kind), np.random.default_rng(seed)
     volume = rng.random(shape, dtype=np.float32)
     mask = rng.random(shape) < fill
@@ -88,7 +94,7 @@ def test_the_bytes_depend_neither_on_the_run_nor_on_the_threads(model, volume, p
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_any_layout_and_type_of_volume(model, naive, volume):
+def test_any_layout_and_type_of_volume(model, volume):
     mask = volume > 0.5
     volume.setflags(write=False)
     expected = synthesize(model, volume, mask)
@@ -111,9 +117,7 @@ def test_unknown_settings_are_usage_errors():
 
 
 @pytest.mark.parametrize("devices", [["cuda", "cuda"], ["cuda", "cuda", "cpu"]])
-def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(
-    model, naive, volume, monkeypatch, devices
-):
+def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(model, volume, monkeypatch, devices):
     tried = []
 
     class SmallGpu(Evaluator):
