@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import (
     ConditionalInr,
     H2lo,
@@ -76,14 +75,6 @@ def test_equation_1_voxel_by_voxel(trunk, convolved):
         x = np.array([-1 + 2 * i / (n - 1) for i, n in zip(voxel, volume.shape, strict=True)])
         expected = features[(slice(None), *voxel)] @ basis(x) + 0.25
         assert got[voxel] == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_frame_that_is_none_is_refused():
-    frame = Frame((10, 20, 30), (1.0, 1.5, 2.0), "LPS", "array")
-    assert Frame.from_dict(frame.to_dict()) == frame
-    for field, value in (("anchor", "nose"), ("shape", [1, 2, 3]), ("spacing", [1, 1, 0])):
-        with pytest.raises(ValueError):
-            Frame.from_dict({**frame.to_dict(), field: value})
 
 
 def test_coordinates_run_from_face_to_face():
