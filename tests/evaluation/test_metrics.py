@@ -63,18 +63,11 @@ def test_histogram_metrics_equal_scipy() -> None:
     assert metrics.ncc(p, q) == pytest.approx(pearsonr(p, q)[0])
     assert metrics.jensen_shannon(p, q) == pytest.approx(jensenshannon(p, q) ** 2)
     assert metrics.bhattacharyya(p, q) == pytest.approx(-math.log(np.sqrt(p * q).sum()))
-
-
-def test_closed_forms_of_histogram_metrics() -> None:
-    p, q = np.eye(128)[10], np.eye(128)[42]
+    p, q = np.eye(128)[10], np.eye(128)[42]  # that share no bin, and most bins are empty
     assert metrics.wasserstein(p, q) == pytest.approx(32 / 128)
     assert metrics.jensen_shannon(p, q) == pytest.approx(math.log(2))
     assert metrics.bhattacharyya(p, q) == math.inf
-    half = (p + q) / 2
-    assert metrics.bhattacharyya(p, half) == pytest.approx(0.5 * math.log(2))
-    for metric in (metrics.wasserstein, metrics.jensen_shannon, metrics.bhattacharyya):
-        assert metric(half, half) == pytest.approx(0, abs=1e-12)
-    assert metrics.ncc(half, half) == pytest.approx(1)
+    assert metrics.bhattacharyya(p, (p + q) / 2) == pytest.approx(0.5 * math.log(2))
 
 
 def test_values_outside_the_range_are_counted_at_its_ends() -> None:
@@ -91,16 +84,7 @@ def test_nmi_equals_scipy_entropies() -> None:
         hx, hy, hxy = (entropy(v) for v in (joint.sum(1), joint.sum(0), joint.ravel()))
         expected = (hx + hy - hxy) / math.sqrt(hx * hy)
         assert metrics.nmi(a, b, chosen, bins=32) == pytest.approx(expected)
-
-
-def test_closed_forms_of_nmi() -> None:
-    # Every combination of four values once: nothing known of one from the other.
-    a, b = np.meshgrid(*[np.arange(4) / 4] * 2)
-    assert metrics.nmi(a, b) == pytest.approx(0, abs=1e-12)
-    assert metrics.nmi(a, a) == pytest.approx(1)
     assert metrics.nmi(a, 1 - a) == pytest.approx(1)
-    # Two values made of four: MI = H(b) = ln 2, H(a) = ln 4.
-    assert metrics.nmi(a, np.floor(2 * a) / 2) == pytest.approx(math.sqrt(0.5))
     assert math.isnan(metrics.nmi(a, np.full_like(a, 0.3)))
     assert metrics.nmi(3 * a - 1, b) == metrics.nmi(np.clip(3 * a - 1, 0, 1), b)
 
