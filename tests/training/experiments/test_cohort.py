@@ -301,8 +301,7 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(simulated, tmp_path
         plan_folds(first, sources, silent)
 
 
-@pytest.mark.parametrize(("arm", "refused"), [("arnold", True), ("real", False)])
-def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(tmp_path, arm, refused):
+def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(tmp_path):
     (pair,), images = write_pairs(tmp_path / "out", 1), []
     for name in ("sub-01_T1w.nii.gz", "sub-01_acq-low_T1w.nii.gz"):
         path = tmp_path / "sub-01" / "anat" / name
@@ -310,16 +309,14 @@ def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(tmp_p
         path.write_bytes(b"of other scans or options")
         images.append(scan_at(path))
     folder = result_path(tmp_path / "out", "fold", contrast="T1w", method="arnold", fold=0)
-    settings = asking(tmp_path, level="benchmark", arm=(arm,))
+    settings = asking(tmp_path, level="benchmark", arm=("arnold",))
     sources = (PairSource(images[0], (images[1],)),)
     assert unprepared(settings, sources) == (images[0].stem,)
     write_json(folder / "record.json", {"pairs": {pair.record.stem: pair.fingerprint}})
     assert unprepared(replace(settings, task="synthesize", method=("inr",)), sources)
-    if refused:
-        with pytest.raises(UsageError, match=r"fold-0: was fitted to .* otherwise"):
-            unprepared(settings, sources)
-    else:
-        assert unprepared(settings, sources)
+    assert unprepared(replace(settings, arm=("real",)), sources)
+    with pytest.raises(UsageError, match=r"fold-0: was fitted to .* otherwise"):
+        unprepared(settings, sources)
     for level, more in (("benchmark", {"method": ("arnold",)}), ("evaluate", {})):
         with pytest.raises(UsageError, match=r"fold-0: was fitted to .* --resolution, another"):
             unprepared(replace(settings, level=level, task="synthesize", **more), sources)
