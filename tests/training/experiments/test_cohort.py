@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from heads import make
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs, write_scan
 from problems import SMALL, ball_pair
 from scipy.ndimage import rotate
@@ -304,9 +305,7 @@ def test_an_arm_takes_the_model_of_its_fold_and_of_its_pairs(simulated, tmp_path
 def test_pairs_that_an_arms_model_was_fitted_to_are_not_prepared_otherwise(tmp_path):
     (pair,), images = write_pairs(tmp_path / "out", 1), []
     for name in ("sub-01_T1w.nii.gz", "sub-01_acq-low_T1w.nii.gz"):
-        path = tmp_path / "sub-01" / "anat" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"of other scans or options")
+        make(path := tmp_path / "sub-01" / "anat" / name, text="of other scans or options")
         images.append(scan_at(path))
     folder = result_path(tmp_path / "out", "fold", contrast="T1w", method="arnold", fold=0)
     settings = asking(tmp_path, level="benchmark", arm=("arnold",))
