@@ -13,9 +13,10 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
 @cache
 def scaled(trunk="siren"):
-    """Draw an operator whose output spans about [0, 1], as a trained one's does."""
+    """Draw a small operator whose output spans about [0, 1], as a trained one's does."""
     torch.manual_seed(0)
-    model = H2lo(H2loArchitecture(trunk=trunk)).eval().requires_grad_(False)
+    sizes = H2loArchitecture(channels=8, n_basis=16, width=32, trunk=trunk)
+    model = H2lo(sizes).eval().requires_grad_(False)
     sample = torch.rand(1, 1, 12, 12, 12)
     with torch.inference_mode():
         out = model(sample)
