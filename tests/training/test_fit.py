@@ -238,10 +238,9 @@ def test_a_signal_ends_the_step_with_a_checkpoint(walk, tmp_path):
     assert torch.equal(vector(walk(tmp_path).model), walked(8))
 
 
-def test_a_loss_that_is_not_finite_is_one_line(walk, tmp_path):
-    with pytest.raises(H2loError, match=r"the loss became nan at step 5; .*learning rate") as err:
-        walk(tmp_path, lambda step: math.nan if step == 4 else None)
-    assert "\n" not in str(err.value)
+def test_a_loss_that_is_not_finite_is_one_line(walk, tmp_path, refused):
+    line = refused(H2loError, walk, tmp_path, lambda step: math.nan if step == 4 else None)
+    assert "the loss became nan at step 5; " in line
     assert saved_step(tmp_path) == 4
 
 
