@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from heads import rows_of, write_bundle, write_enhancer
 from prepared_pairs import final_of, fold_of, write_pairs
-from problems import small_options
+from problems import tiny_options
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.benchmark import row_values
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.models.bundle import load_bundle
-from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
 from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
@@ -25,10 +24,7 @@ from h2lo_bids.training.experiments.heldout import detail_of, score_pair
 from h2lo_bids.training.experiments.scoring import score_models
 from h2lo_bids.training.pairs import Pair, PreparedPair, open_prepared, read_prepared
 
-TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
-OPTIONS = small_options(
-    steps=2, validate_every=2, family="pfsr", architecture=TINY, flip_rotate=True
-)
+OPTIONS = tiny_options("pfsr", steps=2, validate_every=2)
 
 
 @pytest.fixture(scope="module")
