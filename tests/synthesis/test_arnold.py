@@ -6,20 +6,13 @@ import math
 
 import numpy as np
 import pytest
-import torch
+from problems import simulator
 from scipy.ndimage import convolve
 from scipy.stats import kstest
 
-from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import draw_noise, predict_arnold
 
 SETS = [(0.5, 2.5, 1.5, 0.5), (0.0, 1.0, 0.0, 1.0), (1.7, 0.0, 3.0, 2.4), (1.0, 4.0, 5.0, 0.05)]
-
-
-def simulator(values):
-    model = Arnold()
-    model.load_state_dict({"values": torch.tensor(values)})
-    return model
 
 
 def kernel(sigma):

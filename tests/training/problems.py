@@ -13,6 +13,7 @@ from heads import rows_of
 from scipy.ndimage import gaussian_filter
 from shapes import ball
 
+from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.models.diffi2i import DiffI2IArchitecture
 from h2lo_bids.models.h2lo import H2loArchitecture, InrArchitecture
 from h2lo_bids.models.pfsr import PfsrArchitecture
@@ -64,6 +65,13 @@ def small_options(**changes: object) -> FitOptions:
         "checkpoint_every": 2, "validation_crops": 4, "points": 500, "architecture": SMALL,
     }  # fmt: skip
     return FitOptions(**{**values, **changes})
+
+
+def simulator(values: Sequence[float]) -> Arnold:
+    """Arnold's simulator with these values."""
+    model = Arnold()
+    model.load_state_dict({"values": torch.tensor(values)})
+    return model
 
 
 def trainer_of(

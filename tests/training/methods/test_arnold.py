@@ -6,31 +6,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
-from problems import ball_pair, history, small_options
+from problems import ball_pair, history, simulator, small_options
 from scipy.stats import skew
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.methods.arnold import (
-    GRID,
-    Values,
-    adapt_arnold,
-    objective_of,
-)
+from h2lo_bids.training.methods.arnold import GRID, Values, adapt_arnold, objective_of
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
 HEADS = [ball_pair(name, seed) for seed, name in enumerate("abcd")]
 TRUE = (1.2, 1.5, 2.5, 2.0)
-
-
-def simulator(values: Values) -> Arnold:
-    model = Arnold()
-    model.load_state_dict({"values": torch.tensor(values)})
-    return model
 
 
 def made_with(values: Values, pairs: list[Pair], seed: int = 42) -> list[Pair]:
