@@ -199,7 +199,9 @@ def write_realism(
         for r in rows
     ]
     titles = titles_of((r.image for r in rows if r.kind == "synthesized"), titles)
-    return catalogue.write_table(path, lines, catalogue.of_methods("realism", titles, **measures))
+    return catalogue.write_table(
+        path, lines, catalogue.of_methods("realism", titles, "", **measures)
+    )
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:
