@@ -143,9 +143,11 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     terms: dict[str, Any] = {"pairs": record.get("pairs")}
     if "given" not in record or record.get("method") == IDENTITY:
         return terms
-    options = record.get("options") or {}
+    options, given = record.get("options") or {}, record.get("given") or {}
+    if record.get("task") != ENHANCE:  # what a method sets itself says nothing of the run
+        given = {k: v for k, v in given.items() if options.get(k, v) == v}
     schedule = options.get("schedule") or {}
-    terms["options"] = {**(record.get("given") or {}), "factor": schedule.get("factor")}
+    terms |= given | {"factor": schedule.get("factor")}
     if options.get("pretrain"):  # no other arm is fine-tuned
         terms["finetune_rate"] = schedule.get("finetune_rate")
     return terms
@@ -153,13 +155,8 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
 
 def _same_terms(some: Mapping[str, Any], other: Mapping[str, Any], *, asked: bool) -> bool:
     """Whether terms agree; of methods that one run asks for, but for what follows from each."""
-    for key in some.keys() & other.keys():
-        one, two = some[key], other[key]
-        if asked and key == "options":
-            one, two = ({k: v for k, v in o.items() if k not in _BY_METHOD} for o in (one, two))
-        if one != two:
-            return False
-    return True
+    shared = some.keys() & other.keys() - ({*_BY_METHOD} if asked else {})
+    return all(some[key] == other[key] for key in shared)
 
 
 def report(settings: Settings, failures: tuple[Failure, ...], send: Send) -> Path:

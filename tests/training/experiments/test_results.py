@@ -79,13 +79,14 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
 @pytest.mark.parametrize("fault", ["", "division", "steps"])
 def test_reports_only_mixes_no_runs_though_every_method_is_asked_for(tmp_path, fault):
     write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
-    # A cluster of two kinds of processors, and a method that starts from weights.
+    # Two kinds of processors, a method that starts from weights, and one with a crop of its own.
     own = {"steps": 100, "precision": "bf16", "starts_from": "x"}
     for fold in FOLDS:
-        put_fold(tmp_path, "h2lo", fold, level=0.5, **own)
+        put_fold(tmp_path, "h2lo", fold, level=0.5, crop=16, **own)
         put_fold(tmp_path, "ulfsynth", fold, level=0.6, told={"external": True}, **own)
         other = replace(fold, test=("05",), validation=("01",)) if fault == "division" else fold
-        put_fold(tmp_path, "pix2pix", other, steps=5000 if fault == "steps" else 100, level=0.6)
+        steps, patch = 5000 if fault == "steps" else 100, {"options": {"crop": 64}}
+        put_fold(tmp_path, "pix2pix", other, steps=steps, crop=24, told=patch, level=0.6)
     how = {"level": "benchmark", "method": ("h2lo", "pix2pix"), "reports_only": True}
     assert len(collected(tmp_path, **how)) == 2 * bool(fault)
     table = (tmp_path / "table1.tsv").read_text()
