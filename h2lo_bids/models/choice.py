@@ -88,14 +88,7 @@ def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bund
         wanted = [s for s in suffixes if (s == contrast if contrast else s not in given)]
         if contrast and not wanted:
             continue
-        loaded = list(_models_at(path, wanted, methods, task))
-        for bundle in loaded:
-            names = [other.method for other in loaded if other.contrast == bundle.contrast]
-            if len(names) > 1:
-                raise UsageError(
-                    f"--model {path}: holds {len(names)} models for {bundle.contrast}; choose one "
-                    f"with --method: {', '.join(names)}"
-                )
+        for bundle in _models_at(path, wanted, methods, task, one_each=True):
             if bundle.contrast not in wanted:
                 raise UsageError(
                     f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
@@ -121,7 +114,12 @@ def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundl
 
 
 def _models_at(
-    path: Path, contrasts: Sequence[str], methods: tuple[str, ...], task: str | None
+    path: Path,
+    contrasts: Sequence[str],
+    methods: tuple[str, ...],
+    task: str | None,
+    *,
+    one_each: bool = False,
 ) -> Iterator[Bundle]:
     """Load what a path leads to: one model, or those of some contrasts in a folder."""
     # A file of the authors may not know its contrast.
@@ -129,6 +127,13 @@ def _models_at(
     if is_collection(path):
         found = choose_bundles(path, contrasts=contrasts, methods=methods, task=task)
         places = {item.path: item.contrast for item in found}
+        for contrast in contrasts if one_each else ():
+            names = [item.method for item in found if item.contrast == contrast]
+            if len(names) > 1:
+                raise UsageError(
+                    f"--model {path}: holds {len(names)} models for {contrast}; choose one with "
+                    f"--method: {', '.join(names)}"
+                )
     for place, own in places.items():
         bundle = load_bundle(place, contrast=own, task=task)
         if methods and bundle.method not in methods:
