@@ -98,6 +98,7 @@ def table_rows(text: str, **form: Any) -> Iterator[dict[str, str]]:
 
 def check_content(path: Path) -> None:
     """Make sure that a file can be read and is no placeholder of git-annex or Git LFS."""
+    absent = f"content not present, run: datalad get {path}"
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             # Opening a pipe would wait for a writer for ever.
@@ -106,7 +107,7 @@ def check_content(path: Path) -> None:
             start = stream.read(len(_LFS))
     except FileNotFoundError as error:
         if path.is_symlink() and "annex" in os.fspath(path.readlink()):
-            raise _not_present(path, _store(path)) from error
+            raise MissingInputError(f"{absent}{_store(path)}") from error
         if path.is_symlink():
             raise MissingInputError(
                 f"{path}: the link leads to {path.readlink()}, which does not exist; get it with "
@@ -122,13 +123,9 @@ def check_content(path: Path) -> None:
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     if start.startswith(_ANNEX):
-        raise _not_present(path)
+        raise MissingInputError(absent)
     if start == _LFS:
         raise MissingInputError(f"{path}: content not present, run: git lfs pull")
-
-
-def _not_present(path: Path, more: str = "") -> MissingInputError:
-    return MissingInputError(f"content not present, run: datalad get {path}{more}")
 
 
 def _store(link: Path) -> str:

@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,12 +41,9 @@ def index_images(
     every_subject: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """List the NIfTI images in the ``anat`` folders of some subjects, with notes on the index."""
-
-    def chosen(paths: Iterable[str]) -> list[Path]:
-        return _select(paths, bids_dir, subjects, sessions)
-
     if not subjects:
         return [], []
+    chosen = partial(_select, bids_dir=bids_dir, subjects=subjects, sessions=sessions)
     if database_dir is None:
         return chosen(_paths(_layout(bids_dir, () if every_subject else subjects, sessions))), []
     notes, file = [], database_dir / DATABASE

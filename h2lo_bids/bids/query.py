@@ -120,11 +120,10 @@ def nearest(label: str | None, labels: Collection[str], *, similar: bool = False
     """Return the label that differs in case or leading zeros only, or else a ``similar`` one."""
     wanted = str(label).lower()
     forms = {other.lower(): other for other in sorted(labels)}
-    for form, other in forms.items():
-        if form.lstrip("0") == wanted.lstrip("0"):
-            return other
-    close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75) if similar else []
-    return forms[close[0]] if close else None
+    found = [form for form in forms if form.lstrip("0") == wanted.lstrip("0")]
+    if similar and not found:
+        found = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75)
+    return forms[found[0]] if found else None
 
 
 def matches(name: Name, conditions: Filter) -> bool:

@@ -102,9 +102,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(features, features, 3, padding=1),
+            *_convolution(features, features), nn.Conv2d(features, features, 3, padding=1)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
