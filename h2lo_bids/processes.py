@@ -51,11 +51,8 @@ def when_ended(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    if before[signal.SIGHUP] is signal.SIG_IGN:  # and stays so: the run is to outlive its terminal
-        del before[signal.SIGHUP]
-    for number in before:
-        signal.signal(number, handler)
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # the run is to outlive its terminal
+    before = {n: signal.signal(n, handler) for n in _ENDING if not (nohup and n == signal.SIGHUP)}
     try:
         yield
     finally:
