@@ -45,8 +45,8 @@ def _ball(side: int = 60) -> np.ndarray:
 @pytest.fixture
 def head(tmp_path) -> dict[str, str]:
     """Return a ball and its mask, as most steps take them."""
-    mask = _save((_ball() > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
-    return {"checked": _save(_ball(), tmp_path / "scan.nii"), "mask_file": mask}
+    mask = _save((_ball() > 0).astype(np.uint8), tmp_path / "inside.nii.gz")
+    return {"checked": _save(_ball(), tmp_path / "ball.nii"), "mask_file": mask}
 
 
 def test_a_given_mask_of_no_brain_is_an_error_of_its_file(tmp_path, head):

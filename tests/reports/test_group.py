@@ -207,7 +207,7 @@ def test_folds_of_an_earlier_division_are_left_out(folder):
 
 def test_a_training_without_folds_and_an_empty_folder_have_a_page(tmp_path):
     text = text_of(make_group(tmp_path / "a", Sample(folds=0)))
-    for told in ("There was no cross-validation", "h2lo_T1w", "Registration of the pairs"):
+    for told in ("There was no cross-validation", "untrained T1w", "Registration of the pairs"):
         assert told in text
     assert "None" not in text
     path = write_group_report(tmp_path, level="train")
