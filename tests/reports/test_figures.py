@@ -256,3 +256,13 @@ def test_a_users_settings_change_nothing():
     first = charts.strip_plot(SUBJECTS, TITLES, label="PSNR")
     with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
         assert charts.strip_plot(SUBJECTS, TITLES, label="PSNR") == first
+
+
+@pytest.mark.parametrize("words", ["<b>&\"'$\\frac{$", "a\x00\ud800b"])
+def test_awkward_names_are_written_as_they_are(words):
+    titles = {"identity": words, "h2lo": "b"}
+    drawn = charts.strip_plot({words: {"identity": 1.0, "h2lo": 1e30}}, titles, label="PSNR")
+    root = ElementTree.fromstring(drawn)
+    name = "".join(c for c in words if c.isprintable())
+    assert name in [text.text for text in root.iter("text")]
+    assert root.find(".//g[@class='subject']").get("data-subject") == name
