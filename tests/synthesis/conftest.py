@@ -13,9 +13,9 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
 @cache
 def scaled(trunk="siren"):
-    """Draw a small operator whose output spans about [0, 1], as a trained one's does."""
+    """Draw an operator of half the width whose output spans about [0, 1], as if trained."""
     torch.manual_seed(0)
-    sizes = H2loArchitecture(channels=8, n_basis=16, width=32, trunk=trunk)
+    sizes = H2loArchitecture(channels=16, n_basis=64, width=128, trunk=trunk)
     model = H2lo(sizes).eval().requires_grad_(False)
     sample = torch.rand(1, 1, 12, 12, 12)
     with torch.inference_mode():

@@ -12,8 +12,8 @@ from h2lo_bids.synthesis.tiles import cover, read_crop
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shape=st.tuples(*[st.integers(1, 40)] * 3),
-    tile=st.integers(1, 40),
+    shape=st.tuples(*[st.integers(1, 24)] * 3),
+    tile=st.integers(1, 24),
     fill=st.sampled_from([0.0, 0.001, 0.3, 1.0]),
     seed=st.integers(0, 2**16),
 )
