@@ -264,7 +264,7 @@ def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -
     three = ["axi", "cor", "sag"]
     visits = [f"sub-HYPE00_ses-{visit}" for visit in ("HFC", "HFE")]
     assert told(found) == {f"{v}_{suffix}": three for v in visits for suffix in ("T1w", "T2w")}
-    assert {source.fusion for source in found.sources} == {"mrr"}
+    assert {len(source.parts) for source in found.sources} == {3}
     assert "high field (3.0009 T by Imag" in reasons(found)["sub-HYPE00_ses-GE_T2w.nii.gz"]
     # A run's account goes by scans, each under its own path and the outputs' name.
     first = found.scans[0]
