@@ -316,8 +316,8 @@ def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fus
     kept = inside = np.asarray(brain.dataobj) > 0
     if own_masks:
         own = [resample_mask(s.mask, brain.shape, s.matrix @ brain.affine).dataobj for s in scans]
-        votes: np.ndarray = np.sum([np.asarray(data) > 0 for data in own], axis=0, dtype=np.uint8)
-        kept = 2 * votes > len(scans)
+        votes = np.sum([np.asarray(data) > 0 for data in own], axis=0, dtype=np.uint8)
+        kept = np.asarray(2 * votes > len(scans))
     box = bounding_box(inside | kept)
     affine = brain.affine @ from_matvec(np.eye(3), [ends.start for ends in box])
     wanted, kept = inside[box], kept[box]
