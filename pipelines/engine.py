@@ -265,7 +265,7 @@ def results(workflow: Workflow) -> Iterator[tuple[str, Any]]:
     for node in generate_expanded_graph(workflow._create_flat_graph()):
         node.base_dir = workflow.base_dir
         file = Path(node.output_dir()) / f"result_{node.name}.pklz"
-        if file.exists():
+        with contextlib.suppress(Exception):  # there is none, or one of another version's steps
             yield node.fullname, load_resultfile(file, resolve=False)
 
 

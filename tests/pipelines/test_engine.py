@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,24 @@ def test_a_step_whose_files_were_deleted_runs_again(tmp_path, damage):
     else:
         (result if damage == "result" else result.with_name("x.txt")).unlink()
     assert run() == ["7", "kept"]
+
+
+def test_results_that_another_version_left_behind_a_step_that_fails_now_are_passed_over(tmp_path):
+    def run(**values: str) -> list[Failed]:
+        first = Step(log=tmp_path / "log", **values)
+        add(a, Step(log=tmp_path / "log"), "last", after=(add(a, first, "first"), "out"))
+        add(b, Step(log=tmp_path / "log"), "other")
+        return _run(workflow, a=["1"], b=["2"])
+
+    workflow, a, b = _workflow(tmp_path, *"ab")
+    assert run() == []
+    file, here = tmp_path / "wf/a/last/result_last.pklz", __name__.encode()
+    kept = gzip.decompress(file.read_bytes())
+    assert here in kept  # the module of its step, which is another now
+    file.write_bytes(gzip.compress(kept.replace(here, b"_" * len(here))))
+    workflow, a, b = _workflow(tmp_path, *"ab")
+    assert [item.step for item in run(raises="bad")] == ["first"]
+    assert "wf.b.other" in dict(results(workflow))
 
 
 def attempt(folder: Path, log: Label) -> dict[str, Any]:
