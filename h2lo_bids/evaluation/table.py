@@ -183,12 +183,11 @@ class Table:
     def save(self, folder: Path) -> None:
         """Write ``<name>.tsv``, ``.json`` and ``.md``, and ``<name>_<contrast>`` of each block."""
         parts = {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
-        sidecar, lines = self._tsv()
         for name, blocks in {self.name: self.blocks, **parts}.items():
-            contrasts = [block.contrast for block in blocks]
-            own = (line for line in lines if line[0] in contrasts)
-            catalogue.write_table(folder / f"{name}.tsv", own, sidecar)
-            atomic_write_text(folder / f"{name}.md", replace(self, blocks=blocks).to_md())
+            table = replace(self, blocks=blocks)
+            sidecar, lines = table._tsv()
+            catalogue.write_table(folder / f"{name}.tsv", lines, sidecar)
+            atomic_write_text(folder / f"{name}.md", table.to_md())
 
     @property
     def caption(self) -> str:

@@ -160,6 +160,7 @@ def test_every_column_of_every_file_is_described_in_order(tmp_path: Path) -> Non
         assert list(columns) == list(rows[0])
         assert all(column["Description"] for column in columns.values())
         if stem in tables:
+            assert columns["method"]["Levels"].keys() == {row["method"] for row in rows}
             named = stem.partition("_")[2]
             assert {row["contrast"] for row in rows} == ({named} if named else {"T1w", "T2w"})
             assert {row["seconds"] for row in rows} == {"1.5"}
