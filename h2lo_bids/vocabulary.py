@@ -32,6 +32,8 @@ ARMS = (
 
 SYNTHESIS_PRECISIONS = ("fp32", "bf16")
 """In which models are evaluated."""
+SCALINGS = ("robust", "max")
+"""How models take their input; see `h2lo_bids.imaging.normalise.scale_brain`."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an OSError that free space or a larger quota would mend."""

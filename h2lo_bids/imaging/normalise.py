@@ -18,8 +18,8 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
+from h2lo_bids.vocabulary import SCALINGS
 
-SCALINGS = ("robust", "max")
 BLOCK_MM = 2.0
 WHITE_QUANTILE = {"T1w": 0.75, "T2w": 0.30}
 """Of the flat blocks' medians: both lie in the middle of white matter in 11 real heads."""

@@ -20,7 +20,7 @@ from h2lo_bids.errors import (
 from h2lo_bids.io import check_content, parse_json, replace_folder, sha256, stamp
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model, build_model, sizes_of, task_of
-from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SCALINGS
 
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
@@ -257,6 +257,9 @@ def _read_folder(path: Path) -> Bundle:
     bundle = Bundle(path, architecture=sizes, frame=frame, metadata=metadata, card=card, **facts)
     if bundle.contrast not in CONTRASTS:
         raise BadDataError(f"{place}: contrast {bundle.contrast!r} is not T1w or T2w")
+    if bundle.scaling not in SCALINGS:
+        text = f"unknown scaling {bundle.scaling!r}; this version knows {[*SCALINGS]}"
+        raise BadDataError(f"{place}: {text}")
     _read_checked(path / WEIGHTS, bundle.sha256)
     for name in metadata.get("files", {}):
         read_extra(bundle, name)

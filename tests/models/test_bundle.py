@@ -139,6 +139,22 @@ def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
         load_bundle(b.path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("anchor", "nose", "anchor is one of"), ("shape", [1, 2, 3], "three sides"),
+     ("spacing", [1, 1, 0], "positive spacings"), ("orientation", "RAL", "'RAL'"),
+     ("scaling", "later", "unknown scaling 'later'")],
+)  # fmt: skip
+def test_a_frame_or_a_scaling_that_is_none_is_refused(saved, key, value, said, refused):
+    path = saved.path / "metadata.json"
+    record = json.loads(path.read_text())
+    (record if key == "scaling" else record["frame"])[key] = value
+    path.write_text(json.dumps(record))
+    line = refused(BadDataError, load_bundle, saved.path)
+    assert line.startswith(f"{path}: ")
+    assert said in line
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_comes_back_from_its_bundle(tmp_path, method):
     model = make_model(METHODS[method], tiny_options(method).architecture)
