@@ -46,6 +46,8 @@ def test_mprage_is_the_bloch_steady_state() -> None:
     expected = bloch_longitudinal(t1, events, 60)[echoes // 2] * np.sin(np.deg2rad(flip))
     got = signal.mprage(t1, 1e9, 1.0, tr=tr, te=0, ti=ti, flip=flip, echoes=echoes, spacing=spacing)
     assert got == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(ValueError, match="does not fit"):  # its waits would be negative
+        signal.mprage(t1, 80, 1, tr=1000, te=3, ti=300, flip=flip, echoes=128, spacing=8)
 
 
 def test_rectify_keeps_a_share_of_what_is_negative() -> None:
