@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import nibabel as nib
 import numpy as np
 import pytest
 from skeletons import anat, scan_at
@@ -28,6 +29,7 @@ from h2lo_bids.io import (
     atomic_write_text,
     exclusive,
     remove_temporaries,
+    save_nifti,
 )
 from h2lo_bids.settings import Settings
 
@@ -52,11 +54,12 @@ def test_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_one_line_that_names_the_file(tmp_path: Path, monkeypatch, refused) -> None:
-    path = tmp_path / "image.nii.gz"
+    path, image = tmp_path / "image.nii.gz", nib.Nifti1Image(np.zeros((2, 2, 2), "f4"), np.eye(4))
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(code, os.strerror(code))))
-        assert str(path) in refused(InputOutputError, atomic_write_bytes, path, b"x")
-        assert names(tmp_path) == []
+        for write, what in ((atomic_write_bytes, (path, b"x")), (save_nifti, (image, path))):
+            assert str(path) in refused(InputOutputError, write, *what)
+            assert names(tmp_path) == []
 
 
 def test_an_array_that_is_cut_by_a_quota_is_one_line_too(tmp_path: Path) -> None:
