@@ -80,6 +80,16 @@ def test_labels_are_letters_and_digits(label: str) -> None:
         derivative_path("/o", {"sub": label}, suffix="T1w", desc="preproc")
 
 
+def test_what_no_pattern_takes_is_refused(refused) -> None:
+    """Or a value would be lost, and one image written over another."""
+    for wrong in (
+        {"suffix": "T1w"},  # without desc it would be legal in raw
+        {"suffix": "mask", "desc": "other"},
+        {"suffix": "T1w", "desc": "preproc", "hemi": "L"},
+    ):
+        assert "io_spec.json" in refused(ValueError, derivative_path, "/o", {"sub": "01"}, **wrong)
+
+
 def test_hidden_files_are_no_records_of_pairs(tmp_path: Path) -> None:
     record = pair_paths(tmp_path, {"sub": "01"}, "T1w")["record"]
     record.parent.mkdir(parents=True)
