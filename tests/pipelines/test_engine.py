@@ -72,6 +72,22 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
     assert log.read_text().split() == 2 * [str(os.getpid())]  # good and last, not later
 
 
+def promise(folder: Path) -> dict[str, Any]:
+    """Name a file that is not there."""
+    return {"out": folder / "absent"}
+
+
+Promise = interface(promise, out=InFile)
+
+
+def test_an_error_outside_of_our_functions_keeps_its_class_and_text(tmp_path):
+    workflow, branch = _workflow(tmp_path, "a")
+    add(branch, Promise(), "bad")
+    (failure,) = _run(workflow, a=["1"])
+    assert failure.kind == "FileNotFoundError"
+    assert "absent" in failure.message
+
+
 def save(folder: Path, x: int) -> dict[str, Any]:
     """Write a number."""
     path = folder / "x.txt"
