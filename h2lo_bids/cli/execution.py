@@ -157,7 +157,8 @@ class Run(AbstractContextManager["Run"]):
     def fail_alike(self, failed: Sequence[Failed]) -> None:
         """Record failures that come together, and print one line for each kind."""
         self.failed += failed
-        items = ((f.path if f.path.name else Path(f.scan), f.line) for f in failed)
+        # What a search found names the file at fault, which may be one that many scans share.
+        items = ((f.path, f.message) if f.path.name else (Path(f.scan), f.line) for f in failed)
         for line in summarise(items):
             self.console.line(line, level="error")
 

@@ -17,6 +17,7 @@ from heads import add_subject, call, importable, rows_of, write_dataset, write_s
 from report_samples import make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
+from h2lo_bids.bids.discover import discover
 from h2lo_bids.cli import console, execution
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run
@@ -239,6 +240,16 @@ def test_a_folder_of_somebody_is_left_alone_whatever_its_description_says(tmp_pa
     for makers in (3.5, {"Name": "x"}, [None]):
         (tmp_path / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers}))
         assert "choose another output folder" in refused(CannotCreateError, require_own, tmp_path)
+
+
+def test_a_broken_sidecar_of_all_scans_is_told_once_by_its_own_name(bids):
+    write_scan(bids / "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz")
+    (bids / "T1w.json").write_text("{")
+    said, settings = io.StringIO(), Settings(bids, bids / "out")
+    Run(settings, Console(said), bids / "logs").report_discovery(discover(settings))
+    (line,) = said.getvalue().splitlines()
+    assert line.startswith(f"error: {bids}/T1w.json: ")
+    assert "(2 images: " in line
 
 
 def test_what_the_machine_lacks_is_told_with_a_remedy():
