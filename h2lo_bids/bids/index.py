@@ -188,8 +188,8 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
         named = [
             (match[1], entry) for entry in entries if (match := _SUBJECT.fullmatch(entry.name))
         ]
-    # Only links are looked at; one to itself is no folder, and reported with such names.
-    folders = (label for label, e in named if e.is_dir(follow_symlinks=False) or Path(e).is_dir())
+    # Only links are looked at; `Path.is_dir` would raise at one into a closed folder.
+    folders = (n for n, e in named if e.is_dir(follow_symlinks=False) or os.path.isdir(e))  # noqa: PTH112
     return tuple(sorted(folders))
 
 

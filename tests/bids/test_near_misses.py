@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skeletons import HIGH, LOW, anat, asking, find, find_low, put, reasons, write
 
+from h2lo_bids.bids.index import list_subjects
 from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.errors import InvalidBidsError, NoMatchError
 
@@ -38,6 +39,9 @@ def test_links_and_paths_beside_participants_are_problems(tmp_path: Path, refuse
     (root / "sub-99").rename(root / "sub-02\\anat\\sub-02_T1w.nii.gz")
     ((message, _),) = problems(find(root))
     assert "sub-02\\anat\\sub-02_T1w.nii.gz (a path of Windows; unpack it again)" in message
+    (root / "sub-98").symlink_to("x" * 300)  # to look fails, as with a link into a closed folder
+    assert list_subjects(root) == ("01",)
+    (root / "sub-98").unlink()
     (root / "sub-01").rename(tmp_path / "gone")
     assert "did you mean sub-02" in refused(NoMatchError, find, root)
 
