@@ -89,11 +89,13 @@ def test_coordinates_run_from_face_to_face():
         np.testing.assert_allclose(position[voxel], [*centres, 2 / 4, 2 / 5, 2 / 8], atol=1e-12)
 
 
-def test_parts_of_a_voxel_count_under_bfloat16():
+@pytest.mark.parametrize("siren", [False, True])
+def test_parts_of_a_voxel_count_under_bfloat16(siren):
     torch.manual_seed(0)
-    model = ConditionalInr(InrArchitecture(2, 4, 8, 2))
+    inr, h2lo = ConditionalInr(InrArchitecture(2, 4, 8, 2)), H2lo(H2loArchitecture(2, 4, 8))
+    model, first = (h2lo, h2lo.trunk.net[0].linear) if siren else (inr, inr.linears[0])
     seen: list[torch.Tensor] = []
-    model.linears[0].register_forward_hook(lambda module, given, out: seen.append(out))
+    first.register_forward_hook(lambda module, given, out: seen.append(out))
     shape, at = (256, 256, 256), torch.tensor([[0.703125, 0.1, 0.4]])
     features = torch.zeros(1, 4)
     moved = at + torch.tensor([1.0 / 1024, 0, 0])
