@@ -121,7 +121,7 @@ def test_a_low_field_grid_covers_the_field_of_view(degrees):
     np.testing.assert_allclose(*cosines, atol=1e-12)
 
 
-@pytest.mark.parametrize("zooms", [(1, 1), (0, 1, 1), (np.nan, 1, 1)])
+@pytest.mark.parametrize("zooms", [(1, 1), (0, 1, 1), (-1, 1, 1), (np.nan, 1, 1)])
 def test_impossible_voxel_sizes_are_refused(zooms):
     with pytest.raises(ValueError):
         lf_grid(np.eye(4), (4, 4, 4), zooms)
