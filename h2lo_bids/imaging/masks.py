@@ -109,8 +109,8 @@ def cut_bridges(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np
 
     if not mask.any():
         return mask
-    # Outside lies a voxel, except where the field of view cuts a brain: that counts as deep, like
-    # the rest of the brain beyond it.
+    # A margin of one voxel is outside the mask. There is none where the field of view cuts a brain:
+    # that side counts as deep, like the brain beyond it.
     box = bounding_box(mask, margin=1)
     whole = binary_fill_holes(largest_component(mask[box]))
     core = largest_component(~within(~whole, radius, spacing))
