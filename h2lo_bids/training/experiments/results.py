@@ -24,10 +24,11 @@ from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.fits import SPLITS
+from h2lo_bids.training.options import LATER
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
-_BY_METHOD = ("starts_from", "learning_rate", "precision")
+_BY_METHOD = ("learning_rate", "precision")
 """Options that may differ in one run, the precision where a cluster has several processors."""
 
 
@@ -143,7 +144,8 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     terms: dict[str, Any] = {"pairs": record.get("pairs")}
     if "given" not in record or record.get("method") == IDENTITY:
         return terms
-    options, given = record.get("options") or {}, record.get("given") or {}
+    options, given = record.get("options") or {}, {**LATER, **(record.get("given") or {})}
+    del given["starts_from"]  # of one method alone
     if record.get("task") != ENHANCE:  # what a method sets itself says nothing of the run
         given = {k: v for k, v in given.items() if options.get(k, v) == v}
     schedule = options.get("schedule") or {}

@@ -59,12 +59,14 @@ def collected(out: Path, *contrasts: str, **how: Any) -> list[str]:
     return [event["text"] for event in said if event.get("level") == "warning"]
 
 
-@pytest.mark.parametrize(("steps", "taken"), [(100, True), (5000, False)])
-def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
+@pytest.mark.parametrize(
+    ("other", "taken"), [({}, True), ({"steps": 5000}, False), ({"max_seconds": 60.0}, False)]
+)
+def test_methods_of_other_options_stay_out_of_the_table(tmp_path, other, taken):
     write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
     for fold in FOLDS:
         put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
-        put_fold(tmp_path, "h2lo-nograd", fold, steps=steps, level=0.6)
+        put_fold(tmp_path, "h2lo-nograd", fold, level=0.6, **{"steps": 100, **other})
     warnings = collected(tmp_path, "T1w", level="group", method=("h2lo",))
     scores = read_scores(tmp_path / "group_T1w_scores.tsv")
     # The identity's are in the folder of each method, and in the table once.
