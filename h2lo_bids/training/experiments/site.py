@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import re
@@ -277,7 +278,10 @@ def _tesla(strength: float | None) -> str:
 
 
 def _median(pairs: Sequence[PreparedPair], key: str) -> float | None:
-    values = [read_json(pair.record).get(key) for pair in pairs]
+    values = []
+    for pair in pairs:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # no reason to lose a fit
+            values.append(read_json(pair.record).get(key))
     known = [v for v in values if isinstance(v, int | float) and math.isfinite(v) and v > 0]
     return float(median(known)) if known else None
 

@@ -281,6 +281,7 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
         "3 T1w pairs (2 of them simulated) of 3 subjects at 3 T and 64 mT "
         "(low field: three scans fused in 1 of them)"
     )
+    pairs[1].record.unlink()  # while it is fitted
     metadata = fit_final(final_of(pairs[:2], tmp_path, small_options(steps=1))).metadata
     assert metadata["source_field_strength"] is None
     assert metadata["training_data"]["description"].endswith(
