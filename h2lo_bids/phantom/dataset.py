@@ -254,7 +254,7 @@ def _lesion_sidecar(
 def _licence(labels: Path | None) -> str:
     if labels is None:
         return "CC0"
-    texts = [p.read_text(errors="ignore")[:400] for p in labels.glob("LICENSE*")]
+    texts = [p.read_text(errors="ignore")[:400] for p in labels.glob("LICENSE*") if p.is_file()]
     apache = any("Apache License" in text for text in texts)
     return "Apache-2.0 (label maps)" if apache else "That of the label maps"
 

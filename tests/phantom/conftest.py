@@ -22,4 +22,5 @@ def ball_folder(tmp_path_factory, ball: Anatomy) -> Path:
     (folder / "._ball_01.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")  # is no label map
     nib.save(nib.Nifti1Image(ball.labels, ball.affine), folder / "ball_01.nii.gz")
     (folder / "LICENSE.txt").write_text("Apache License, Version 2.0")
+    (folder / "LICENSES").mkdir()
     return folder
