@@ -12,12 +12,7 @@ from h2lo_bids.models.diffi2i import DiffI2I
 from h2lo_bids.models.pfsr import Pfsr
 from h2lo_bids.models.pix2pix import Pix2Pix
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.patches import (
-    blend_patches,
-    patch_side,
-    predict_diffi2i,
-    predict_patches,
-)
+from h2lo_bids.synthesis.patches import blend_patches, predict_diffi2i, predict_patches
 
 SHAPE = (30, 41, 23)
 
@@ -29,7 +24,7 @@ def noise(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
 BALL = ball(SHAPE, 0.45 * min(SHAPE))
 
 
-@pytest.mark.parametrize("patch", [16, 12, 9, 5, 64])
+@pytest.mark.parametrize("patch", [12, 5, 64])
 def test_identity_comes_back(patch: int) -> None:
     volume, mask = noise(), BALL
     out = blend_patches(lambda x: x, volume, mask, patch)
@@ -49,24 +44,19 @@ def test_equals_a_brute_force_blend() -> None:
 
     out = blend_patches(network, volume, mask, patch)
     axes = [(1, 6, 11), (1, 6, 11), (2, 6, 10)]  # 20 voxels: 3 patches of 10 that share >= 5
-    rng = np.random.default_rng(1)
-    for voxel in rng.permutation(np.argwhere(mask))[:200]:
-        top = below = 0.0
-        for corner in itertools.product(*axes):
-            inside = [v - c for v, c in zip(voxel, corner, strict=True)]
-            if not all(0 <= i < patch for i in inside):
-                continue
-            weight = 1.0
-            for i, c, starts in zip(inside, corner, axes, strict=True):
-                step = starts[1] - starts[0]
-                if c > starts[0]:
-                    weight *= np.sin(np.pi / 2 * min(1, (i + 0.5) / (patch - step))) ** 2
-                if c < starts[-1]:
-                    weight *= np.sin(np.pi / 2 * min(1, (patch - i - 0.5) / (patch - step))) ** 2
-            cube = volume[tuple(slice(c, c + patch) for c in corner)].astype(np.float64)
-            top += weight * volume[tuple(voxel)] * cube.mean()
-            below += weight
-        assert out[tuple(voxel)] == pytest.approx(top / below, abs=1e-6)
+    weights = np.zeros((3, 3, length))  # of axis, patch and voxel
+    for own, starts in zip(weights, axes, strict=True):
+        at = (np.arange(patch) + 0.5) / (patch - starts[1] + starts[0])
+        rise = np.sin(np.pi / 2 * np.minimum(1, at)) ** 2
+        for number, start in enumerate(starts):
+            fall = rise[::-1] if number < 2 else 1
+            own[number, start : start + patch] = fall * (rise if number else 1)
+    top, below = np.zeros((2, *mask.shape))
+    for numbers in itertools.product(range(3), repeat=3):
+        weight = np.einsum("x,y,z->xyz", *(w[n] for w, n in zip(weights, numbers, strict=True)))
+        top += weight * volume * volume[weight > 0].mean(dtype=np.float64)
+        below += weight
+    np.testing.assert_allclose(out[mask], top[mask] / below[mask], rtol=0, atol=1e-6)
 
 
 def test_patches_without_brain_are_not_computed() -> None:
@@ -81,14 +71,6 @@ def test_patches_without_brain_are_not_computed() -> None:
     blend_patches(network, noise(mask.shape), mask, 16)
     assert len(seen) == 2  # of 7^3
     assert not blend_patches(network, noise(mask.shape), mask & False, 16).any()
-
-
-def test_threads_leave_no_trace() -> None:
-    torch.manual_seed(0)
-    network = torch.nn.Conv3d(1, 1, 3, padding=1)
-    options = [EngineOptions(threads=n) for n in (1, 2)]
-    made = [blend_patches(network, noise(), BALL, 12, each) for each in options]
-    assert np.array_equal(*made)
 
 
 @pytest.mark.parametrize(("kind", "gain"), [(Pix2Pix, 2), (Pfsr, 1)])  # the former in [-1, 1]
@@ -110,11 +92,6 @@ def test_one_patch_is_what_the_network_makes_of_it(kind, gain) -> None:
     assert not made[~mask].any()
     half = predict_patches(model, volume, mask, options=EngineOptions(precision="bf16"))
     assert 0 < np.abs(half - made).max() < 0.05
-
-
-def test_patches_fit_the_grid() -> None:
-    shapes = [(208, 256, 256), (40, 30, 20), (22, 26, 24)]
-    assert [patch_side(shape, 32) for shape in shapes] == [64, 64, 32]
 
 
 def test_each_slice_is_what_the_model_makes_of_it_by_the_seed_alone() -> None:

@@ -47,7 +47,7 @@ def naive(model, volume):
         return model(torch.from_numpy(volume)[None, None])[0, 0].numpy()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(*[st.integers(2, 16)] * 3),
     tile=st.integers(2, 17),
