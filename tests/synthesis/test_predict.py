@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pytest
 import shapes
@@ -10,7 +9,7 @@ import torch
 from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.frame import Frame
@@ -20,16 +19,12 @@ from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.predict import (
-    fastest_precision,
-    predict,
-    predict_on_grid,
-)
+from h2lo_bids.synthesis.predict import fastest_precision, predict, predict_on_grid
 
-AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
-TILTED = from_matvec(nib.eulerangles.euler2mat(z=np.radians(20)))
+AFFINE = from_matvec(np.eye(3), [-8, -6, -7])
 IDENTITY = Identity(NoSizes())
 SHAPE = (24, 28, 26)
+GRID = np.moveaxis(np.indices(SHAPE), 0, -1)
 
 
 def ball(radius=9.0):
@@ -37,22 +32,18 @@ def ball(radius=9.0):
 
 
 def shifted(offset):
-    affine = AFFINE.copy()
-    affine[:3, 3] += offset
-    return affine
+    return from_matvec(np.eye(3), AFFINE[:3, 3] + offset)
 
 
 def test_between_voxels_a_smooth_image_keeps_its_values():
-    grid = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
-
     def truth(at):
         return 0.5 + 0.2 * np.sin(at[..., 0] / 3) * np.cos(at[..., 1] / 4) + at[..., 2] / 200
 
-    volume = np.where(ball(12), truth(grid), 0).astype(np.float32)
+    volume = np.where(ball(12), truth(GRID), 0).astype(np.float32)
     offset = np.array([0.5, 0.3, 0.8])
     inner = ball(7)
     got = predict_on_grid(IDENTITY, volume, AFFINE, shifted(offset), inner)
-    np.testing.assert_allclose(got[inner], truth(grid + offset)[inner], atol=5e-4)
+    np.testing.assert_allclose(got[inner], truth(GRID + offset)[inner], atol=5e-4)
     assert not got[~inner].any()
 
 
@@ -63,20 +54,15 @@ def test_the_border_of_the_brain_is_not_darkened():
 
 
 def test_a_method_without_positions_is_integrated_too():
-    grid = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
-    volume = np.where(ball(12), 0.5 + 0.3 * np.cos(2 * np.pi * 0.1 * grid[..., 2]), 0)
-    target = AFFINE @ np.diag([2.0, 2.0, 5.0, 1.0])
-    target[:3, 3] += [8, 10, 8]
-    inner = np.ones((3, 3, 2), bool)
-    given = (IDENTITY, volume.astype(np.float32), AFFINE, target, inner)
-    got = predict_on_grid(*given, response=VoxelResponse())
-    z = 8 + 5 * np.arange(2)
-    expected = 0.5 + 0.3 * np.sinc(0.5) * np.cos(2 * np.pi * 0.1 * z)
-    np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), atol=0.01)
-    alone = 0.5 + 0.3 * np.cos(2 * np.pi * 0.1 * z)
-    np.testing.assert_allclose(
-        predict_on_grid(*given), np.broadcast_to(alone, got.shape), atol=1e-5
-    )
+    def wave(z, share=1.0):
+        return 0.5 + 0.3 * share * np.cos(2 * np.pi * 0.1 * z)
+
+    volume = np.where(ball(12), wave(GRID[..., 2]), 0).astype(np.float32)
+    target = shifted([8, 10, 8]) @ np.diag([2.0, 2.0, 5.0, 1.0])
+    given, z = (IDENTITY, volume, AFFINE, target, np.ones((3, 3, 2), bool)), 8 + 5 * np.arange(2)
+    for how, share, atol in (({"response": VoxelResponse()}, np.sinc(0.5), 0.01), ({}, 1, 1e-5)):
+        got = predict_on_grid(*given, **how)
+        np.testing.assert_allclose(got, np.broadcast_to(wave(z, share), got.shape), atol=atol)
 
 
 # The operator is asked for positions.
@@ -85,43 +71,18 @@ def test_a_method_without_positions_is_integrated_too():
 def test_the_frame_itself_needs_no_interpolation(model, volume, monkeypatch):
     monkeypatch.setattr(door, "synthesize_at", None)
     mask = volume > 0.4
-    off = AFFINE.copy()
-    off[:3, 3] += 5e-4  # the rounding of affines
-    for affine in (AFFINE, off):
+    for affine in (AFFINE, shifted([5e-4] * 3)):  # the rounding of affines
         got = predict_on_grid(model, volume, AFFINE, affine, mask)
         np.testing.assert_array_equal(got, synthesize(model, volume, mask))
 
 
 def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):
-    shifted = AFFINE.copy()
-    shifted[0, 3] -= 3
     mask = np.ones(volume.shape, dtype=bool)
-    got = predict_on_grid(model, volume, AFFINE, shifted, mask)
+    got = predict_on_grid(model, volume, AFFINE, shifted([-3, 0, 0]), mask)
     whole = synthesize(model, volume, mask)
     np.testing.assert_allclose(got[3:], whole[:-3], atol=2e-6)
     expected = synthesize_at(model, volume, np.array([[-3.0, 4, 5]]))[0]
     assert got[0, 4, 5] == pytest.approx(expected, abs=2e-6)
-
-
-def test_the_operator_is_integrated_over_voxels(model, volume):
-    """Against a sum over a dense lattice of positions, on a tilted grid."""
-    target = TILTED @ np.diag([2.0, 2.0, 4.0, 1.0])
-    target[:3, 3] = [-2, -2, -3]
-    mask = np.ones((2, 2, 2), bool)
-    given = (model, volume, AFFINE, target, mask)
-    got = predict_on_grid(*given, response=VoxelResponse("sinc"))
-    plane = (np.arange(6) + 0.5) / 6 - 0.5
-    line = ((np.arange(60) + 0.5) / 60 * 2 - 1) * 3.0  # slices, as far as a sinc reaches
-    offsets = np.stack(np.meshgrid(plane, plane, line, indexing="ij"), -1).reshape(-1, 3)
-    weights = slice_profile("sinc", offsets[:, 2], 1.0)
-    inside = np.pad(np.ones(volume.shape, bool), 20)
-    for voxel in np.argwhere(mask):
-        world = (voxel + offsets) @ target[:3, :3].T + target[:3, 3]
-        points = world - AFFINE[:3, 3]
-        own = weights * inside[tuple(np.rint(points).astype(int).T + 20)]
-        values = synthesize_at(model, volume, points)
-        assert got[tuple(voxel)] == pytest.approx((values * own).sum() / own.sum(), abs=0.025)
-    assert np.abs(got - predict_on_grid(*given)).max() > 0.1
 
 
 def test_nothing_wanted_and_nothing_there():
@@ -159,20 +120,11 @@ def test_the_embedded_models_are_within_60_db_in_bfloat16(contrast):
     assert 0 < np.sqrt(np.mean((exact - fast) ** 2)) < 10 ** (-door.FIDELITY / 20) == 1e-3
 
 
-@pytest.fixture
-def processor(monkeypatch):
-    """Return a function that says what this processor multiplies in, whatever it is."""
-
-    def multiplies_in(precision):
-        fastest_precision.cache_clear()
-        monkeypatch.setattr(door, "native_precision", lambda device: precision)
-
-    yield multiplies_in
-    fastest_precision.cache_clear()
-
-
-def test_a_model_that_bfloat16_changes_stays_in_float32(processor, tmp_path, monkeypatch):
+def test_a_model_that_bfloat16_changes_and_one_without_products_stay_in_float32(
+    tmp_path, monkeypatch
+):
     """Planted: two large terms of Equation 1 that cancel, so that rounding is all that is left."""
+    choose = fastest_precision.__wrapped__  # which remembers nothing
     torch.manual_seed(0)
     model = H2lo(H2loArchitecture(channels=2, n_basis=2, width=4)).requires_grad_(False)
     last = model.trunk.net[-1]
@@ -182,15 +134,10 @@ def test_a_model_that_bfloat16_changes_stays_in_float32(processor, tmp_path, mon
         values[1] = values[0] * 1.001
     frame = {"contrast": "T1w", "frame": Frame(), "metadata": {}, "card": ""}
     bundle = save_bundle(tmp_path / "m", model, **frame)
-    processor("bf16")
-    assert fastest_precision(bundle, "cpu") == "fp32"
+    monkeypatch.setattr(door, "native_precision", lambda device: "bf16")
+    assert choose(bundle, "cpu") == "fp32"
     monkeypatch.setattr(door, "FIDELITY", 0.0)
-    processor("bf16")
-    assert fastest_precision(bundle, "cpu") == "bf16"
-
-
-def test_processors_without_bfloat16_and_methods_without_products_take_float32(processor):
-    processor("bf16")
-    assert fastest_precision(default_bundle("T1w", method="identity"), "cpu") == "fp32"
-    processor("fp32")
-    assert fastest_precision(default_bundle("T1w"), "cpu") == "fp32"
+    assert choose(bundle, "cpu") == "bf16"
+    assert choose(default_bundle("T1w", method="identity"), "cpu") == "fp32"
+    monkeypatch.setattr(door, "native_precision", lambda device: "fp32")
+    assert choose(bundle, "cpu") == "fp32"
