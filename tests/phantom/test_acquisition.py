@@ -1,4 +1,4 @@
-"""The scanner: slice profiles, k-space, noise and geometry against closed forms."""
+"""The scanner: k-space, noise and geometry against closed forms."""
 
 from __future__ import annotations
 
@@ -6,23 +6,8 @@ import numpy as np
 import pytest
 from nibabel.affines import from_matvec
 
-from h2lo_bids.phantom.acquisition import (
-    Grid,
-    acquire,
-    complex_noise,
-    profile_matrix,
-    truncate_kspace,
-)
+from h2lo_bids.phantom.acquisition import Grid, acquire, complex_noise, truncate_kspace
 from h2lo_bids.phantom.anatomy import rigid
-
-
-@pytest.mark.parametrize("kind", ["gauss", "sinc", "box"])
-def test_a_slice_keeps_the_mean(kind: str) -> None:
-    weights = profile_matrix(kind, 12, 5.0, 5)
-    assert weights.shape == (12, 60)
-    np.testing.assert_allclose(weights.sum(axis=1), 1.0)
-    # Slices see their neighbours alike, away from the ends of the stack.
-    np.testing.assert_allclose(weights[5, 5:45], weights[6, 10:50], atol=1e-12)
 
 
 def test_truncation_leaves_a_band_limited_image_unchanged() -> None:

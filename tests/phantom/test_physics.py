@@ -51,5 +51,4 @@ def test_mprage_is_the_bloch_steady_state() -> None:
 
 
 def test_rectify_keeps_a_share_of_what_is_negative() -> None:
-    for kept, expected in ((1.0, [2, 0, 3]), (0.0, [0, 0, 3]), (0.25, [0.5, 0, 3])):
-        np.testing.assert_allclose(signal.rectify(np.array([-2.0, 0.0, 3.0]), kept), expected)
+    np.testing.assert_allclose(signal.rectify(np.array([-2.0, 0.0, 3.0]), 0.25), [0.5, 0, 3])

