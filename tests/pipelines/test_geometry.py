@@ -22,21 +22,20 @@ from nibabel.affines import apply_affine, from_matvec
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from scipy.ndimage import binary_erosion
-from shapes import reoriented
+from shapes import reoriented, stored
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_extras
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import lf_mask
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, save_bundle
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.outputs import Grid, voxel_grid
 from h2lo_bids.settings import Settings
-from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import add_noise
-from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
+from h2lo_bids.synthesis.predict import predict_on_grid
 from pipelines.engine import run_workflow
 from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid, prepare_scan
 
@@ -80,15 +79,8 @@ def _locates() -> H2lo:
 def _bundle(folder: Path, model: H2lo, anchor: str) -> Bundle:
     if anchor == "brain":
         return save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
-    file = folder.with_suffix(".pth")
-    args = {
-        "feature_dim": 4,
-        "encoder_base_channels": 3,
-        "trunk_type": "mlp",
-        "decoder_depth": 4,
-        "decoder_width": 8,
-        "omega": 30.0,
-    }
+    file, sizes = folder.with_suffix(".pth"), {"feature_dim": 4, "encoder_base_channels": 3}
+    args = {**sizes, "trunk_type": "mlp", "decoder_depth": 4, "decoder_width": 8, "omega": 30.0}
     torch.save({"model_state_dict": model.state_dict(), "args": args, "epoch": 1}, file)
     return load_bundle(file, contrast="T1w")
 
@@ -163,18 +155,15 @@ def _coordinates(scan: nib.Nifti1Image, world: np.ndarray, anchor: str) -> np.nd
 
 
 SCANS = [
-    ("LPS", (1.0, 1.0, 1.0), True),
-    ("PIR", (1.0, 1.0, 1.0), True),
-    ("SAL", (1.3, 0.9, 2.0), False),
-    ("LIA", (2.0, 1.3, 0.9), True),
+    ("brain", "PIR", (1.0, 1.0, 1.0), True),
+    ("brain", "SAL", (1.3, 0.9, 2.0), False),
+    ("brain", "LIA", (2.0, 1.3, 0.9), True),
+    ("array", "PIR", (1.0, 1.0, 1.0), True),
+    ("array", "LIA", (2.0, 1.3, 0.9), True),
 ]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*(("brain", *scan) for scan in SCANS), *(("array", *scan) for scan in SCANS[1::2])],
-    ids=lambda param: f"{param[0]}-{param[1]}-{'tilted' if param[3] else 'straight'}",
-)
+@pytest.fixture(scope="module", params=SCANS, ids=lambda param: "-".join(param[:2]))
 def case(request, tmp_path_factory):
     """Return anchor, scan, and what came out."""
     anchor, codes, zooms, tilted = request.param
@@ -203,6 +192,11 @@ def test_what_was_put_in_comes_out_in_its_place(case):
         # The head's brightness changes by 0.5 % per mm: half a voxel astray shows.
         assert np.median(error) < 5e-4
         assert error.max() < 5e-3
+    for name, image in found.items():  # no viewer reads another transform
+        header = image.header
+        assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1), name
+        assert header.get_xyzt_units()[0] == "mm", name
+        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
 
 
 @pytest.mark.parametrize("grid", ["located", "coarse"])
@@ -224,109 +218,74 @@ def test_the_trunk_sees_where_a_voxel_is(case, grid):
     np.testing.assert_allclose(world.mean(0), brain.mean(0), atol=0.3)
 
 
-def test_headers_agree_so_that_no_viewer_reads_another_transform(case):
-    _, _, found = case
-    for name, image in found.items():
-        header = image.header
-        assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1), name
-        assert header.get_xyzt_units()[0] == "mm", name
-        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
-
-
 # Noise and uncertainty, run as nodes on a tiny frame.
 
-SHAPE = (14, 12, 10)
-AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])
+AFFINE = from_matvec(np.eye(3), [-7, 3, 5])
+INSIDE = np.pad(np.ones((10, 8, 6), bool), 2)
+VOLUME = np.random.default_rng(0).random(INSIDE.shape, np.float32) * INSIDE
 SEED = (42, zlib.crc32(b"sub-01_T1w"))
 """Of the run, and of the scan."""
 NOISE = white_noise(0.05, (SPACING,) * 3, (16, 16, 16))  # that of `write_whole_bundle`
+NATIVE, COARSE = Grid("native"), voxel_grid((2.0, 2.0, 5.0), VoxelResponse("gauss", 3.0))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """Return a bundle of random weights with a noise model, and its members' bundles."""
-    folder = write_whole_bundle(tmp_path_factory.mktemp("models"), "T1w")
-    return load_bundle(folder), sorted(folder.parent.glob("fold-*"))
+def bundle(tmp_path_factory) -> Bundle:
+    """Return a bundle of random weights with a noise model and members."""
+    return load_bundle(write_whole_bundle(tmp_path_factory.mktemp("models"), "T1w"))
 
 
-@pytest.fixture
-def images(tmp_path):
-    rng = np.random.default_rng(0)
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[2:-2, 2:-2, 2:-2] = 1
-    volume = rng.random(SHAPE).astype("f4") * mask
-    paths = {}
-    for name, data in (("volume", volume), ("mask", mask)):
-        paths[name] = tmp_path / f"{name}.nii.gz"
-        nib.save(nib.Nifti1Image(data, AFFINE), paths[name])
-    return paths, volume, mask > 0
-
-
-def _run(bundle, paths, folder, grid, mask):
+def _run(bundle: Bundle, folder: Path, mask: nib.Nifti1Image, *grids: Grid):
+    """Evaluate a bundle at a mask and on other grids; return what the nodes made, by their name."""
     scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
-    image = ImageSpec("scan", scan, bundle, (scan,), (None,))
-    words = {"noise": "calibrated", "realisations": 2, "uncertainty": True}
-    run = RunSpec(Settings(folder, folder / "out", noise_scale=1.5, **words))
+    words = {"noise": "calibrated", "realisations": 2, "uncertainty": True, "noise_scale": 1.5}
+    run = RunSpec(Settings(folder, folder / "out", **words))
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
-    files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
-    branch = Branch(workflow, image, run)
-    add_grid(branch, grid, {key: (files, key) for key in ("volume", "mask")})
-    done = {node.name: node for node in workflow.run().nodes()}
-    names = ("synthesize", "noise01", "noise02", "std")
-    found = {n: nib.load(done[f"{n}_{grid.name}"].result.outputs.out_file) for n in names}
-    return {name: (made.affine, np.asarray(made.dataobj)) for name, made in found.items()}
+    folder.mkdir()
+    for name, image in (("volume", stored(VOLUME, AFFINE)), ("mask", mask)):
+        nib.save(image, folder / f"{name}.nii.gz")
+        files.inputs.trait_set(**{name: str(folder / f"{name}.nii.gz")})
+    branch = Branch(workflow, ImageSpec("scan", scan, bundle, (scan,), (None,)), run)
+    for grid in grids:
+        add_grid(branch, grid, {key: (files, key) for key in ("volume", "mask")})
+    made = (n for n in workflow.run().nodes() if n.name.startswith(("synthesize", "noise", "std")))
+    return {node.name: nib.load(node.result.outputs.out_file) for node in made}
 
 
-def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
-    whole, folds = bundle
-    paths, volume, mask = images
-    own = _run(whole, paths, tmp_path / "a", Grid("native"), paths["mask"])
-    low = np.clip(synthesize(load_model(whole), volume, mask), 0, 1)
-    np.testing.assert_allclose(own["synthesize"][1], low, atol=1e-6)
-    for number in (1, 2):
-        how = {"seed": SEED, "realisation": number, "scale": 1.5}
-        expected = add_noise(low, mask, np.eye(4), NOISE, **how)
-        np.testing.assert_allclose(own[f"noise0{number}"][1], expected, atol=1e-5)
-    models = [load_model(load_bundle(fold)) for fold in folds]
-    seen = [np.clip(synthesize(model, volume, mask), 0, 1) for model in models]
-    np.testing.assert_allclose(own["std"][1], np.std(seen, axis=0, ddof=1), atol=1e-6)
-    assert own["std"][1].max() > 0
+def test_noise_and_deviation_on_each_grid_are_those_of_the_functions(bundle, tmp_path):
+    mask = stored(INSIDE, AFFINE)
+    own = _run(bundle, tmp_path / "a", mask, NATIVE, COARSE)
+    inside, affine = lf_mask(INSIDE, AFFINE, COARSE.spacing)
+    model, folds = load_model(bundle), [*members(bundle)]
+    for grid, wanted, place in ((NATIVE, INSIDE, AFFINE), (COARSE, inside, affine)):
+        how = {"response": COARSE.response if grid is COARSE else None}
+        low, *seen = (
+            np.clip(predict_on_grid(each, VOLUME, AFFINE, place, wanted, **how), 0, 1)
+            for each in (model, *folds)
+        )
+        expected = {"synthesize": low, "std": np.std(seen, axis=0, ddof=1)}
+        for number in (1, 2):
+            drawn = {"seed": SEED, "realisation": number, "acquired": grid is COARSE}
+            to_frame = np.linalg.inv(AFFINE) @ place
+            noisy = add_noise(low, wanted, to_frame, NOISE, scale=1.5, **drawn)
+            expected[f"noise0{number}"] = noisy
+        for name, values in expected.items():
+            image = own[f"{name}_{grid.name}"]
+            np.testing.assert_allclose(image.affine, place)
+            np.testing.assert_allclose(image.dataobj, values, atol=1e-5, err_msg=name)
+            assert values.max() > 0
 
     # A grid of the same world with flipped axes and a border cut off shows the same draw.
-    cut = nib.load(paths["mask"]).slicer[1:].as_reoriented(np.array([[1, -1], [0, 1], [2, 1]]))
-    nib.save(cut, tmp_path / "cut.nii.gz")
-    other = _run(whole, paths, tmp_path / "b", Grid("native"), tmp_path / "cut.nii.gz")
-    for name, (affine, data) in other.items():
-        np.testing.assert_allclose(affine, cut.affine)
-        moved = own[name][1][1:].transpose(1, 0, 2)[:, ::-1]
-        np.testing.assert_allclose(data, moved, atol=1e-5, err_msg=name)
-
-
-def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tmp_path):
-    response = VoxelResponse("gauss", 3.0)
-    whole, folds = bundle
-    paths, volume, mask = images
-    grid = voxel_grid((2.0, 2.0, 5.0), response)
-    got = _run(whole, paths, tmp_path / "a", grid, paths["mask"])
-    affine, low = got["synthesize"]
-    inside, expected = lf_mask(mask, AFFINE, (2.0, 2.0, 5.0))
-    np.testing.assert_allclose(affine, expected)
-    np.testing.assert_array_equal(low > 0, inside)
-    given = (load_model(whole), volume, AFFINE, expected, inside)
-    integrated = np.clip(predict_on_grid(*given, response=response), 0, 1)
-    np.testing.assert_allclose(low, integrated, atol=1e-6)
-    assert np.abs(low - np.clip(predict_on_grid(*given), 0, 1)).max() > 1e-3
-    at_frame = np.linalg.inv(AFFINE) @ expected
-    how = {"seed": SEED, "realisation": 1, "acquired": True, "scale": 1.5}
-    noise = add_noise(low, inside, at_frame, NOISE, **how)
-    np.testing.assert_allclose(got["noise01"][1], noise, atol=1e-5)
-    models = (load_model(load_bundle(fold)) for fold in folds)
-    std = deviation_on_grid(models, *given[1:], response=response)
-    np.testing.assert_allclose(got["std"][1], std, atol=1e-5)
+    turn = np.array([[1, -1], [0, 1], [2, 1]])
+    cut = mask.slicer[1:].as_reoriented(turn)
+    for name, image in _run(bundle, tmp_path / "b", cut, NATIVE).items():
+        np.testing.assert_allclose(image.affine, cut.affine)
+        moved = own[name].slicer[1:].as_reoriented(turn)
+        np.testing.assert_allclose(image.dataobj, moved.dataobj, atol=1e-5, err_msg=name)
 
 
 def test_a_damaged_noise_model_is_named(bundle):
-    damaged = SimpleNamespace(path=bundle[0].path, metadata={"noise": {"power": 3}})
+    damaged = SimpleNamespace(path=bundle.path, metadata={"noise": {"power": 3}})
     with pytest.raises(BadDataError, match="whole: not a noise model"):
         check_extras(SimpleNamespace(noise="calibrated", uncertainty=False), damaged)
