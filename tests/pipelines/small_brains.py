@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter, map_coordinates
+from shapes import ellipsoid
 from skeletons import anat, scan_at
 
 from h2lo_bids.bids.scan import Scan
@@ -30,26 +31,28 @@ def make_brain() -> nib.Nifti1Image:
     """Make a brain without skull, with texture enough to be registered."""
     affine = affine_of(SHAPE, 3.0)
     texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
-    at = apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
-    inside = ((at / (50, 60, 50)) ** 2).sum(-1) < 1
-    values = np.where(inside, (400 + 100 * texture / texture.std()).clip(20), 0)
+    inside = ellipsoid((50, 60, 50), affine=affine, shape=SHAPE)
+    return _stored(np.where(inside, (400 + 100 * texture / texture.std()).clip(20), 0), affine)
+
+
+def _stored(values: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     image = nib.Nifti1Image(values.astype(np.int16), affine)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
     return image
+
+
+def seen_at(brain: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
+    """Return the brain in another contrast at positions (..., 3) in mm."""
+    voxels = np.moveaxis(apply_affine(np.linalg.inv(brain.affine), points), -1, 0)
+    return 20 * np.sqrt(map_coordinates(brain.get_fdata(), voxels, order=1))
 
 
 def seen(brain: nib.Nifti1Image, motion: np.ndarray, shape, spacing) -> nib.Nifti1Image:
     """Return the brain as a scan shows it after a motion, in another contrast."""
     affine = affine_of(shape, spacing)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    there = np.linalg.inv(brain.affine) @ np.linalg.inv(motion) @ affine
-    at = np.moveaxis(apply_affine(there, grid), -1, 0)
-    values = 20 * np.sqrt(map_coordinates(brain.get_fdata(), at, order=1))
-    image = nib.Nifti1Image(values.astype(np.int16), affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    return image
+    grid = np.moveaxis(np.indices(shape), 0, -1)
+    return _stored(seen_at(brain, apply_affine(np.linalg.inv(motion) @ affine, grid)), affine)
 
 
 def write_scan(root: Path, session: str, image, acq: str | None = None) -> Scan:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from heads import write_enhancer
 from nibabel.affines import apply_affine, from_matvec
-from nipype.interfaces.base import isdefined
-from scipy.ndimage import map_coordinates
-from small_brains import GRIDS, SHAPE, make_brain, seen, write_scan
+from nipype.interfaces.base import Undefined
+from skeletons import anat, put, scan_at
+from small_brains import GRIDS, SHAPE, make_brain, seen, seen_at, write_scan
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.discover import ImageSource
@@ -28,7 +28,13 @@ from h2lo_bids.reports.records import ScanReport, from_json
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared, read_prepared
 from pipelines.engine import run_workflow
-from pipelines.pairs import PairOptions, init_pair_wf, pair_fingerprint, prepare_pairs
+from pipelines.pairs import (
+    PairOptions,
+    init_pair_wf,
+    missing_pairs,
+    pair_fingerprint,
+    prepare_pairs,
+)
 from pipelines.participant import ImageSpec, RunSpec, init_participant_wf, records
 
 FRAME = Frame((40, 48, 40), (3.0, 3.0, 3.0))
@@ -77,18 +83,6 @@ def test_warnings_about_a_fused_image_do_not_name_one_of_its_scans(tmp_path, mod
     assert names == ["sub-01_T1w", "sub-01/anat/sub-01_acq-cor_T1w.nii.gz"]
 
 
-def _images(folder: Path, source: ImageSource) -> tuple[dict[str, nib.Nifti1Image], dict]:
-    """Return what was made of scans, and the sidecar of their mask."""
-    paths = enhanced_paths(folder / "out", source.scan)
-    side = json.loads(sidecar_path(paths["mask"]).read_text())
-    return {key: nib.load(path) for key, path in paths.items()}, side
-
-
-def _seen_at(brain: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
-    voxels = apply_affine(np.linalg.inv(brain.affine), points)
-    return 20 * np.sqrt(map_coordinates(brain.get_fdata(), voxels.T, order=1))
-
-
 @pytest.mark.slow
 def test_scans_become_one_image_in_the_place_of_the_first_that_can_be_read(tmp_path, model):
     """Three orientations, one alone, and three of which one cannot be read."""
@@ -100,7 +94,8 @@ def test_scans_become_one_image_in_the_place_of_the_first_that_can_be_read(tmp_p
     # The brain as it was when the first scan was made, known in every voxel of the frame.
     brain = make_brain()
     for source, record in zip((three, alone, rest), found, strict=True):
-        made, side = _images(tmp_path, source)
+        paths = enhanced_paths(tmp_path / "out", source.scan)
+        made = {key: nib.load(path) for key, path in paths.items()}
         low, mask = made["preproc"].get_fdata(), made["mask"].get_fdata() > 0
         # An untrained network adds nothing.
         np.testing.assert_array_equal(made["enhanced"].get_fdata(), low)
@@ -110,16 +105,15 @@ def test_scans_become_one_image_in_the_place_of_the_first_that_can_be_read(tmp_p
         assert not low[~mask].any()
         there = apply_affine(made["preproc"].affine, np.argwhere(mask))
         here, *shifted = (
-            np.corrcoef(_seen_at(brain, there + shift), low[mask])[0, 1]
+            np.corrcoef(seen_at(brain, there + shift), low[mask])[0, 1]
             for shift in np.vstack([np.zeros(3), 2.0 * np.eye(3), -2.0 * np.eye(3)])
         )
         assert here > (max(*shifted, 0.9) if source is three else 0.9)
         used = [part.path.name for part in source.parts if part is not rest.parts[0]]
-        assert [uri.rpartition("/")[2] for uri in side["Sources"]] == used
-        assert record.task == "enhance"
-        assert "enhance" in dict(record.seconds)
-    path = enhanced_paths(tmp_path / "out", three.scan)["enhanced"]
-    assert json.loads(sidecar_path(path).read_text())["Fusion"] == "mrr"
+        told = {key: json.loads(sidecar_path(path).read_text()) for key, path in paths.items()}
+        assert [uri.rpartition("/")[2] for uri in told["mask"]["Sources"]] == used
+        assert told["enhanced"]["Fusion"] == ("none" if source is alone else "mrr")
+        assert (record.task, "enhance" in dict(record.seconds)) == ("enhance", True)
     assert [Path(part).name for part in found[0].parts] == [p.path.name for p in three.parts]
     kinds = {figure.kind for figure in found[0].figures}
     assert kinds >= {"lowfieldinput", "enhanced", "difference"}
@@ -142,9 +136,9 @@ def source(tmp_path_factory) -> PairSource:
     return PairSource(write_scan(root, "HF", brain), low)
 
 
-def _prepare(out: Path, *pairs: PairSource, **options):
+def _prepare(out: Path, *pairs: PairSource):
     """Return the names of the pairs that were made and that were there, and what failed."""
-    how = PairOptions(Settings(out, out / "out", work_dir=out / "work", **options), FRAME)
+    how = PairOptions(Settings(out, out / "out", work_dir=out / "work"), FRAME)
     made, kept, failed = prepare_pairs(pairs, how, out / "logs")
     return [pair.name for pair in made], [pair.name for pair in kept], failed
 
@@ -180,7 +174,8 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     assert np.corrcoef(truth, data.lf[data.mask])[0, 1] > 0.9
 
     assert _prepare(tmp_path, source) == ([], [source.name], [])
-    assert _prepare(tmp_path, source, random_seed=7) == ([source.name], [], [])
+    other = Settings(tmp_path, tmp_path / "out", random_seed=7)
+    assert missing_pairs((source,), PairOptions(other, FRAME)) == (source.name,)
     pair.lf.write_bytes(b"x")
     with pytest.raises(BadDataError, match="cannot be read"):
         read_prepared(pair)
@@ -205,15 +200,9 @@ def test_a_deliberately_misregistered_pair_is_flagged(source, tmp_path) -> None:
 
 
 def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
-    silent = {"Manufacturer": "GE"}
-    real = replace(
-        source.hf, path=tmp_path / "real" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", metadata=silent
-    )
-    made = replace(real, path=tmp_path / "made" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     for name, maker in (("real", "scanner"), ("made", "h2lo-phantom")):
-        description = tmp_path / name / "dataset_description.json"
-        description.parent.mkdir()
-        description.write_text(json.dumps({"GeneratedBy": [{"Name": maker}]}))
+        put(tmp_path / name / "dataset_description.json", {"GeneratedBy": [{"Name": maker}]})
+    real, made = (scan_at(tmp_path / name / anat("01", None, "T1w")) for name in ("real", "made"))
 
     def simulated(high: Scan, low: Scan) -> bool:
         pair = PairSource(high, (low,))
@@ -227,40 +216,31 @@ def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
 
 def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path, monkeypatch) -> None:
     """Of the raw scans: a mask in the name of a registered image is of another grid."""
-    root = tmp_path / "masks"
+    root, high, low = tmp_path / "masks", source.hf, source.lf[1]
     settings = Settings(tmp_path, tmp_path / "out", derivatives=(("m", root),))
-    before = pair_fingerprint(source, PairOptions(settings, FRAME))
-    names = {}
-    for scan in (source.hf, source.lf[1]):
-        names[scan] = (
-            root
-            / scan.path.parent.relative_to(scan.root)
-            / scan.path.name.replace("T1w", "desc-brain_mask")
-        )
-        names[scan].parent.mkdir(parents=True, exist_ok=True)
-        names[scan].write_bytes(b"a mask")
     how = PairOptions(settings, FRAME)
+    fingerprints = {pair_fingerprint(source, how)}
+    names = {s: s.relative_path.replace("T1w", "desc-brain_mask") for s in (high, low)}
+    for text in ("a mask", "another"):
+        for name in names.values():
+            put(root / name, text)
+        fingerprints.add(pair_fingerprint(source, how))
+    assert len(fingerprints) == 3
     workflow = init_pair_wf(source, "", how)
-    given = [workflow.get_node(name).inputs for name in ("find_brain", "find_1", "find_2")]
-    found = [values.given_mask if isdefined(values.given_mask) else None for values in given]
-    assert found == [str(names[source.hf]), None, str(names[source.lf[1]])]
-    uri = f"bids:m:{names[source.hf].relative_to(root).as_posix()}"
+    finds = map(workflow.get_node, ("find_brain", "find_1", "find_2"))
+    wanted = [str(root / names[high]), Undefined, str(root / names[low])]
+    assert [find.inputs.given_mask for find in finds] == wanted
     sidecars = workflow.get_node("write").inputs.sidecars
-    assert uri in sidecars["mask"]["Sources"]
-    assert f"bids:m:{names[source.lf[1]].relative_to(root).as_posix()}" in sidecars["lf"]["Sources"]
-    first = pair_fingerprint(source, how)
-    names[source.hf].write_bytes(b"another")
-    assert len({before, first, pair_fingerprint(source, how)}) == 3
+    assert f"bids:m:{names[high]}" in sidecars["mask"]["Sources"]
+    assert f"bids:m:{names[low]}" in sidecars["lf"]["Sources"]
     told: list[str] = []
     monkeypatch.setattr("pipelines.pairs.prepare_pairs", lambda *given: ([], [source], []))
     for folder in (root, tmp_path):  # which holds none
         asked = replace(settings, derivatives=(("m", folder),))
         prepare_participant(asked, (source,), tmp_path, lambda event: told.append(event["text"]))
-    lacking = tmp_path / names[source.hf].relative_to(root)
     assert told == [
-        f"{source.hf.stem}: brain mask {names[source.hf]}",
-        f"{source.lf[1].stem}: brain mask {names[source.lf[1]]}",
-        f"{source.hf.stem}: brain mask computed, as there is no {lacking}",
+        *(f"{scan.stem}: brain mask {root / name}" for scan, name in names.items()),
+        f"{high.stem}: brain mask computed, as there is no {tmp_path / names[high]}",
     ]
     for other in ("m", "lf"):  # a derivative, and --lf-dir
-        assert how.mask_of(replace(source.lf[1], dataset=other)) is None
+        assert how.mask_of(replace(low, dataset=other)) is None
