@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,7 @@ def _scan(suffix: str, session: str | None = None) -> Scan:
     return scan_at(Path("/bids") / anat("01", session, suffix))
 
 
-@pytest.fixture
-def template(tmp_path) -> Path:
-    path = tmp_path / "tpl.nii.gz"
-    path.write_bytes(b"x")
-    return path
-
-
-def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="fp32", **options):
+def _build(folder, *scans, masks=(None, None), method="h2lo", precision="fp32", **options):
     sizes, digest = options.pop("architecture", {}), options.pop("sha256", "ab" * 32)
     images = [
         ImageSpec(
@@ -34,23 +28,21 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="f
             scan,
             Bundle(Path("/m"), method, scan.suffix, sizes, Frame(), digest, {"name": "m"}, ""),
             (scan,),
-            (masks[number] if masks else None,),
+            (masks[number],),
             precision,
         )
         for number, scan in enumerate(scans)
     ]
-    templates = {
-        suffix: dict.fromkeys(options.get("output_spaces", ()), (template, None))
-        for suffix in ("T1w", "T2w")
-    }
+    (template := folder / "tpl.nii.gz").touch()
+    spaces = dict.fromkeys(options.get("output_spaces", ()), (template, None))
     threads = options.pop("omp_nthreads", 1)
-    settings = Settings(tmp_path, tmp_path / "out", **options)
-    run = RunSpec(settings, templates, omp_nthreads=threads)
+    settings = Settings(folder, folder / "out", **options)
+    run = RunSpec(settings, {"T1w": spaces, "T2w": spaces}, omp_nthreads=threads)
     return init_participant_wf("wf", images, run)
 
 
-def _branch(tmp_path, template=None, **options):
-    return _build([_scan("T1w")], tmp_path, template, **options).get_node("scan_0_T1w_wf")
+def _branch(folder, **options):
+    return _build(folder, _scan("T1w"), **options).get_node("scan_0_T1w_wf")
 
 
 def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
@@ -64,16 +56,15 @@ def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
 
 
 def test_another_architecture_and_other_weights_in_the_same_place_are_evaluated_again(tmp_path):
-    first, *others = (
+    hashes = [
         _branch(tmp_path, **model).get_node("synthesize_native").inputs.get_hashval()[1]
         for model in ({}, {}, {"architecture": {"omega": 10.0}}, {"sha256": "cd" * 32})
-    )
-    assert [found == first for found in others] == [True, False, False]
+    ]
+    assert (hashes[0] == hashes[1], len({*hashes})) == (True, 3)
 
 
-def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, template):
-    spaces = ("model", "MNI152NLin2009cAsym:res-1")
-    branch = _branch(tmp_path, template, output_spaces=spaces)
+def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path):
+    branch = _branch(tmp_path, output_spaces=("model", "MNI152NLin2009cAsym:res-1"))
     prepare = branch.get_node("prepare")
     for key, facts in (
         ("preproc", "native_scaling"),
@@ -84,10 +75,12 @@ def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, tem
         assert (facts, "facts") in ends
 
 
-def test_a_resolution_is_the_template_s_or_that_of_the_file_that_was_given(tmp_path, template):
-    for file, meaning in ((None, "resolution 2 of the template"), (template, "that of tpl.nii.gz")):
-        given = {"output_spaces": ("Own:res-2",), "template_file": file}
-        branch = _branch(tmp_path, template, **given)
+def test_a_resolution_is_the_template_s_or_that_of_the_file_that_was_given(tmp_path):
+    for file, meaning in (
+        (None, "resolution 2 of the template"),
+        (Path("/x.nii"), "that of x.nii"),
+    ):
+        branch = _branch(tmp_path, output_spaces=("Own:res-2",), template_file=file)
         for key in ("lowfield", "preproc", "mask"):
             sidecar = branch.get_node(f"ds_{key}_template_Own").inputs.sidecar
             assert sidecar["Resolution"] == meaning
@@ -99,9 +92,7 @@ def _donors(workflow) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(("method", "grid"), [("h2lo", ""), ("pfsr", "res-model_")])
 def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path, method, grid):
-    def built(*scans, **more):
-        return _build(scans, tmp_path, method=method, **more)
-
+    built = partial(_build, tmp_path, method=method)
     t1, t2 = _scan("T1w", "a"), _scan("T2w", "a")
     workflow = built(t1, t2)
     assert _donors(workflow) == {("scan_0_T1w_wf", "scan_1_T2w_wf")}
@@ -117,17 +108,17 @@ def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):
     scans = [_scan("T1w"), _scan("T2w", "a")]
 
     def seeds(workflow) -> set[int]:
-        names = [name for name in workflow.list_node_names() if ".synthesize_" in name]
+        names = (name for name in workflow.list_node_names() if ".synthesize_" in name)
         return {workflow.get_node(name).inputs.seed for name in names}
 
-    workflow = _build(scans, tmp_path, method="arnold", random_seed=3, output_spaces=("model",))
+    workflow = _build(tmp_path, *scans, method="arnold", random_seed=3, output_spaces=("model",))
     own = [scan_seed(3, scan.stem) for scan in scans]
     assert seeds(workflow) == set(own)
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_model").inputs.sidecar
     assert (sidecar["SynthesisSeed"], sidecar["RandomSeed"]) == (own[0], 3)
     assert sidecar["ModelMethodTitle"] == "Arnold et al."
     assert sidecar["ModelReference"] == "https://doi.org/10.1016/j.mri.2021.12.007"
-    workflow = _build(scans, tmp_path, random_seed=3)
+    workflow = _build(tmp_path, *scans, random_seed=3)
     assert seeds(workflow) == {42}
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
     assert "SynthesisSeed" not in sidecar
