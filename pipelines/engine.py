@@ -70,7 +70,6 @@ class Interface(SimpleInterface):
     input_spec = InputSpec
     output_spec = TraitedSpec
     function: Callable[..., dict[str, Any]]
-    names: tuple[str, ...] = ()
     error: H2loError | None = None
 
     def __init__(self, **values: Any) -> None:
@@ -79,11 +78,10 @@ class Interface(SimpleInterface):
         super().__init__(**{key: value for key, value in known.items() if value is not None})
 
     def _run_interface(self, runtime: Any) -> Any:
-        set_threads(self.inputs.num_threads)
-        values = {name: getattr(self.inputs, name) for name in self.names}
+        inputs = {**self.inputs.get(), "threads": self.inputs.num_threads}
+        set_threads(inputs["threads"])
+        values = {name: inputs[name] for name in [*inspect.signature(self.function).parameters][1:]}
         given = {name: value for name, value in values.items() if isdefined(value)}
-        if "threads" in inspect.signature(self.function).parameters:
-            given["threads"] = self.inputs.num_threads
         try:
             self._results.update(self.function(Path(runtime.cwd), **given))
         except Exception as err:
@@ -110,7 +108,7 @@ def interface(
                                  "__qualname__": f"{name}.{key}"})
         for key, (base, fields) in specs.items()
     }  # fmt: skip
-    members = {"function": staticmethod(function), "names": tuple(inputs), **made}
+    members = {"function": staticmethod(function), **made}
     members |= {"_always_run": always_run, "__module__": function.__module__}
     return type(name, (Interface,), {**members, "__doc__": function.__doc__})
 

@@ -20,7 +20,7 @@ from h2lo_bids.imaging.brain import BrainMask
 from h2lo_bids.imaging.normalise import max_normalise, scale_image
 from h2lo_bids.imaging.profile import negative_lines
 from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
-from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive, save_nifti
+from h2lo_bids.io import common_lock, exclusive, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
@@ -92,8 +92,15 @@ def align_scan(
             low, partner = load_image(checked, name), load_image(high, high_name)
             matrix, found = alignment.align(low, masks[0], partner, masks[1], folder, seed=seed)
             notes += found
-        if reference is not None:
-            _refuse_strays(matrix, masks[1], name)
+        if reference is not None:  # to which no head moves far within a session
+            inside = np.argwhere(np.asarray(masks[1].dataobj) > 0)
+            centre = apply_affine(masks[1].affine, inside.mean(0))
+            shift, turn = alignment.motion_of(matrix, centre)
+            if shift > alignment.MAX_MOTION_MM or turn > alignment.MAX_TURN_DEG:
+                raise BadDataError(
+                    f"{name}: was registered {shift:.0f} mm and {turn:.0f} degrees away "
+                    "from the session's other scan; look at both, or choose one with --lf"
+                )
         else:  # of a pair, which is divided by its largest value
             values = np.asarray(load_image(checked).dataobj)[np.asarray(masks[0].dataobj) > 0]
             notes += negative_lines(name, float(np.mean(values < 0)), "max")
@@ -119,17 +126,6 @@ AlignScan = interface(
     matrix=InFile, stripped=bool, warnings=list[str],
     scan=InFile, mask_file=InFile, name=str, error=str,
 )  # fmt: skip
-
-
-def _refuse_strays(matrix: Any, mask: Any, name: str) -> None:
-    """Refuse a motion that no head makes within a session."""
-    centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
-    shift, turn = alignment.motion_of(matrix, centre)
-    if shift > alignment.MAX_MOTION_MM or turn > alignment.MAX_TURN_DEG:
-        raise BadDataError(
-            f"{name}: was registered {shift:.0f} mm and {turn:.0f} degrees away "
-            "from the session's other scan; look at both, or choose one with --lf"
-        )
 
 
 def fuse_low_field(
@@ -222,23 +218,29 @@ def write_pair(
     warnings: list[str] | None = None,
     low_warnings: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Normalise a pair inside its mask and write it; while it is half new, it has no record."""
+    """Divide a pair by its largest values and write it; while it is half new, it has no record."""
     out = {key: Path(out_dir) / name for key, name in out_names.items()}
-    files, brain = _pair_images(folder, volume, lowfield, mask_file)
+    high, low, mask = map(load_image, (volume, lowfield, mask_file))
+    shown, inside = np.asarray(low.dataobj) != 0, np.asarray(mask.dataobj) > 0
+    made = {
+        "hf": max_normalise(np.asarray(high.dataobj), inside, name=volume),
+        "lf": max_normalise(np.asarray(low.dataobj), shown, name=lowfield),
+    }
     record = {
         **sidecars["lf"],
         "RegistrationCheck": check,
         "ScanNoise": noise,
         "Warnings": [*(warnings or ()), *(low_warnings or ())],
-        "BrainFingerprint": brain,
+        "BrainFingerprint": encode(fingerprint(made["hf"], inside, high.header.get_zooms()[:3])),
     }
     subject = out_names["record"].partition("/")[0]
     with exclusive(common_lock(Path(out_dir), subject)):
         out["record"].unlink(missing_ok=True)
         write_sidecar(out["hf"], sidecars["hf"])
         write_sidecar(out["mask"], {**sidecars["mask"], "BrainExtractionMethod": mask_method})
-        for key, file in files.items():
-            atomic_write_bytes(out[key], file.read_bytes())
+        for key, values in made.items():
+            save_nifti(placed(values, mask.affine, mask), out[key], compresslevel=4)
+        save_nifti(placed(inside.astype(np.uint8), mask.affine, mask), out["mask"])
         write_sidecar(out["lf"], record)
     return {"out_name": out_names["record"]}
 
@@ -246,24 +248,3 @@ def write_pair(
 # It runs every time, since the work folder cannot tell whether the outputs are still there.
 # Its output is no path: Nipype would hash that by the content that it finds there.
 WritePair = interface(write_pair, always_run=True, out_name=str)
-
-
-def _pair_images(
-    folder: Path, volume: str, lowfield: str, mask_file: str
-) -> tuple[dict[str, Path], str]:
-    """Divide each image by its largest value, and describe the brain."""
-    mask = load_image(mask_file)
-    inside = np.asarray(mask.dataobj) > 0
-    files = {}
-    for key, path in (("hf", volume), ("lf", lowfield)):
-        image = load_image(path)
-        data = np.asarray(image.dataobj)
-        scaled = max_normalise(data, inside if key == "hf" else data != 0, name=path)
-        if key == "hf":
-            brain = encode(fingerprint(scaled, inside, image.header.get_zooms()[:3]))
-        files[key] = save_nifti(
-            placed(scaled, mask.affine, mask), folder / f"{key}.nii.gz", compresslevel=4
-        )
-    own = placed(inside.astype(np.uint8), mask.affine, mask)
-    files["mask"] = save_nifti(own, folder / "mask.nii.gz")
-    return files, brain

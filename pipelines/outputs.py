@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,8 +141,14 @@ def write_record(
     coverage: list[float] | None = None,
 ) -> dict[str, Any]:
     """Copy a scan's figures and compose its record for the report; a branch's last step."""
-    brain = load_image(mask)
-    measured = list(_signal_to_noise(Path(out_dir), outputs))
+    brain, rows, levels = load_image(mask), [], []
+    tissues = ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")
+    for name in outputs:
+        told = json.loads(sidecar_path(Path(out_dir) / name).read_text())
+        if ratios := told.get("TissueSignalToNoiseRatio"):
+            deviation = told["NoiseStandardDeviation"]
+            rows.append([Path(name).name, deviation, *map(ratios.get, tissues)])
+            levels.append([told["TissueSignal"][tissue] for tissue in tissues])
     for figure, file in zip(figures, figure_files, strict=True):
         atomic_write_bytes(Path(out_dir) / figure["path"], Path(file).read_bytes())
     whole = {
@@ -155,8 +161,8 @@ def write_record(
         "noticed": noticed or [],
         "likeness": likeness,
         "outputs": outputs,
-        "signal_to_noise": [row for row, _ in measured],
-        "levels": measured[0][1] if measured else [],
+        "signal_to_noise": rows,
+        "levels": levels[0] if levels else [],
         "device": device,
         "figures": figures,
     }
@@ -194,18 +200,6 @@ def _parts(
         rest = " and ".join(Path(part).name for part in used)
         warnings.append(f"{names} cannot be used (see Errors): made from {rest} alone.")
     return {"source": used[0], "parts": used, "lost": lost, "warnings": warnings}
-
-
-def _signal_to_noise(
-    out_dir: Path, outputs: Sequence[str]
-) -> Iterator[tuple[list[Any], list[float]]]:
-    """Yield name, noise and ratios, and the levels, of each image whose sidecar has them."""
-    for name in outputs:
-        content = json.loads(sidecar_path(out_dir / name).read_text())
-        if ratios := content.get("TissueSignalToNoiseRatio"):
-            tissues = ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")
-            row = [Path(name).name, content["NoiseStandardDeviation"]]
-            yield [*row, *map(ratios.get, tissues)], [content["TissueSignal"][t] for t in tissues]
 
 
 def add_outputs(
