@@ -1,9 +1,8 @@
 """Where things end up: operators with weights set by hand reveal values and positions.
 
-One returns its input, the other a linear function of the trunk's coordinates.
-They go through the same workflows as trained ones, on scans of several
-orientations, obliquities and voxel sizes, as bundles (frame on the brain) and
-as released checkpoints (frame on the array).
+One returns its input, the other a linear function of the trunk's coordinates. They go through
+the same workflows as trained ones, on oblique scans of two orientations and voxel sizes, as
+bundles (frame on the brain) and as released checkpoints (frame on the array).
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 from scipy.ndimage import binary_erosion
 from shapes import reoriented, stored
+from skeletons import anat, scan_at
 
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_extras
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import lf_mask
@@ -92,49 +91,19 @@ def _brightness(world: np.ndarray) -> np.ndarray:
     return np.where(inside, 200 + from_middle @ [0.9, 0.5, -0.7] + 30, 0)
 
 
-def _scan(codes: str, zooms: tuple[float, float, float], tilted: bool) -> nib.Nifti1Image:
-    linear = (TURN if tilted else np.eye(3)) @ np.diag(zooms)
+def _scan(codes: str, zooms: tuple[float, float, float]) -> nib.Nifti1Image:
+    linear = TURN @ np.diag(zooms)
     shape = np.ceil(np.array([66, 72, 70]) / zooms).astype(int)
     off = np.array([2.0, -1.0, 1.5])  # the brain is not in the middle of the scan
     affine = from_matvec(linear, MIDDLE + off - linear @ ((shape - 1) / 2))
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    image = nib.Nifti1Image(_brightness(apply_affine(affine, grid)).astype("f4"), affine)
-    turned = reoriented(image, codes)
+    world = apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    turned = reoriented(stored(_brightness(world), affine), codes)
     turned.set_sform(turned.affine, 1)
     return turned
 
 
 def _world(image: nib.Nifti1Image, where: np.ndarray) -> np.ndarray:
     return apply_affine(image.affine, np.argwhere(where))
-
-
-def _through(
-    bundles: dict[str, Bundle], scan: nib.Nifti1Image, folder: Path
-) -> dict[str, nib.Nifti1Image]:
-    """Prepare one scan, evaluate the operators on two grids, and return the images."""
-    path = folder / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
-    path.parent.mkdir(parents=True)
-    nib.save(scan, path)
-    own = Scan(path, "01", None, "T1w", (("sub", "01"),))
-    settings = Settings(folder, folder / "out", skull_strip="skip", lf_grid=((2.0, 3.0, 5.0),))
-    run = RunSpec(settings)
-    for name, model in bundles.items():
-        image = ImageSpec(name, own, model, (own,), (None,))
-        workflow = pe.Workflow(name=f"{name}_wf", base_dir=str(folder))
-        branch = Branch(workflow, image, run)
-        made = prepare_scan(branch)
-        for grid in branch.grids:
-            if grid.name == "native" or name == "locates":
-                add_grid(branch, grid, made)
-        assert run_workflow(workflow, {}, settings, folder / "crash") == []
-    files = {
-        "preproc": "copies_wf/prepare/native",
-        "mask": "copies_wf/prepare/mask",
-        "copied": "copies_wf/synthesize_native/lowfield",
-        "located": "locates_wf/synthesize_native/lowfield",
-        "coarse": "locates_wf/synthesize_lf_2x3x5/lowfield",
-    }
-    return {key: nib.load(next(folder.rglob(f"{name}.nii.gz"))) for key, name in files.items()}
 
 
 def _coordinates(scan: nib.Nifti1Image, world: np.ndarray, anchor: str) -> np.ndarray:
@@ -154,26 +123,36 @@ def _coordinates(scan: nib.Nifti1Image, world: np.ndarray, anchor: str) -> np.nd
     return 2 * ((world - centre) @ axes) / (sides - 1)
 
 
-SCANS = [
-    ("brain", "PIR", (1.0, 1.0, 1.0), True),
-    ("brain", "SAL", (1.3, 0.9, 2.0), False),
-    ("brain", "LIA", (2.0, 1.3, 0.9), True),
-    ("array", "PIR", (1.0, 1.0, 1.0), True),
-    ("array", "LIA", (2.0, 1.3, 0.9), True),
-]
+SCANS = product(("brain", "array"), (("PIR", (1.0, 1.0, 1.0)), ("LIA", (2.0, 1.3, 0.9))))
 
 
-@pytest.fixture(scope="module", params=SCANS, ids=lambda param: "-".join(param[:2]))
+@pytest.fixture(scope="module", params=SCANS, ids=lambda param: f"{param[0]}-{param[1][0]}")
 def case(request, tmp_path_factory):
-    """Return anchor, scan, and what came out."""
-    anchor, codes, zooms, tilted = request.param
+    """Return anchor, scan, and what two operators made of it on two grids."""
+    anchor, (codes, zooms) = request.param
     folder = tmp_path_factory.mktemp("case")
-    scan = _scan(codes, zooms, tilted)
-    assert "".join(nib.aff2axcodes(scan.affine)) == codes
-    made = {"copies": _copies(), "locates": _locates()}
-    bundles = {name: _bundle(folder / name, model, anchor) for name, model in made.items()}
-    assert {bundle.frame.anchor for bundle in bundles.values()} == {anchor}
-    return anchor, scan, _through(bundles, scan, folder)
+    scan, own = _scan(codes, zooms), scan_at(folder / anat("01", None, "T1w"))
+    own.path.parent.mkdir(parents=True)
+    nib.save(scan, own.path)
+    settings = Settings(folder, folder / "out", skull_strip="skip", lf_grid=((2.0, 3.0, 5.0),))
+    for name, model in (("copies", _copies()), ("locates", _locates())):
+        bundle = _bundle(folder / name, model, anchor)
+        assert bundle.frame.anchor == anchor
+        image = ImageSpec(name, own, bundle, (own,), (None,))
+        workflow = pe.Workflow(name=f"{name}_wf", base_dir=str(folder))
+        branch = Branch(workflow, image, RunSpec(settings))
+        made = prepare_scan(branch)
+        for grid in branch.grids:
+            add_grid(branch, grid, made)
+        assert run_workflow(workflow, {}, settings, folder / "crash") == []
+    files = {
+        "preproc": "copies_wf/prepare/native",
+        "mask": "copies_wf/prepare/mask",
+        "copied": "copies_wf/synthesize_native/lowfield",
+        "located": "locates_wf/synthesize_native/lowfield",
+        "coarse": "locates_wf/synthesize_lf_2x3x5/lowfield",
+    }
+    return anchor, scan, {key: nib.load(folder / f"{name}.nii.gz") for key, name in files.items()}
 
 
 def test_what_was_put_in_comes_out_in_its_place(case):
@@ -237,7 +216,7 @@ def bundle(tmp_path_factory) -> Bundle:
 
 def _run(bundle: Bundle, folder: Path, mask: nib.Nifti1Image, *grids: Grid):
     """Evaluate a bundle at a mask and on other grids; return what the nodes made, by their name."""
-    scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
+    scan = scan_at(folder / anat("01", None, "T1w"))
     words = {"noise": "calibrated", "realisations": 2, "uncertainty": True, "noise_scale": 1.5}
     run = RunSpec(Settings(folder, folder / "out", **words))
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
