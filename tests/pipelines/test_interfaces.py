@@ -140,12 +140,12 @@ def test_each_grid_has_the_facts_of_its_own_scaling(tmp_path):
     assert frame != own
 
 
-def _write(folder: Path, source: Path | str, name: str, **inputs) -> dict:
+def _write(folder: Path, **inputs) -> dict:
     """Write a file to the output folder; return its sidecar."""
-    out = folder / "out"
-    given = {"in_file": str(source), "out_dir": str(out), "out_name": name, **inputs}
-    WriteDerivative(**given).run(cwd=folder)
-    return json.loads((out / f"{name.removesuffix('.nii.gz')}.json").read_text())
+    (folder / "x.nii.gz").write_bytes(b"content")
+    given = {"in_file": folder / "x.nii.gz", "out_dir": folder / "out", "out_name": "b.nii.gz"}
+    WriteDerivative(**given, **inputs).run(cwd=folder)
+    return json.loads((folder / "out" / "b.json").read_text())
 
 
 def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypatch):
@@ -178,32 +178,26 @@ def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypat
 
 @pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
 def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, method, named):
-    (tmp_path / "x.nii.gz").write_bytes(b"content")
     known = {"Sources": ["bids:raw:a"], "Device": "cuda"}
     found = {"device": "cpu", "mask_method": method, "mask_sources": ["bids::other"]}
-    content = _write(tmp_path, tmp_path / "x.nii.gz", "b.nii.gz", sidecar=known, **found)
+    content = _write(tmp_path, sidecar=known, **found)
     assert content["Sources"] == ["bids:raw:a", *(["bids::other"] if named else [])]
     assert content["Device"] == "cpu"
 
 
 @pytest.mark.parametrize("lost", [(0,), (0, 2)])
 def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
-    (tmp_path / "x.nii.gz").write_bytes(b"content")
     scans = ["bids:raw:axi", "bids:raw:cor", "bids:raw:sag"]
     used = [scan for number, scan in enumerate(scans) if number not in lost]
     errors = ["BadDataError: x" if number in lost else "" for number in range(3)]
     known = {"Fusion": "mrr", "RegistrationMethod": "rigid", "SpatialReference": scans[0]}
     known |= {"Sources": [*scans, "bids::mask"]}
-    content = _write(tmp_path, tmp_path / "x.nii.gz", "b.nii.gz", sidecar=known, errors=errors)
-    assert content["Sources"] == [*used, "bids::mask"]
+    masks = {"mask_method": "given as a derivative", "mask_sources": ["a", "b", "c"]}
+    content = _write(tmp_path, sidecar=known, errors=errors, **masks)
+    assert content["Sources"] == [*used, "bids::mask", "b"]  # that of the first one used
     assert content["SpatialReference"] == used[0]
     assert content["Fusion"] == ("mrr" if len(used) > 1 else "none")
     assert ("RegistrationMethod" in content) == (len(used) > 1)
-    # The mask is that of the first scan that was used.
-    given = {"mask_method": "given as a derivative", "mask_sources": ["a", "b", "c"]}
-    given |= {"sidecar": {"Sources": scans}, "errors": errors}
-    content = _write(tmp_path, tmp_path / "x.nii.gz", "c.nii.gz", **given)
-    assert content["Sources"] == [*used, "b"]
 
 
 @pytest.mark.parametrize(
