@@ -58,8 +58,8 @@ def test_a_method_without_positions_is_integrated_too():
         return 0.5 + 0.3 * share * np.cos(2 * np.pi * 0.1 * z)
 
     volume = np.where(ball(12), wave(GRID[..., 2]), 0).astype(np.float32)
-    target = shifted([8, 10, 8]) @ np.diag([2.0, 2.0, 5.0, 1.0])
-    given, z = (IDENTITY, volume, AFFINE, target, np.ones((3, 3, 2), bool)), 8 + 5 * np.arange(2)
+    target = shifted([8, 10, 10]) @ np.diag([2.0, 2.0, 5.0, 1.0])
+    given, z = (IDENTITY, volume, AFFINE, target, np.ones((3, 3, 2), bool)), 10 + 5 * np.arange(2)
     for how, share, atol in (({"response": VoxelResponse()}, np.sinc(0.5), 0.01), ({}, 1, 1e-5)):
         got = predict_on_grid(*given, **how)
         np.testing.assert_allclose(got, np.broadcast_to(wave(z, share), got.shape), atol=atol)
@@ -101,9 +101,7 @@ def test_methods_that_draw_at_random_are_given_the_seed():
     np.testing.assert_array_equal(got, truth[3:, 3:, 3:])
 
 
-def test_seeds_differ_by_run_and_by_scan():
-    seeds = {scan_seed(seed, name) for seed in (1, 2) for name in ("sub-1_T1w", "sub-1_T2w")}
-    assert len(seeds) == 4
+def test_the_seed_of_a_scan_is_that_of_earlier_runs():
     assert scan_seed(42, "sub-01_T1w") == 1158172098
 
 
