@@ -152,16 +152,14 @@ def init_pairs_wf(
     workflow = pe.Workflow(name=name)
     branches = {pair.name: init_pair_wf(pair, fingerprints[pair.name], how) for pair in pairs}
     workflow.add_nodes(list(branches.values()))
-    alone: dict[str, pe.Node] = {}
+    masks = {name: (branch, "find_brain.mask_file") for name, branch in branches.items()}
     for pair in pairs:
         if (donor := pair.donor) is None:
             continue
-        if donor.stem in branches:
-            source, field = branches[donor.stem], "find_brain.mask_file"
-        else:
-            if donor.stem not in alone:
-                alone[donor.stem] = how.find_brain(workflow, f"find_{donor.stem}", donor)
-            source, field = alone[donor.stem], "mask_file"
+        if donor.stem not in masks:  # it is of no pair
+            find = how.find_brain(workflow, f"find_{donor.stem}", donor)
+            masks[donor.stem] = (find, "mask_file")
+        source, field = masks[donor.stem]
         workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow
 
