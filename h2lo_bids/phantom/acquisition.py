@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import from_matvec
 
 from h2lo_bids.imaging.voxels import slice_axis, slice_profile
 
@@ -15,9 +16,8 @@ Shape = tuple[int, int, int]
 
 def centred(shape: Sequence[int], zooms: Sequence[float]) -> np.ndarray:
     """Return the affine of a grid whose centre is the origin."""
-    affine = np.diag([*zooms, 1.0])
-    affine[:3, 3] = -np.array(zooms) * (np.array(shape) - 1) / 2
-    return affine
+    sides = np.array(zooms, dtype=float)
+    return from_matvec(np.diag(sides), -sides * (np.array(shape) - 1) / 2)
 
 
 @dataclass(frozen=True)

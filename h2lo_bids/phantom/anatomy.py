@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import from_matvec
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box, largest_component
@@ -148,10 +149,7 @@ def rigid(rotations: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """Return a 4 x 4 rotation by degrees about x, y, z in this order, then a shift in mm."""
     from scipy.spatial.transform import Rotation
 
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("xyz", rotations, degrees=True).as_matrix()
-    matrix[:3, 3] = translation
-    return matrix
+    return from_matvec(Rotation.from_euler("xyz", rotations, degrees=True).as_matrix(), translation)
 
 
 def vary(
@@ -171,13 +169,11 @@ def vary(
 
     start = bounding_box(_tissue(anatomy.labels))
     middle = np.array([(s.start + s.stop - 1) / 2 for s in start])
-    turn = rigid(strength * rng.normal(0, [4.0, 2.5, 3.0]), np.zeros(3))
-    turn[:3, :3] = turn[:3, :3] @ np.diag(np.exp(strength * rng.normal(0, 0.04, 3)))
+    turn = rigid(strength * rng.normal(0, [4.0, 2.5, 3.0]), np.zeros(3))[:3, :3]
+    turn = turn @ np.diag(np.exp(strength * rng.normal(0, 0.04, 3))) * (spacing / anatomy.spacing)
     size = 2.5 * strength / anatomy.spacing
     displacement = np.stack([smooth_field(rng, shape, spacing, 24.0) * size for _ in range(3)])
-    matrix = np.eye(4)
-    matrix[:3, :3] = turn[:3, :3] * (spacing / anatomy.spacing)
-    matrix[:3, 3] = middle - matrix[:3, :3] @ ((np.array(shape) - 1) / 2)
+    matrix = from_matvec(turn, middle - turn @ ((np.array(shape) - 1) / 2))
     warped = resample(
         anatomy.labels, matrix, shape, displacement=displacement if strength else None, order=0
     )

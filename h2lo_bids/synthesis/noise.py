@@ -189,8 +189,7 @@ def unit_noise(
     words = [seed] if isinstance(seed, int) else list(seed)
     band = affine[:3, :3] if acquired else None
     field = normal_field(model, np.random.default_rng([*words, realisation]), band)
-    steps = np.diag([1 / side for side in model.spacing])
-    to_lattice = np.vstack([steps @ affine[:3], [0, 0, 0, 1]])
+    to_lattice = np.diag([*(1 / side for side in model.spacing), 1.0]) @ affine
     size = np.abs(to_lattice[:3, :3])
     if to_frame is None and np.count_nonzero(size > _SNAP * size.max()) == 3:
         normal = _read_along_axes(field, mask.shape, to_lattice)[mask]
