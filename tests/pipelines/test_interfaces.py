@@ -57,14 +57,8 @@ def test_a_given_mask_of_no_brain_is_an_error_of_its_file(tmp_path, head):
 
 
 def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch, head):
-    data, scan, taken = _ball(), head["checked"], []
-
-    def register(moving, fixed, folder, **_):
-        taken.append(np.asarray(fixed.dataobj) > 0)
-        return Path(scan), Path(scan)
-
-    registration = "h2lo_bids.imaging.registration"
-    monkeypatch.setattr(f"{registration}.register", register)
+    data, scan, registration = _ball(), head["checked"], "h2lo_bids.imaging.registration"
+    monkeypatch.setattr(f"{registration}.register", lambda *_, **__: (Path(scan), Path(scan)))
     monkeypatch.setattr(f"{registration}.warp", lambda image, reference, _: reference)
     template = _save(np.where(data > 0, data, 1)[..., None], tmp_path / "template.nii")
     finer = np.kron(data > 0, np.full((2, 2, 2), 0.8, np.float32))
@@ -77,8 +71,6 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
         header = nib.load(file).header
         assert header.get_xyzt_units()[0] == "mm"
         assert (int(header["sform_code"]), int(header["qform_code"])) == (4, 4)
-    differs = np.count_nonzero(taken[0] != (data > 0)) / np.count_nonzero(data)
-    assert differs < 0.05  # of the voxels on the surface, some are half in
     given["template_mask"] = _save(1 - 0.9 * (data > 0), tmp_path / "no_mask.nii")
     with pytest.raises(BadDataError, match=r"no_mask\.nii: this brain mask"):
         RegisterToTemplate(**given).run(cwd=tmp_path)

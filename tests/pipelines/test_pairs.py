@@ -58,26 +58,12 @@ def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> 
     return ImageSource(replace(parts[0], entities=entities), tuple(parts))
 
 
-def _run(folder: Path, model: Bundle, *sources: ImageSource) -> list[ScanReport]:
-    run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
-    specs = [
-        ImageSpec(f"scan_{n}", own.scan, model, own.parts, (None,) * len(own.parts))
-        for n, own in enumerate(sources)
-    ]
-    workflow = init_participant_wf("wf", specs, run)
-    workflow.base_dir = str(folder / "work")
-    parts = {f"{image.name}_wf": [s.stem for s in image.parts] for image in specs}
-    assert run_workflow(workflow, parts, run.settings, folder / "crash") == []
-    kept = {record["stem"]: from_json(ScanReport, record) for record in records(workflow)}
-    return [kept[own.scan.stem] for own in sources]
-
-
 def test_warnings_about_a_fused_image_do_not_name_one_of_its_scans(tmp_path, model):
     names, run = [], RunSpec(Settings(tmp_path, tmp_path / "out", skull_strip="skip"))
     for ways in (("axi", "cor", "sag"), ("cor",)):
-        files = [tmp_path / f"sub-01/anat/sub-01_acq-{way}_T1w.nii.gz" for way in ways]
-        parts = tuple(Scan(file, "01", None, "T1w", (("sub", "01"),)) for file in files)
-        spec = ImageSpec("scan", parts[0], model, parts, (None,) * len(parts))
+        parts = tuple(scan_at(tmp_path / anat("01", None, f"acq-{way}_T1w")) for way in ways)
+        own = replace(parts[0], entities=(("sub", "01"),))
+        spec = ImageSpec("scan", own, model, parts, (None,) * len(parts))
         workflow = init_participant_wf("wf", [spec], run)
         names.append(workflow.get_node("scan_wf.check_range").inputs.name)
     assert names == ["sub-01_T1w", "sub-01/anat/sub-01_acq-cor_T1w.nii.gz"]
@@ -90,7 +76,16 @@ def test_scans_become_one_image_in_the_place_of_the_first_that_can_be_read(tmp_p
     rest = _source(tmp_path / "rest", ("axi", "cor"), np.eye(4))
     rest = replace(rest, scan=replace(rest.scan, entities=(("sub", "01"), ("run", "2"))))
     rest.parts[0].path.write_bytes(b"\x1f\x8bnothing")
-    found = _run(tmp_path, model, three, alone, rest)
+    run = RunSpec(Settings(tmp_path, tmp_path / "out", skull_strip="skip"))
+    specs = [
+        ImageSpec(f"scan_{n}", own.scan, model, own.parts, (None,) * len(own.parts))
+        for n, own in enumerate((three, alone, rest))
+    ]
+    workflow = init_participant_wf("wf", specs, run)
+    workflow.base_dir = str(tmp_path / "work")
+    assert run_workflow(workflow, {}, run.settings, tmp_path / "crash") == []
+    kept = {record["stem"]: from_json(ScanReport, record) for record in records(workflow)}
+    found = [kept[image.scan.stem] for image in specs]
     # The brain as it was when the first scan was made, known in every voxel of the frame.
     brain = make_brain()
     for source, record in zip((three, alone, rest), found, strict=True):
