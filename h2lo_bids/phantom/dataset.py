@@ -76,15 +76,15 @@ class Plan:
     def command(self) -> str:
         """The command that makes this dataset again."""
         words = f"h2lo-phantom OUT --subjects {self.subjects} --seed {self.seed}"
-        words += f" --resolution {self.resolution:g} --contrast {' '.join(self.contrasts)}"
+        words += f" --resolution {self.resolution:.15g} --contrast {' '.join(self.contrasts)}"
         words += " ".join((" --lf", *self.acquisitions))
         words += " --labels DIR" if self.labels else ""
         if self.lesions:
-            diameters = " ".join(f"{d:g}" for d in self.lesions.diameters)
+            diameters = " ".join(f"{d:.15g}" for d in self.lesions.diameters)
             words += f" --lesions {self.lesions.count} --lesion-diameter {diameters}"
-            words += f" --lesion-severity {self.lesions.severity:g}"
+            words += f" --lesion-severity {self.lesions.severity:.15g}"
         for place in self.lesions.places:
-            words += " --lesion-at " + " ".join(f"{v:g}" for v in place)
+            words += " --lesion-at " + " ".join(f"{v:.15g}" for v in place)
         return words
 
 

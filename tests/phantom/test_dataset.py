@@ -12,7 +12,7 @@ import pytest
 from heads import assert_valid_bids
 from nibabel.affines import apply_affine
 
-from h2lo_bids.cli.phantom import main
+from h2lo_bids.cli.phantom import build_parser, main
 from h2lo_bids.errors import CannotCreateError, MissingInputError
 from h2lo_bids.phantom.dataset import Plan, make_dataset
 from h2lo_bids.phantom.lesions import LesionPlan
@@ -80,6 +80,14 @@ def test_contrast_is_that_of_mri(site: Path) -> None:
             rings = ((26, 40), (56, 60), (0, 6))  # of white matter, cortex and ventricle
             levels = [np.median(image.get_fdata()[(radius > a) & (radius < b)]) for a, b in rings]
             assert (-np.sign(np.diff(levels)) == signs).all(), path.name
+
+
+def test_the_command_of_a_dataset_asks_for_the_same_again() -> None:
+    places = ((10.1234567, -2.0, 3.0),)
+    plan = Plan(Path("x"), resolution=1.2345678, lesions=LesionPlan(1, (6.1234567,), places))
+    asked = build_parser().parse_args(plan.command.split()[1:])
+    assert (asked.resolution, asked.lesion_diameter) == (1.2345678, [6.1234567])
+    assert asked.lesion_at == [[*places[0]]]
 
 
 def test_unusable_folders_get_one_line(tmp_path: Path, refused) -> None:
