@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from shapes import reoriented, stored
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
@@ -32,25 +33,21 @@ def test_varied_heads_are_centred_on_their_brain(ball: Anatomy) -> None:
 def test_labels_load_in_any_orientation(tmp_path: Path, ball: Anatomy) -> None:
     marked = ball.labels.copy()
     marked[50, 10, 12] = 506
-    image = nib.Nifti1Image(marked, ball.affine)
-    flipped = image.as_reoriented(nib.orientations.axcodes2ornt("LIA"))
-    nib.save(flipped, tmp_path / "x.nii.gz")
+    nib.save(reoriented(stored(marked, ball.affine), "LIA"), tmp_path / "x.nii.gz")
     np.testing.assert_array_equal(load_labels(tmp_path / "x.nii.gz").labels, marked)
 
 
 def test_unusable_labels_name_the_file(tmp_path: Path, ball: Anatomy, refused) -> None:
-    (tmp_path / "text.nii.gz").write_text("no")
-    nib.save(nib.Nifti1Image(ball.labels % 2, np.eye(4)), tmp_path / "other.nii.gz")
-    thick = nib.Nifti1Image(ball.labels, np.diag([1.0, 1.0, 3.0, 1.0]))
-    nib.save(thick, tmp_path / "thick.nii.gz")
-    brain = np.where(ball.labels < 500, ball.labels, 0)  # as recon-all and SynthSeg write it
-    nib.save(nib.Nifti1Image(brain, ball.affine), tmp_path / "brain.nii.gz")
-    said = {"text": "gzip", "other": "FreeSurfer", "thick": "isotropic", "brain": "whole heads"}
-    for name, words in said.items():
-        path = tmp_path / f"{name}.nii.gz"
+    said = {
+        "FreeSurfer": stored(ball.labels % 2, np.eye(4)),
+        "isotropic": stored(ball.labels, np.diag([1.0, 1.0, 3.0, 1.0])),
+        # As recon-all and SynthSeg write it.
+        "whole heads": stored(np.where(ball.labels < 500, ball.labels, 0), ball.affine),
+    }
+    for words, image in said.items():
+        nib.save(image, path := tmp_path / "labels.nii.gz")
         message = refused(BadDataError, load_labels, path)
-        assert message.startswith(f"{path}: ")
-        assert words in message
+        assert (message.startswith(f"{path}: "), words in message) == (True, True)
 
 
 def test_every_structure_has_a_class() -> None:
