@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Two threads gain nothing on tiny grids, and wait for each other on a busy machine."""
     before = torch.get_num_threads()
