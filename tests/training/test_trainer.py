@@ -13,6 +13,7 @@ from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.training.methods.operators import OperatorTrainer
 from h2lo_bids.training.pairs import (
+    PreparedPair,
     map_pair,
     open_prepared,
     prepared_range,
@@ -21,7 +22,7 @@ from h2lo_bids.training.pairs import (
 )
 from h2lo_bids.training.trainer import Validation
 
-PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
+PAIRS = [ball_pair("a", 1, (11, 13, 12)), ball_pair("b", 2, (11, 13, 12))]
 MASKS = [p.mask for p in PAIRS]
 
 
@@ -32,26 +33,41 @@ def reference(predicted: list[np.ndarray], where: list[np.ndarray]) -> float:
     return -10 * math.log10(np.concatenate(errors).mean())
 
 
-def test_figures_equal_the_whole_brain():
-    # Tiles of 2 voxels: those skipped, less than an eighth brain, hold no brain at all.
-    validation = Validation(PAIRS, small_options(crop=2, validation_crops=10**6))
-    assert validation.baseline() == pytest.approx(reference([p.hf for p in PAIRS], MASKS), abs=1e-4)
-    task = trainer_of(OperatorTrainer, PAIRS, PAIRS, validation.options)
-    with torch.no_grad():
-        whole = [task.fitted()(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
-    assert task.validate() == pytest.approx(reference(whole, MASKS), abs=1e-3)
+@pytest.fixture
+def prepared(tmp_path) -> PreparedPair:
+    """A pair on disk whose input is a chequerboard: there is no receive field to correct."""
+    (pair,) = write_pairs(tmp_path, 1)
+    image = nib.load(pair.hf)
+    bright = (np.indices(image.shape) // 4).sum(0) % 2
+    hf = (0.8 - 0.4 * bright) * (image.get_fdata() > 0)
+    nib.save(nib.Nifti1Image(hf.astype(np.float32), image.affine), pair.hf)
+    return pair
 
 
 @pytest.mark.parametrize("which", ["crops", "volume"])
-def test_without_pairs_there_is_no_figure(which):
-    empty = Validation([], small_options(validation=which))
-    assert math.isnan(empty.baseline())
-    assert math.isnan(empty.figure(lambda volume, mask: volume))
+def test_figures_equal_those_of_whole_volumes(which):
+    # Tiles of 2 voxels: those skipped, less than an eighth brain, hold no brain at all.
+    options = small_options(crop=2, validation_crops=10**6, validation=which)
+    task = trainer_of(OperatorTrainer, PAIRS, PAIRS, options)
+    with torch.no_grad():
+        whole = [task.fitted()(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
+
+    def expected(made):
+        if which == "crops":
+            return reference(made, MASKS)
+        errors = [
+            np.where(p.mask, u.clip(0, 1), 0) - p.lf for u, p in zip(made, PAIRS, strict=True)
+        ]
+        return np.mean([-10 * math.log10((e.astype(float) ** 2).mean()) for e in errors])
+
+    assert task.validate() == pytest.approx(expected(whole), abs=1e-3)
+    assert task.validation.baseline() == pytest.approx(expected([p.hf for p in PAIRS]), abs=1e-4)
+    assert math.isnan(Validation([], options).baseline())
 
 
 def test_the_figure_of_a_product_is_that_of_its_voxels():
     """Of a product that is known; the identity has the baseline's figure."""
-    validation = Validation(PAIRS, small_options(validation_crops=3))
+    validation = Validation(PAIRS, small_options(crop=5, validation_crops=3))
     asked = [np.zeros(p.shape, bool) for p in PAIRS]
 
     def brighter(volume, mask):
@@ -65,10 +81,9 @@ def test_the_figure_of_a_product_is_that_of_its_voxels():
     assert validation.figure(lambda volume, mask: volume) == pytest.approx(validation.baseline())
 
 
-def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path):
+def test_the_baseline_is_that_of_the_images_as_the_files_are(prepared, tmp_path):
     """As in the tables, however a model takes them."""
-    prepared = write_pairs(tmp_path, 2)
-    held = {how: open_prepared(prepared, tmp_path / how, how) for how in ("max", "robust")}
+    held = {how: open_prepared([prepared], tmp_path / how, how) for how in ("max", "robust")}
     own, scaled = (Validation(pairs, small_options()) for pairs in held.values())
     assert scaled.figure(lambda volume, mask: volume) < own.baseline() - 0.1
     assert scaled.baseline() == own.baseline()
@@ -76,35 +91,20 @@ def test_the_baseline_is_that_of_the_images_as_the_files_are(tmp_path):
     assert Validation(again, small_options()).baseline() == own.baseline()
 
 
-def test_the_range_of_prepared_pairs_follows_their_files(tmp_path):
+def test_the_range_of_prepared_pairs_follows_their_files(prepared, tmp_path):
     """Whether it was kept by an earlier fit or not."""
-    prepared, cache = write_pairs(tmp_path, 1), tmp_path / "cache"
+    cache, spacing = tmp_path / "cache", prepared.frame.spacing
 
-    def expected(scaling):
-        pairs, spacing = map(read_prepared, prepared), prepared[0].frame.spacing
-        return training_range(pairs, prepared[0].contrast, spacing, scaling=scaling)
+    def check(scaling):
+        found = prepared_range([prepared], cache, scaling)
+        assert found == training_range([read_prepared(prepared)], "T1w", spacing, scaling=scaling)
+        return found
 
-    first = expected("max")
-    assert prepared_range(prepared, cache, "max") == first
-    assert prepared_range(prepared, cache, "robust") == expected("robust") != first
-    assert prepared_range(prepared, cache, "max") == first
+    first = check("max")
+    assert check("robust") != first
     for kept in cache.iterdir():
         kept.write_text("[")
-    assert prepared_range(prepared, cache, "max") == first
-    image = nib.load(prepared[0].lf)
-    nib.save(nib.Nifti1Image(image.get_fdata() / 2, image.affine), prepared[0].lf)
-    assert prepared_range(prepared, cache, "max") == expected("max") != first
-
-
-def test_whole_volume_validation_is_the_mean_of_the_pairs():
-    options = small_options(validation="volume")
-    task = trainer_of(OperatorTrainer, PAIRS, PAIRS, options)
-    found, baseline = [], []
-    for pair in PAIRS:
-        with torch.no_grad():
-            made = task.fitted()(torch.from_numpy(pair.hf)[None, None])[0, 0].numpy()
-        for values, source in ((found, made), (baseline, pair.hf)):
-            error = np.where(pair.mask, np.clip(source, 0, 1), 0) - pair.lf
-            values.append(-10 * math.log10((error.astype(float) ** 2).mean()))
-    assert task.validate() == pytest.approx(np.mean(found), abs=1e-4)
-    assert task.validation.baseline() == pytest.approx(np.mean(baseline), abs=1e-4)
+    assert check("max") == first
+    image = nib.load(prepared.lf)
+    nib.save(nib.Nifti1Image(image.get_fdata() / 2, image.affine), prepared.lf)
+    assert check("max") != first
