@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from heads import SPACING, write_bundle
 
-from h2lo_bids.cli.checks import check_values
-from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.choice import bundles_for, check_place, named_models
@@ -38,21 +36,22 @@ def settings(level: str = "participant", **changes: Any) -> Settings:
     return Settings(Path("/data"), Path("/out"), level, **changes)
 
 
-def test_a_folder_serves_every_contrast_that_it_has_the_method_for(models: Path) -> None:
-    chosen = bundles_for(settings(model=(("", models),), method=("h2lo",)), ("T1w", "T2w"))
-    assert {c: b.path.name for c, b in chosen.items()} == {"T1w": "h2lo_T1w", "T2w": "h2lo_T2w"}
-    both = (("T1w", models), ("T2w", models / "h2lo_T2w"))
-    chosen = bundles_for(settings(model=both, method=()), ("T2w",))
-    assert chosen["T2w"].path.name == "h2lo_T2w"
+def test_each_contrast_gets_the_model_that_was_asked_for(models: Path) -> None:
+    def chosen(*suffixes: str, **how: Any) -> list[Path]:
+        return [bundle.path for bundle in bundles_for(settings(**how), suffixes).values()]
 
-
-def test_what_a_folder_lacks_is_embedded_or_refused(models: Path) -> None:
-    given = settings(model=(("", models),), method=("identity",))
-    chosen = bundles_for(given, ("T1w", "T2w"))
-    assert chosen["T1w"].path == models / "identity_T1w"
-    assert chosen["T2w"] == default_bundle("T2w", method="identity")
-    alone = bundles_for(settings(model=(("", models),)), ("T2w",))
-    assert alone["T2w"].path.name == "h2lo_T2w"
+    folder = (("", models),)
+    both = [models / "h2lo_T1w", models / "h2lo_T2w"]
+    assert chosen("T1w", "T2w", model=folder, method=("h2lo",)) == both
+    assert chosen("T2w", model=(("T1w", models), ("T2w", both[1]))) == both[1:]
+    assert chosen("T2w", model=folder) == both[1:]  # it holds one alone
+    # What it lacks is embedded.
+    identity = [models / "identity_T1w", default_bundle("T2w", method="identity").path]
+    assert chosen("T1w", "T2w", model=folder, method=("identity",)) == identity
+    embedded = {contrast: default_bundle(contrast) for contrast in ("T1w", "T2w")}
+    assert chosen("T1w", "T2w") == [bundle.path for bundle in embedded.values()]
+    scored = named_models(settings("evaluate"), ("T1w", "T2w"))
+    assert scored == {contrast: [("embedded", bundle)] for contrast, bundle in embedded.items()}
 
 
 NO_ENHANCER = r"no T1w model of pfsr comes .* `group --task enhance` .* scans with --contrast$"
@@ -67,7 +66,6 @@ NO_ENHANCER = r"no T1w model of pfsr comes .* `group --task enhance` .* scans wi
         (bundles_for, None, {"method": ("inr",)}, "T1w model of inr .* `group --method inr`"),
         (bundles_for, None, {"task": "enhance"}, NO_ENHANCER),
         (named_models, None, {"method": ("identity",)}, "the high-field image itself is a row of"),
-        (named_models, "", {"method": ("identity",)}, "the high-field image itself is a row of"),
         (named_models, "h2lo_T2w", {}, "for T2w, and there are no pairs of it; the pairs are T1"),
         (named_models, "h2lo_T1w", {"task": "enhance"}, r"was trained to synthesize \(h2lo\)"),
         (named_models, "", {"task": "enhance"}, "holds no model for T1w to enhance"),
@@ -97,12 +95,11 @@ def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Pat
 
 
 def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> None:
-    given = settings("evaluate", model=(("", models),))
-    names = {c: [n for n, _ in own] for c, own in named_models(given, ("T1w", "T2w")).items()}
-    assert names == {"T1w": ["h2lo-mlp_T1w", "h2lo_T1w"], "T2w": ["h2lo_T2w"]}
-    given = settings("evaluate", model=(("", models),), method=("h2lo",))
-    names = {c: [n for n, _ in own] for c, own in named_models(given, ("T1w",)).items()}
-    assert names == {"T1w": ["h2lo_T1w"]}
+    for method, first in (((), ["h2lo-mlp_T1w", "h2lo_T1w"]), (("h2lo",), ["h2lo_T1w"])):
+        given = settings("evaluate", model=(("", models),), method=method)
+        found = named_models(given, ("T1w", "T2w"))
+        names = {contrast: [name for name, _ in own] for contrast, own in found.items()}
+        assert names == {"T1w": first, "T2w": ["h2lo_T2w"]}
 
 
 def test_a_name_from_metadata_becomes_the_name_of_one_folder(tmp_path: Path) -> None:
@@ -124,31 +121,7 @@ def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_pat
     (bundle / "members").mkdir(exist_ok=True)
     for good in (bundle, training / "models", tmp_path):
         check_place(good)  # the last holds no model at all: others will say so
-    for given, meant in (
-        (training, training / "models"),
-        (bundle / "weights.safetensors", bundle),
-        (bundle / "README.md", bundle),
-        (bundle / "members", bundle),
-        (bundle / "members" / "0.safetensors", bundle),
-    ):
+    parts = ("weights.safetensors", "members", "members/0.safetensors")
+    for given, meant in ((training, training / "models"), *((bundle / p, bundle) for p in parts)):
         with pytest.raises(UsageError, match=rf"^{given}: .*: {meant}$"):
             check_place(given)
-
-
-def test_one_method_makes_the_images() -> None:
-    given = read_settings(["/data", "/out", "participant", "--method", "h2lo", "arnold"])
-    with pytest.raises(UsageError, match="give one method"):
-        check_values(given)
-    check_values(read_settings(["/data", "/out", "participant", "--method", "arnold"]))
-    with pytest.raises(UsageError, match="--method is an option of"):
-        read_settings(["/data", "/out", "participant", "--pairs", "--method", "h2lo"])
-    assert settings("group").methods == ("h2lo",)
-
-
-def test_synthesis_has_embedded_models() -> None:
-    bundles = bundles_for(settings(), ("T1w", "T2w"))
-    for contrast, bundle in bundles.items():
-        assert (bundle.method, bundle.contrast, bundle.task) == ("h2lo", contrast, "synthesize")
-        assert bundle.metadata["training_data"]["kind"] == "simulated"
-    scored = named_models(settings("evaluate"), ("T1w", "T2w"))
-    assert scored == {contrast: [("embedded", bundle)] for contrast, bundle in bundles.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -25,9 +24,6 @@ ARGS = {
 }
 
 
-STATE = {"bias": torch.zeros(())}
-
-
 def release(path, model, *, bias_shape=(), args=ARGS, **extra):
     state = {**model.state_dict(), "bias": model.state_dict()["bias"].reshape(bias_shape)}
     torch.save({"model_state_dict": state, "args": args, "epoch": 500, **extra}, path)
@@ -44,7 +40,6 @@ def test_a_released_checkpoint_loads(tmp_path, model, bias_shape):
     b = load_bundle(path, contrast="T1w")
     assert (b.contrast, b.frame.anchor) == ("T1w", "array")
     assert b.metadata["training_data"]["kind"] == "unknown"
-    assert "ds006557" not in json.dumps(b.metadata) + b.card
     assert_same(b, model)
     with pytest.raises(UsageError, match="trained for T1w"):
         load_bundle(path, contrast="T2w")
@@ -118,16 +113,16 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model, refused):
     "content",
     [
         {"model_state_dict": {}},
-        {"model_state_dict": STATE, "args": [1]},
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_depth": 5}},
-        {"model_state_dict": STATE, "args": {**ARGS, "trunk_type": "rnn"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": "wide"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "contrast": "FLAIR"}},
+        {"args": [1]},
+        {"args": {**ARGS, "decoder_depth": 5}},
+        {"args": {**ARGS, "trunk_type": "rnn"}},
+        {"args": {**ARGS, "decoder_width": "wide"}},
+        {"args": {**ARGS, "contrast": "FLAIR"}},
     ],
 )
 def test_other_checkpoints_are_refused(tmp_path, content, refused):
     path = tmp_path / "other_T1w.pth"
-    torch.save(content, path)
+    torch.save({"model_state_dict": {"bias": torch.zeros(())}, **content}, path)
     assert str(path) in refused(BadDataError, load_bundle, path)
 
 
