@@ -63,24 +63,27 @@ def test_background_stays_zero_under_augmentation():
 
 
 def test_flip_and_shift_move_the_pair_as_a_whole():
-    pair = ball_pair("a", 1)
-    size, corner = 8, (6, 9, 7)
-    for seed in range(12):
-        hf, lf, _ = draw_crop(pair, corner, size, Augmentation(flip=0.5, shift=2),
-                              np.random.default_rng(seed))  # fmt: skip
-        matches = 0
-        for mirror, *shift in itertools.product((False, True), *[range(-2, 3)] * 3):
-            moved = []
-            for volume in (pair.hf, pair.lf):
-                v = np.pad(volume[::-1] if mirror else volume, 10)
-                # A mirror image is taken after the shift, so that its shift is reversed.
-                d = [-shift[0] if mirror else shift[0], *shift[1:]]
-                v = np.roll(v, d, (0, 1, 2))
-                moved.append(v)
-            a = tuple(slice(c + 5, c + 15 + size) for c in corner)
-            b = tuple(slice(c + 10, c + 10 + size) for c in corner)
-            matches += np.array_equal(moved[0][a], hf) and np.array_equal(moved[1][b], lf)
-        assert matches == 1
+    """The crop is found at one place of the pair or of its mirror image, and target with input."""
+    pair, size, corner = ball_pair("a", 1), 8, (6, 9, 7)
+    either = Augmentation(flip=0.5, shift=2)
+    padded = {m: [np.pad(v[::m], 10) for v in (pair.hf, pair.lf)] for m in (1, -1)}
+    seen = set()
+    for seed in range(8):
+        hf, lf, _ = draw_crop(pair, corner, size, either, np.random.default_rng(seed))
+        found = []
+        for mirror, *shift in itertools.product((1, -1), *[range(-2, 3)] * 3):
+            # A mirror image is taken after the shift, so that its shift is reversed.
+            x, y, z = (
+                c - s + 5 for c, s in zip(corner, [mirror * shift[0], *shift[1:]], strict=True)
+            )
+            wide, narrow = padded[mirror]
+            same = np.array_equal(wide[x : x + size + 10, y : y + size + 10, z : z + size + 10], hf)
+            inner = narrow[x + 5 : x + 5 + size, y + 5 : y + 5 + size, z + 5 : z + 5 + size]
+            if same and np.array_equal(inner, lf):
+                found.append((mirror, *shift))
+        assert len(found) == 1
+        seen |= {*found}
+    assert {mirror for mirror, *_ in seen} == {1, -1}
 
 
 def test_eight_variants_are_axial_mirrors_and_quarter_turns():

@@ -10,15 +10,13 @@ from problems import ball_pair, history, simulator, small_options
 from scipy.stats import skew
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.arnold import GRID, Values, adapt_arnold, objective_of
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
-HEADS = [ball_pair(name, seed) for seed, name in enumerate("abcd")]
-TRUE = (1.2, 1.5, 2.5, 2.0)
+HEADS = [ball_pair(name, seed) for seed, name in enumerate("abc")]
 
 
 def made_with(values: Values, pairs: list[Pair], seed: int = 42) -> list[Pair]:
@@ -54,20 +52,19 @@ def test_the_objective_is_the_published_one():
 @pytest.mark.slow
 def test_finds_the_parameters_of_data_made_with_them(tmp_path):
     # The same noise in data and fit: all four show, and the truth is the best there is.
-    pairs = made_with(TRUE, HEADS[:3])
+    true = (1.2, 1.5, 2.5, 2.0)
+    pairs = made_with(true, HEADS[:3])
     result = fit(pairs, [], options(), tmp_path)  # the last steps find nothing left to do
     model = result.model
     assert result.steps == len(GRID) + 250 == 1000
-    assert isinstance(model, Arnold)
-    objective = objective_of(pairs, 42)
-    assert objective(TRUE) < min(objective(point) for point in GRID[::25]) + 1e-6
     # The simplex may stop in a fold of the objective, a thousandth above.
-    assert objective(model.numbers) < objective(TRUE) + 2e-3
-    assert model.numbers[0] == pytest.approx(TRUE[0], abs=0.05)
-    assert model.numbers[1] == pytest.approx(TRUE[1], abs=0.3)
+    objective = objective_of(pairs, 42)
+    assert objective(model.numbers) < objective(true) + 2e-3
+    assert model.numbers[:2] == pytest.approx(true[:2], abs=0.3)
+    assert model.numbers[0] == pytest.approx(true[0], abs=0.05)
     # c2 and c3 trade with each other: noise that is broader is weaker. What they leave
     # in the image is its likeness to the data.
-    for pair, n in zip(pairs, range(3), strict=True):
+    for n, pair in enumerate(pairs):
         made = predict_arnold(model, pair.hf, pair.mask, seed=[42, n])
         assert np.corrcoef(made[pair.mask], pair.lf[pair.mask])[0, 1] > 0.98
 

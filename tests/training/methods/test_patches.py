@@ -40,12 +40,10 @@ def test_one_step_is_the_published_one():
     assert told == pytest.approx(
         {"rate": rate, **{k: v.item() for k, v in expected.items()}}, rel=1e-4
     )
-    pairs = ((generator, task.generator), (discriminator, task.discriminator))
-    for mine, theirs in pairs:
+    for mine, theirs in ((generator, task.generator), (discriminator, task.discriminator)):
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             # Gradients that are nothing but rounding may step either way.
-            same = (a - b).abs() < 0.02 * rate
-            assert same.float().mean() > 0.98
+            assert ((a - b).abs() < 0.02 * rate).float().mean() > 0.98
     assert {g["betas"] for o in task.optimisers for g in o.param_groups} == {(0.5, 0.999)}
 
 
