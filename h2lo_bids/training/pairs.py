@@ -146,7 +146,7 @@ def keep_pair(path: Path, *volumes: np.ndarray) -> None:
 def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
     """Map a pair into memory, so that many need no more of it than few, and processes share it."""
     try:
-        hf, lf, mask, *plain = np.load(path, mmap_mode="r")
+        hf, lf, mask, *plain = np.lib.format.open_memmap(path, mode="r")
         pair = Pair(name, hf, lf, mask > 0, SYNTHESIZE, path, *plain)
     except (OSError, ValueError, BadDataError) as err:
         raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err

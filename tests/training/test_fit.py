@@ -20,6 +20,7 @@ from problems import HELD, TRAIN, VARIED, history, small_options, vector
 from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
 from h2lo_bids.training.fit import FitResult, fit, load_checkpoint
 from h2lo_bids.training.methods.operators import OperatorTrainer
+from h2lo_bids.training.pairs import keep_pair, map_pair
 
 TINY = {"crop": 4, "validation_crops": 1, "learning_rate": 0.03, "average": 0.5,
         "validate_every": 1, "augmentation": VARIED}  # fmt: skip
@@ -203,7 +204,7 @@ def test_fabric_is_quiet_and_stays_in_the_folder(tmp_path, monkeypatch, capfd):
         run(tmp_path / "other", device="cuda:77")
 
 
-def test_bad_pairs_are_named():
+def test_bad_pairs_are_named(tmp_path, refused):
     good = TRAIN[0]
     for said, change in (
         ("NaN", {"hf": np.full_like(good.hf, np.nan)}),
@@ -212,3 +213,8 @@ def test_bad_pairs_are_named():
     ):
         with pytest.raises(BadDataError, match=f"pair x: {said}"):
             dataclasses.replace(good, name="x", **change)
+    kept = tmp_path / "kept.npy"
+    keep_pair(kept, good.hf, good.lf, good.mask)
+    for damaged in (b"", b"PK\x03\x04", kept.read_bytes()[:-1000], b"\x93NUMPY\x01\x00"):
+        kept.write_bytes(damaged)
+        assert f"{kept}: cannot be read" in refused(BadDataError, map_pair, kept, "x")
