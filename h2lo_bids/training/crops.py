@@ -148,10 +148,6 @@ class CropSampler:
         x, y, z = (int(c) - self.size // 2 for c in centre)
         return x, y, z
 
-    def weight(self, corner: Corner) -> np.ndarray:
-        """Return the weights of a crop's voxels, (S, S, S)."""
-        return read_crop(self.weights, corner, self.size)
-
 
 def _window_sum(values: np.ndarray, size: int, axis: int) -> np.ndarray:
     """Return for each voxel the sum over the centres whose crop holds it, along one axis."""

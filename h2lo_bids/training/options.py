@@ -74,12 +74,12 @@ class FitOptions:
         }
 
 
-def paper_options(n_train: int, *, device: str = "auto", epochs: int = 500) -> FitOptions:
+def paper_options(n_train: int, *, device: str = "auto") -> FitOptions:
     """Return the paper's protocol for so many pairs, after the authors' release (2603.24968)."""
     # Needs about 28 GB on a grid of 208 x 256 x 256.
     epoch = n_train  # steps
     return FitOptions(  # else the defaults
-        steps=epochs * epoch,
+        steps=500 * epoch,
         rate_steps=epoch,
         sampling="volume",
         precision="fp16" if resolve_device(device).type == "cuda" else "fp32",
@@ -92,11 +92,7 @@ def paper_options(n_train: int, *, device: str = "auto", epochs: int = 500) -> F
 
 
 def default_options(
-    n_train: int,
-    *,
-    device: str = "auto",
-    steps: int = 5000,
-    starts_from: str | None = None,
+    n_train: int, *, device: str = "auto", steps: int = 5000, starts_from: str | None = None
 ) -> FitOptions:
     """Return the default for so many pairs: crops with exact halos, centred on the brain."""
     # It takes 4 GB. Two crops at one place share a pass of the trunk, the dearer part there.

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from h2lo_bids.models.h2lo import HALO, Branch, H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
+from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.crops import NONE, Corner, CropSampler, draw_crop, epoch_batch, stack_crops
 from h2lo_bids.training.options import FitOptions, rate_of
 from h2lo_bids.training.pairs import Pair, common_shape
@@ -89,23 +90,20 @@ def predict_crop(
     return torch.cat(parts, 1).reshape(len(crops), 1, size, size, size)
 
 
-def gaussian_derivative_kernels(sigma: float = 1.0, size: int = 5) -> torch.Tensor:
-    """Return the filters k_d(r) = -r_d / sigma^2 G_sigma(r) of Equation 3.
+def gaussian_derivative_kernels() -> torch.Tensor:
+    """Return the filters k_d(r) = -r_d G(r) of Equation 3, G of standard deviation 1 voxel.
 
-    float32 (3, 1, size, size, size): one kernel per axis, ready for
-    `torch.nn.functional.conv3d`, which correlates. `sigma` is in voxels, `size` odd.
+    float32 (3, 1, 5, 5, 5): one kernel per axis, ready for `torch.nn.functional.conv3d`, which
+    correlates.
     """
-    r = torch.arange(size, dtype=torch.float64) - size // 2
+    r = torch.arange(-2.0, 3.0, dtype=torch.float64)
     offsets = torch.stack(torch.meshgrid(r, r, r, indexing="ij"))
-    density = torch.exp(-(offsets**2).sum(0) / (2 * sigma**2)) / (2 * torch.pi * sigma**2) ** 1.5
-    return (-offsets / sigma**2 * density).float()[:, None]
+    density = torch.exp(-(offsets**2).sum(0) / 2) / (2 * torch.pi) ** 1.5
+    return (-offsets * density).float()[:, None]
 
 
 def gradient_loss(
-    predicted: torch.Tensor,
-    target: torch.Tensor,
-    kernels: torch.Tensor,
-    weight: torch.Tensor | None = None,
+    predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Compare the Gaussian derivatives of two sub-volumes (B, 1, X, Y, Z) (Equation 3).
 
@@ -114,21 +112,11 @@ def gradient_loss(
     put around the sub-volume, which keeps its size.
     """
     difference = (predicted - target).float()
-    responses = functional.conv3d(
-        difference, kernels.to(difference.device), padding=kernels.shape[-1] // 2
-    )
-    squares = responses.square()
+    kernels = gaussian_derivative_kernels().to(difference.device)
+    squares = functional.conv3d(difference, kernels, padding=2).square()
     if weight is not None:
         squares = squares * weight
     return squares.mean(dim=(0, 2, 3, 4)).sum()
-
-
-def l1_loss(
-    predicted: torch.Tensor, target: torch.Tensor, *, weight: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the (weighted) mean absolute difference over the sampled voxels."""
-    difference = (predicted.float() - target.float()).abs()
-    return (difference if weight is None else difference * weight).mean()
 
 
 class Batch(NamedTuple):
@@ -151,7 +139,6 @@ class PatchLoss(nn.Module):
         super().__init__()
         self.model, self._pairs, self._options = model, pairs, options
         self._sampler = CropSampler(pairs, options.crop)
-        self._kernels = gaussian_derivative_kernels()
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Draw a process's part of a step, counted from 0: a function of seed and step."""
@@ -163,7 +150,8 @@ class PatchLoss(nn.Module):
         crops = [draw_crop(self._pairs[i], corner, o.crop, o.augmentation, rng) for i in chosen]
         mine = crops[rank::world]
         tensors = dict(zip(("hf", "lf", "mask"), stack_crops(mine), strict=True))
-        tensors["weight"] = torch.from_numpy(self._sampler.weight(corner))
+        weight = read_crop(self._sampler.weights, corner, o.crop)
+        tensors["weight"] = torch.from_numpy(weight)
         return Batch(tensors, (corner,), len(mine) / len(crops))
 
     def forward(self, t: dict[str, torch.Tensor], places: tuple[Corner, ...]) -> Terms:
@@ -172,10 +160,10 @@ class PatchLoss(nn.Module):
             predicted = predict_crop(self.model, t["hf"], places[0], self._pairs[0].shape)
             predicted = predicted * t["mask"]
         with torch.autocast(predicted.device.type, enabled=False):
-            l1 = l1_loss(predicted, t["lf"], weight=t["weight"])
+            l1 = ((predicted - t["lf"]).abs() * t["weight"]).mean()
             if not self._options.lambda_grad:
                 return l1, l1.new_zeros(())
-            return l1, gradient_loss(predicted, t["lf"], self._kernels, weight=t["weight"])
+            return l1, gradient_loss(predicted, t["lf"], t["weight"])
 
 
 class VolumeLoss(nn.Module):
@@ -190,7 +178,6 @@ class VolumeLoss(nn.Module):
         self.model, self._pairs, self._options = model, pairs, options
         self._shape = common_shape(pairs)
         self._sides = tuple(min(options.crop, n) for n in self._shape)
-        self._kernels = gaussian_derivative_kernels()
 
     def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Draw a process's part of a step, as `PatchLoss.draw` does."""
@@ -226,7 +213,7 @@ class VolumeLoss(nn.Module):
         with autocast(device, self._options.precision):
             features = self.model.encoder(t["hf"][None, None])[0]
             x, y, z = t["points"].unbind(1)
-            l1 = l1_loss(self._at(features, t["points"]), t["lf"][x, y, z])
+            l1 = (self._at(features, t["points"]) - t["lf"][x, y, z]).abs().mean()
             if not self._options.lambda_grad:
                 return l1, l1.new_zeros(())
             box = tuple(slice(c, c + side) for c, side in zip(corner, self._sides, strict=True))
@@ -234,7 +221,7 @@ class VolumeLoss(nn.Module):
             block = self._at(features, inner)
         target = t["lf"][box][None, None]
         with torch.autocast(device.type, enabled=False):
-            return l1, gradient_loss(block.reshape(target.shape), target, self._kernels)
+            return l1, gradient_loss(block.reshape(target.shape), target)
 
     def _at(self, features: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
         """Evaluate the operator at voxels (N, 3), with its encoder's features (P, X, Y, Z)."""
