@@ -116,27 +116,19 @@ def test_an_absent_file_is_named(saved, name, refused):
     assert "run: git lfs pull" in refused(MissingInputError, load_bundle, saved.path)
 
 
-def test_further_files_are_kept_and_checked(model, tmp_path):
-    extras = {"members/0.safetensors": b"abc", "notes.txt": b"n"}
+def test_further_files_are_kept_checked_and_stay_in_the_bundle(model, tmp_path, refused):
     folder = tmp_path / "m"
+    extras = {"members/0.safetensors": b"abc", "notes.txt": b"n"}
     b = save_bundle(folder, model, **T1W, extras=extras)
-    assert b.metadata["files"]["notes.txt"] == hashlib.sha256(b"n").hexdigest()
     assert read_extra(b, "members/0.safetensors") == b"abc"
     (folder / "notes.txt").write_bytes(b"m")
-    with pytest.raises(BadDataError, match=r"notes\.txt: truncated or changed"):
-        load_bundle(folder)
+    assert "notes.txt: truncated or changed" in refused(BadDataError, load_bundle, folder)
     (folder / "notes.txt").unlink()
-    with pytest.raises(MissingInputError, match=r"notes\.txt"):
-        load_bundle(folder)
-
-
-@pytest.mark.parametrize("name", ["", "../x", "/x", "a/../b", "a\\b", "a\0"])
-def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
-    b = save_bundle(tmp_path / "m", model, **T1W)
-    path = b.path / "metadata.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {name: "0"}}))
-    with pytest.raises(BadDataError, match="not a further file"):
-        load_bundle(b.path)
+    assert "notes.txt" in refused(MissingInputError, load_bundle, folder)
+    path = folder / "metadata.json"
+    for name in ("", "../x", "/x", "a/../b", "a\\b", "a\0"):
+        path.write_text(json.dumps({**b.metadata, "files": {name: "0"}}))
+        assert "not a further file" in refused(BadDataError, load_bundle, folder)
 
 
 @pytest.mark.parametrize(

@@ -100,18 +100,14 @@ def test_learns_a_held_out_subject(tmp_path, name, gain, changes):
 
 
 def test_the_identity_is_not_fitted(tmp_path):
-    lines: list[str] = []
-    result = fit(TRAIN, HELD, adapt_identity(small_options()), tmp_path, lines.append)
+    result = fit(TRAIN, HELD, adapt_identity(small_options()), tmp_path / "fit")
     assert (result.steps, result.best_step, result.timed_out) == (0, 0, False)
     assert result.best_psnr == result.identity_psnr
-    assert lines == [f"nothing to fit: validation PSNR {result.identity_psnr:.2f} dB"]
-    assert not list(result.model.parameters())
-    predicted = predict_pair(result.model, HELD[0])
-    assert np.array_equal(predicted, HELD[0].hf * HELD[0].mask)
+    assert np.array_equal(predict_pair(result.model, HELD[0]), HELD[0].hf * HELD[0].mask)
     # As fits are that cannot share a step, by one process.
     job = fold_of(write_pairs(tmp_path / "out", 4), tmp_path, method="identity", devices=2)
-    job.fit(tmp_path / "one", lines.append)
-    assert lines[1] == "identity is fitted by one process, not 2"
+    job.fit(tmp_path / "one", (lines := []).append)
+    assert lines[0] == "identity is fitted by one process, not 2"
 
 
 def test_cards_tell_only_options_that_belong_to_the_method(tmp_path):
