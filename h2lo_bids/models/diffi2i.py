@@ -145,16 +145,14 @@ class Denoiser(nn.Module):
         return self.net(torch.cat([condition, time, noisy], 1))
 
 
-def betas(steps: int = 4) -> list[float]:
-    """Return the chain's noise variances: squares of evenly spaced roots, 0.1 to 0.99."""
+def variances(steps: int) -> tuple[list[float], list[float]]:
+    """Return the noise's variances in a chain, and the signal's in each z_t.
+
+    The roots of the former are evenly spaced; the latter are cumulative products of 1 - beta.
+    """
     first, last = math.sqrt(BETA_FIRST), math.sqrt(BETA_LAST)
-    gaps = max(1, steps - 1)
-    return [(first + (last - first) * i / gaps) ** 2 for i in range(steps)]
-
-
-def kept_signal(steps: int = 4) -> list[float]:
-    """Return the cumulative products of 1 - beta: the signal's variance in each z_t."""
-    return list(itertools.accumulate((1.0 - beta for beta in betas(steps)), operator.mul))
+    betas = [(first + (last - first) * i / max(1, steps - 1)) ** 2 for i in range(steps)]
+    return betas, list(itertools.accumulate((1.0 - beta for beta in betas), operator.mul))
 
 
 def diffuse(prior: torch.Tensor, noise: torch.Tensor, steps: int = 4) -> torch.Tensor:
@@ -162,7 +160,7 @@ def diffuse(prior: torch.Tensor, noise: torch.Tensor, steps: int = 4) -> torch.T
 
     Ho et al. 2020 (NeurIPS), Equation 4.
     """
-    left = kept_signal(steps)[-1]
+    left = variances(steps)[1][-1]
     return math.sqrt(left) * prior + math.sqrt(1.0 - left) * noise
 
 
@@ -173,7 +171,7 @@ def reverse_chain(denoiser: Denoiser, condition: torch.Tensor, noisy: torch.Tens
     (Ho et al. 2020, Equation 7), without adding noise: with four steps the chain
     is an estimator and can be trained through as a whole.
     """
-    noise, kept = betas(denoiser.steps), kept_signal(denoiser.steps)
+    noise, kept = variances(denoiser.steps)
     z = noisy
     for t in reversed(range(denoiser.steps)):
         before = kept[t - 1] if t else 1.0

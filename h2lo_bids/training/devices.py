@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,14 +68,6 @@ def make_fabric(options: FitOptions, world: int = 1) -> Fabric:
     )
     fabric.launch()
     return fabric
-
-
-@contextlib.contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Silence the warnings of Fabric, such as that of an unused srun."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning_fabric\.|torch\.distributed\.")
-        yield
 
 
 def keep_freed_memory() -> None:

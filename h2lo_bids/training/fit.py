@@ -7,10 +7,11 @@ import io
 import json
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,14 +25,11 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.io import atomic_path, atomic_write_text
 from h2lo_bids.models.registry import Model, make_model
-from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
+from h2lo_bids.training.devices import make_fabric, termination
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
 from h2lo_bids.training.trainer import Trainer, Validation
 from h2lo_bids.vocabulary import Say, Step
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 FORMAT = "h2lo-bids fit 3"
 LAST, PREVIOUS = "last.pt", "previous.pt"
@@ -84,7 +82,9 @@ def fit(
     saved = _open(folder, identity)
     if options.family == "identity":
         return _identity(pairs_validation, options, folder, say)
-    with quiet_fabric():
+    with warnings.catch_warnings():
+        # Such as that of an unused srun.
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\.|torch\.distributed\.")
         fabric = make_fabric(options, world)
         say = say if fabric.is_global_zero else (lambda line: None)
         trainer = TRAINERS[options.family](pairs_train, pairs_validation, options, fabric, initial)
@@ -97,7 +97,7 @@ def fit(
             trainer.load(saved["trainer"])
             say(f"going on from step {record.step} of {folder}")
         end = min(options.steps, stop_at or options.steps)
-        loop = _Loop(trainer, record, options, folder, identity, end, say, fabric)
+        loop = _Loop(trainer, record, folder, identity, end, say)
         if not loop.ended:
             loop.run()
     model = make_model(options.family, options.architecture)
@@ -152,13 +152,14 @@ class _Loop:
 
     trainer: Trainer
     record: Record
-    options: FitOptions
     folder: Path
     identity: Mapping[str, str]
     end: int
     say: Say
-    fabric: Fabric
     told: float = 0.0  # when a step was last reported
+
+    def __post_init__(self) -> None:
+        self.options, self.fabric = self.trainer.options, self.trainer.fabric
 
     @property
     def stalled(self) -> bool:
