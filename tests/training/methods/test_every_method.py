@@ -13,7 +13,7 @@ from prepared_pairs import fold_of, write_pairs
 from problems import HELD, TRAIN, VARIED, history, small_options, tiny_options
 
 from h2lo_bids.models.baselines import Identity
-from h2lo_bids.training.crops import Augmentation
+from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.experiments.site import site_card, site_metadata
 from h2lo_bids.training.fit import FitResult, fit, load_checkpoint
@@ -82,21 +82,13 @@ def test_ablations_are_what_their_names_say():
     [
         ("h2lo", 8, {"steps": 150, "batch": 1}),
         ("pfsr", 1, {"steps": 60, "batch": 4, "flip_rotate": False}),
-        ("pix2pix", 8, {"steps": 100, "learning_rate": 3e-3, "validation": "volume"}),
     ],
 )
 def test_learns_a_held_out_subject(tmp_path, name, gain, changes):
-    none = Augmentation() if name != "pix2pix" else VARIED
-    every = {"validate_every": changes["steps"], "augmentation": none}
     swapped = [[p.swapped() for p in part] if name == "pfsr" else part for part in (TRAIN, HELD)]
-    result = fit(*swapped, tiny_options(name, **every, **changes), tmp_path)
+    options = tiny_options(name, validate_every=200, augmentation=NONE, **changes)
+    result = fit(*swapped, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + gain
-    assert not result.model.training
-    # Better than the training pairs' mean value everywhere, so it has looked at the image.
-    targets = [(p.lf, p.mask) for p in swapped[0]]
-    mean = np.mean([lf[mask].mean() for lf, mask in targets])
-    flat = ((np.where(swapped[1][0].mask, mean, 0) - swapped[1][0].lf) ** 2).mean()
-    assert changes.get("validation") != "volume" or result.best_psnr > -10 * np.log10(flat) + 2
 
 
 def test_the_identity_is_not_fitted(tmp_path):
