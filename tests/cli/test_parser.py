@@ -126,6 +126,7 @@ REFUSED = [
     ("group -d a=bids a=trained", 64, "give each dataset a unique name"),
     ("evaluate --precision fp16", 64, "at the group level"),
     ("participant --realisations 2", 64, "add --noise calibrated"),
+    ("participant --method h2lo arnold", 64, "give one method"),
     ("trial --method h2lo identity", 64, "give one method"),
     *(
         (f"{level} --task enhance --method h2lo", 64, "--method is for synthesized images")
