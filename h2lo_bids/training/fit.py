@@ -22,6 +22,7 @@ from h2lo_bids.errors import (
     InputOutputError,
     TemporaryError,
     UsageError,
+    of_the_machine,
 )
 from h2lo_bids.io import atomic_path, atomic_write_text
 from h2lo_bids.models.registry import Model, make_model
@@ -289,10 +290,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Read the newest checkpoint that is whole, or None if there is none."""
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     for path in found:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # noqa: S112  (a damaged file raises any of a dozen types)
-            continue
+        with path.open("rb") as stream:  # one that may not be read is not damaged
+            try:
+                state = torch.load(stream, map_location="cpu", weights_only=True)
+            except Exception as err:  # a damaged file raises any of a dozen types
+                if lacking := of_the_machine(err):
+                    raise lacking from err
+                continue
         if isinstance(state, dict) and state.get("format") == FORMAT:
             return state
     if found:
