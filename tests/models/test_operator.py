@@ -14,6 +14,7 @@ from h2lo_bids.models.h2lo import (
     H2loArchitecture,
     InrArchitecture,
     cell_positions,
+    own_grid,
 )
 
 PARTS = ("weight", "bias")
@@ -79,10 +80,7 @@ def test_equation_1_voxel_by_voxel(trunk, convolved):
 
 def test_coordinates_run_from_face_to_face():
     shape = (4, 5, 8)
-    grid = torch.stack(
-        torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape),
-                       indexing="ij"), -1
-    )  # fmt: skip
+    grid = own_grid(torch.zeros(1, 1, *shape, dtype=torch.float64))
     position = cell_positions(grid, shape).numpy()
     for voxel in np.ndindex(shape):
         centres = [-1 + (2 * i + 1) / n for i, n in zip(voxel, shape, strict=True)]

@@ -129,11 +129,9 @@ class SliceValidation(Validation):
         """Return the figure of a method; NaN without validation pairs."""
         if self.options.validation == "volume" or not self.slices:
             return super().figure(predict)
-        errors = []
-        for pair in self.slices:
-            made = predict(pair.hf, pair.mask).clip(0, 1)[pair.mask]
-            errors.append((made.astype(np.float64) - pair.lf[pair.mask]) ** 2)
-        return self.psnr(float(np.concatenate(errors).mean()), 1.0)
+        made = [predict(p.hf, p.mask).clip(0, 1)[p.mask].astype(np.float64) for p in self.slices]
+        errors = [m - p.lf[p.mask] for m, p in zip(made, self.slices, strict=True)]
+        return self.psnr(float((np.concatenate(errors) ** 2).mean()), 1.0)
 
 
 class DiffI2ITrainer(Trainer):
