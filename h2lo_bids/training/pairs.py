@@ -14,7 +14,7 @@ import numpy as np
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import BadDataError, UsageError, of_the_machine
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
 from h2lo_bids.io import atomic_path, atomic_write_text, digest, read_json, stamp
@@ -267,7 +267,8 @@ def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
     except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
-        raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
+        text = f"{path}: cannot be read ({err}); remove it and run again"
+        raise of_the_machine(err) or BadDataError(text) from err
     if data.shape != shape:
         raise BadDataError(
             f"{path}: has {data.shape} voxels, not {shape} as its record says; "

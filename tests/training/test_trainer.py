@@ -11,6 +11,7 @@ import torch
 from prepared_pairs import write_pairs
 from problems import ball_pair, small_options, trainer_of
 
+from h2lo_bids.errors import TemporaryError
 from h2lo_bids.training.methods.operators import OperatorTrainer
 from h2lo_bids.training.pairs import (
     PreparedPair,
@@ -108,3 +109,8 @@ def test_the_range_of_prepared_pairs_follows_their_files(prepared, tmp_path):
     image = nib.load(prepared.lf)
     nib.save(nib.Nifti1Image(image.get_fdata() / 2, image.affine), prepared.lf)
     assert check("max") != first
+
+
+def test_a_pair_for_which_memory_is_too_small_is_not_called_damaged(prepared, monkeypatch, refused):
+    monkeypatch.setattr(nib, "load", lambda path: np.empty(1 << 50))
+    assert "memory ran out" in refused(TemporaryError, read_prepared, prepared)
