@@ -184,7 +184,8 @@ def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
         return safetensors.torch.load(content)
     except Exception as err:
         # The library raises its own type, and KeyError or ValueError at times.
-        raise BadDataError(f"{path}: not a safetensors file: {err}; get the model again") from err
+        text = f"{path}: not a safetensors file: {err}; get the model again"
+        raise of_the_machine(err) or BadDataError(text) from err
 
 
 def read_extra(bundle: Bundle, name: str) -> bytes:

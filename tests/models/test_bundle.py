@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from problems import SMALL, tiny_options
 
 from h2lo_bids import io
-from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
+from h2lo_bids.errors import (
+    BadDataError,
+    H2loError,
+    MissingInputError,
+    TemporaryError,
+    UsageError,
+)
 from h2lo_bids.models.bundle import (
     load_bundle,
     load_model,
@@ -92,6 +99,11 @@ def test_weights_that_were_cut_or_changed_are_refused(saved, refused):
 def test_weights_of_another_model_are_named(model, name, value, message, refused):
     state = {k: v for k, v in {**model.state_dict(), name: value}.items() if v is not None}
     assert message in refused(BadDataError, build_model, "h2lo", {}, state, "weights")
+
+
+def test_weights_for_which_memory_is_too_small_are_not_called_damaged(saved, monkeypatch, refused):
+    monkeypatch.setattr("safetensors.torch.load", lambda content: np.empty(1 << 50))
+    assert "memory ran out" in refused(TemporaryError, load_model, saved)
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "weights.safetensors"])
