@@ -91,10 +91,9 @@ def extract_brain(
     image
         nibabel image, 3-D, checked.
     method
-        ``"auto"``: a scan that has no skull keeps what is not 0; any other goes
-        to SynthStrip where its weights are present, or else to deepbet.
-        ``"skip"``: the scan has no skull. ``"deepbet"``, ``"synthstrip"``: that
-        tool.
+        ``"auto"``: a scan without skull keeps what is not 0; any other goes to SynthStrip where
+        its weights are present, or else to deepbet. ``"skip"``: the scan has no skull.
+        ``"deepbet"``, ``"synthstrip"``: that tool.
     weights
         SynthStrip's ``synthstrip.1.pt``; looked for in ``$FREESURFER_HOME``
         when not given.
@@ -108,15 +107,14 @@ def extract_brain(
     BadDataError
         If no brain is found.
     """
-    name = name_of(image)
     stripped = method in ("skip", "auto") and looks_stripped(image)
     if method == "skip" or stripped:
         kind, why = "stripped", "as the scan has no skull"
         if method == "skip":
             what = "the scan does not look skull-stripped; was --skull-strip skip meant for it?"
-            kind, why = "skip", f"as asked, but {what}"
-        notes = () if method == "skip" and stripped else (f"{name}: no brain extraction, {why}",)
-        return make_result(stripped_mask(image), image, kind, name, notes)
+            kind, why = "skip", "" if stripped else f"as asked, but {what}"
+        notes = (f"{name_of(image)}: no brain extraction, {why}",) if why else ()
+        return make_result(stripped_mask(image), image, kind, name_of(image), notes)
     file = find_weights(weights, method)
     import torch
 
@@ -124,17 +122,19 @@ def extract_brain(
 
     before = torch.get_num_threads()
     try:
-        if threads:
-            torch.set_num_threads(threads)
-        if file is None:
-            return make_result(_with_deepbet(image, name), image, "deepbet", name)
-        return make_result(synthstrip_mask(image, file), image, "synthstrip", name)
+        torch.set_num_threads(threads or before)
+        mask = synthstrip_mask(image, file) if file else deepbet_mask(image)
+        return make_result(mask, image, "synthstrip" if file else "deepbet", name_of(image))
     finally:
         torch.set_num_threads(before)
 
 
-def _with_deepbet(image: Any, name: str) -> np.ndarray:
-    """Run deepbet on a 1 mm copy in RAS order and bring its mask back."""
+def deepbet_mask(image: Any) -> np.ndarray:
+    """Find the brain with deepbet's network (Fisch et al. 2024), which comes with its weights.
+
+    It sees a 1 mm copy in RAS order, in memory: the package's own file interface refuses small
+    files and writes reoriented copies.
+    """
     canonical = nib.as_closest_canonical(image)
     spacing = spacing_of(canonical.affine)
     if not np.all((spacing >= NEAR_1_MM[0]) & (spacing <= NEAR_1_MM[1])):
@@ -143,29 +143,18 @@ def _with_deepbet(image: Any, name: str) -> np.ndarray:
         step = nib.affines.from_matvec(np.diag(1 / spacing), start)
         canonical = resample(canonical, tuple(int(n) for n in shape), canonical.affine @ step)
     volume = np.asarray(canonical.dataobj, dtype=np.float32)
-    mask = deepbet_mask(volume, mirror=bool(spacing.max() > THICK_MM), name=name)
-    return _on_grid_of(image, nib.Nifti1Image(mask.astype(np.uint8), canonical.affine))
-
-
-def deepbet_mask(
-    volume: np.ndarray, *, mirror: bool = False, name: str = "the image"
-) -> np.ndarray:
-    """Find the brain in a head with deepbet's network, which comes with its weights.
-
-    Fisch et al. 2024, deepbet (MIT). Called in memory: the package's own file interface refuses
-    small files and writes reoriented copies.
-    """
     with warnings.catch_warnings():  # of its own deprecations
         warnings.simplefilter("ignore")
         from deepbet import BrainExtraction
 
         network = BrainExtraction(no_gpu=True)
     lost = BadDataError(
-        f"{name}: deepbet finds no brain; check the image and its orientation, or give a mask"
+        f"{name_of(image)}: deepbet finds no brain; check the image and its orientation, or give "
+        "a mask"
     )
     try:
         probability = network.run_model(np.array(volume, dtype=np.float32, order="C"))
-        if mirror:
+        if spacing.max() > THICK_MM:
             flipped = network.run_model(np.array(volume[::-1], dtype=np.float32, order="C"))
             probability = (probability + flipped[::-1]) / 2
     except (AssertionError, ValueError) as err:  # deepbet's "not enough foreground", or nothing
@@ -173,7 +162,7 @@ def deepbet_mask(
     mask = cut_bridges(probability > THRESHOLD, BRIDGE_MM, (1.0, 1.0, 1.0))
     if not mask.any():
         raise lost
-    return mask
+    return _on_grid_of(image, nib.Nifti1Image(mask.astype(np.uint8), canonical.affine))
 
 
 def find_weights(given: str | os.PathLike[str] | None, method: str) -> Path | None:
@@ -221,11 +210,8 @@ def make_result(
 def looks_stripped(image: Any) -> bool:
     """Check whether a scan is a brain on an exactly zero background.
 
-    All three must hold: at least a quarter of the voxels are exactly 0; the
-    rest have a brain's volume (0.3 to 2.3 litres); and no border of the array
-    cuts the rest over more than 15 % of the face of its bounding box, as a neck
-    does in a small head. Defaced heads and heads whose background was zeroed
-    fail the second, small ones the third.
+    At least a quarter of the voxels are exactly 0, and the rest have a brain's volume (which heads
+    on a zeroed background have not) and are cut by no border of the array as a small head's neck.
     """
     nonzero = np.asarray(image.dataobj) != 0
     if 1 - nonzero.mean() < MIN_ZERO_SHARE or not nonzero.any():
@@ -251,47 +237,31 @@ def stripped_mask(image: Any) -> np.ndarray:
 def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """Use a precomputed mask, resampled where its grid is not the scan's.
 
-    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per
-    cent, say), above half of the largest. Small parts far from the rest are left out. A mask
-    that was changed has a note.
-
-    Raises
-    ------
-    BadDataError
-        If the mask is empty, inverted, larger or smaller than any brain, or lies outside
-        the scan or in its background.
+    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per cent,
+    say), above half of the largest. Small parts far from the rest are left out. A mask that was
+    changed has a note; `BadDataError` refuses one that is empty, inverted, larger or smaller than
+    any brain, or lies outside the scan or in its background.
     """
-    name, label = name_of(mask), name_of(image)
-    inside, cut = _binary(mask)
-    notes = [f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}"] if cut is not None else []
+    name, values = name_of(mask), np.asarray(mask.dataobj, dtype=np.float32)
+    soft, largest = np.any(np.abs(values - np.rint(values)) > 0.01), float(values.max())
+    cut = largest / 2 if soft and largest >= 2 else 0.5  # splines overshoot 1
+    inside = values > cut
+    notes = [f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}"] if soft else []
     if not inside.any():
         raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
     apart = farthest_apart(mask.affine, image.affine, image.shape)
     if mask.shape != image.shape or apart >= _GRID_TOLERANCE_MM:
         inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
-        notes.append(f"{name}: this brain mask was resampled to the grid of {label}")
+        notes.append(f"{name}: this brain mask was resampled to the grid of {name_of(image)}")
     whole = inside
     inside = without_strays(whole, spacing_of(image.affine).tolist()) if whole.any() else whole
     if strays := np.count_nonzero(whole & ~inside):
-        notes.append(
-            f"{name}: this brain mask has small parts far from the rest ({strays} voxels), which "
-            "are left out"
-        )
+        what = f"small parts far from the rest ({strays} voxels), which are left out"
+        notes.append(f"{name}: this brain mask has {what}")
     if fault := _fault(inside, image):
-        soft = "" if cut is None else f"{_SOFT}, and cut at {cut:g} it "
-        raise BadDataError(f"{name}: this brain mask {soft}{fault}; {_REMEDY}")
+        then = f"{_SOFT}, and cut at {cut:g} it " if soft else ""
+        raise BadDataError(f"{name}: this brain mask {then}{fault}; {_REMEDY}")
     return make_result(inside, image, "given", name, tuple(notes))
-
-
-def _binary(mask: Any) -> tuple[np.ndarray, float | None]:
-    """Cut a mask's values, and return where, if they are more than two."""
-    values = np.asarray(mask.dataobj, dtype=np.float32)
-    between = np.abs(values - np.rint(values)) > 0.01
-    if not between.any():
-        return values > 0.5, None
-    largest = float(values.max())
-    limit = 0.5 if largest < 2 else largest / 2  # splines overshoot 1
-    return values > limit, limit
 
 
 def _fault(inside: np.ndarray, image: Any) -> str:
@@ -301,12 +271,10 @@ def _fault(inside: np.ndarray, image: Any) -> str:
         return f"lies outside {label}"
     if inside[np.ix_(*[(0, -1)] * 3)].mean() > 0.5:
         return f"is inverted, or not one: it holds the corners of {label}"
-    volume = volume_ml(inside, image.affine)
-    low, high = MASK_RANGE_ML
+    volume, (low, high) = volume_ml(inside, image.affine), MASK_RANGE_ML
     if not low <= volume <= high:
         return f"takes {volume:.0f} ml of {label}, unlike any brain ({low:g} to {high:g} ml)"
-    share = _share_in_head(inside, image)
-    if share < MIN_IN_HEAD:
+    if (share := _share_in_head(inside, image)) < MIN_IN_HEAD:
         return f"lies by {100 * (1 - share):.0f} % in the background of {label}"
     return ""
 
@@ -362,11 +330,10 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
     """Use the mask of a session's T1w for its T2w where the head did not move.
 
-    The extraction networks know T1w best, and both contrasts then keep the same
-    tissue. The donor's mask is taken when, on the scan's grid, both masks have
-    a Dice overlap of at least 0.90, the larger holds 0.965 of the smaller, and their
-    centres lie within 4 mm: then their differences are those of contrast, not of
-    position. Otherwise, and where the T1w's image cuts the brain, the scan keeps its own.
+    The extraction networks know T1w best, and both contrasts then keep the same tissue. The
+    donor's mask is taken where it differs from the own one as contrasts do and not as places, by
+    Dice overlap, share of the smaller in the larger, and distance of the centres; not where the
+    T1w's image cuts the brain.
     """
     moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0

@@ -73,7 +73,6 @@ _REMEDIES = {
     "volume_ml": "check its brain mask",
     "field_ratio": "correct its bias field first",
 }
-_USUAL = "check that it is a {} image without contrast agent, and its brain mask"
 
 Beyond = Mapping[str, tuple[float, float, float]]
 """Measures beyond what the training pairs had: value, and lowest and highest of the training."""
@@ -86,10 +85,8 @@ def measure(
 
     Parameters
     ----------
-    scaled
-        The input as the model takes it; its volume (X, Y, Z) in [0, 1].
-    mask
-        True in the brain, same shape.
+    scaled, mask
+        The input as the model takes it, its volume (X, Y, Z) in [0, 1]; and True in the brain.
     spacing
         Voxel size in mm along each axis.
     contrast
@@ -98,12 +95,11 @@ def measure(
     Returns
     -------
     dict
-        ``name: value`` for names of `MEASURES`, without ``field_ratio`` where it was not
-        measured, the share of ``negative`` voxels, and ``order``: by how
-        many mm what should be white matter by its brightness lies deeper in the brain than
-        what should be grey matter, in the median. ``smoothness`` is the width at half maximum
-        of the Gaussian that would make white noise as alike from voxel to voxel (Forman and
-        others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
+        ``name: value`` for names of `MEASURES` that were measured, the share of ``negative``
+        voxels, and ``order``: by how many mm what should be white matter by its brightness lies
+        deeper than what should be grey matter, in the median. ``smoothness`` is the width at half
+        maximum of the Gaussian that would make white noise as alike from voxel to voxel (Forman
+        and others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
     """
     box = bounding_box(mask)
     volume, mask = np.asarray(scaled.volume[box], np.float32), np.asarray(mask[box], dtype=bool)
@@ -133,22 +129,12 @@ def measure_output(
 ) -> dict[str, float]:
     """Return the measures of a model's output, or of a training target.
 
-    Parameters
-    ----------
-    output, volume
-        The output and the input that it was made from, on one grid.
-    mask, spacing
-        As for `measure`.
-
-    Returns
-    -------
-    dict
-        ``name: value`` for names of `OUTPUTS`, and ``dark``, ``middle`` and ``bright``: the
-        output's median where the input has its darkest, middle and brightest tissue.
+    `volume` is the input that it was made from, on the same grid; `mask` and `spacing` are as for
+    `measure`. Besides those of `OUTPUTS` there are ``dark``, ``middle`` and ``bright``: the
+    output's median where the input has its darkest, middle and brightest tissue.
     """
     values, inside = output[mask].astype(np.float32), volume[mask].astype(np.float32)
-    levels, _ = three_classes(blocks(volume, mask, spacing).median)
-    where = _nearest(inside, levels)
+    where = _nearest(inside, three_classes(blocks(volume, mask, spacing).median)[0])
     spread = float(inside.std()) * float(values.std())
     alike = np.mean((inside - inside.mean()) * (values - values.mean())) / spread if spread else 0
     return {
@@ -165,16 +151,8 @@ def ranges_of(
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: lowest and highest over training inputs and targets.
 
-    Parameters
-    ----------
-    profiles, outputs
-        From `measure` and `measure_output`.
-
-    Returns
-    -------
-    dict
-        ``inputs`` and ``targets``, ``name: [lowest, highest]`` of `MEASURES` and of `OUTPUTS`,
-        rounded to four digits, and the number of ``pairs``.
+    From what `measure` and `measure_output` return it makes ``inputs`` and ``targets``, ``name:
+    [lowest, highest]`` of `MEASURES` and of `OUTPUTS`, to four digits, and counts the ``pairs``.
     """
 
     def ends(rows: Sequence[Mapping[str, float]], known: Iterable[str]) -> dict[str, list[float]]:
@@ -195,13 +173,12 @@ def outside(
     """Return the measures beyond the inputs or targets of a bundle's ``input_range``."""
     found = {}
     try:
-        for name, one in known.items():
-            if name in profile and name in ranges:
-                lowest, highest = float(ranges[name][0]), float(ranges[name][1])
-                low, high = one.limits(lowest, highest)
-                if not low <= profile[name] <= high:
-                    found[name] = (profile[name], lowest, highest)
-    except (IndexError, KeyError, TypeError, ValueError) as err:
+        for name in (name for name in known if name in profile and name in ranges):
+            lowest, highest = map(float, ranges[name][:2])
+            low, high = known[name].limits(lowest, highest)
+            if not low <= profile[name] <= high:
+                found[name] = (profile[name], lowest, highest)
+    except (KeyError, TypeError, ValueError) as err:
         raise BadDataError(
             f"the model's input_range is damaged ({err}); get the model again"
         ) from err
@@ -323,13 +300,12 @@ def negative_lines(name: str, share: float, scaling: str) -> list[str]:
 
 def _input_line(name: str, given: Beyond, depth: float, contrast: str) -> str:
     """Name what an input differs by from the training pairs, and what to do."""
-    usual = _USUAL.format(contrast)
+    usual = f"check that it is a {contrast} image without contrast agent, and its brain mask"
     remedies = [_REMEDIES.get(key, usual) for key in list(given)[:_LISTED]]
     differences = _listed(given, MEASURES)
     if depth < LEAST_ORDER:
         shown = f"what is as bright as white matter lies {-depth:.0f} mm farther out than the grey"
-        differences.insert(0, shown)
-        remedies.insert(0, usual)
+        differences, remedies = [shown, *differences], [usual, *remedies]
     return (
         f"{name}: is not like the inputs that the model was trained on: {', '.join(differences)}; "
         f"{', '.join(dict.fromkeys(remedies))}, or fit a model to such scans"

@@ -4,12 +4,11 @@ Nothing is allocated before the header has been judged, and never more than the
 header asks for is decompressed, so that neither a corrupt header nor a gzip bomb
 can exhaust the memory.
 
-Which transform says where the voxels are follows nibabel and fMRIPrep: a coded sform first,
-then a coded qform, then the voxel size alone. A sform that no scanner could have made (sheared
-or singular) gives way to a sound qform. Where a header breaks the standard by
-little, it is read as NIfTI's own library does, and with it FSL and ITK: a negative
-``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is divided by
-its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
+Which transform says where the voxels are follows nibabel and fMRIPrep: a coded sform first, then
+a coded qform, then the voxel size alone; a sheared or singular sform gives way to a sound qform.
+Where a header breaks the standard by little, it is read as NIfTI's own library does, and with it
+FSL and ITK: a negative ``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is
+divided by its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -116,17 +115,15 @@ def _checked_volume(file: Path | str, data: np.ndarray) -> np.ndarray:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim > 3:
-        volumes = int(np.prod(data.shape[3:]))
-        raise BadDataError(f"{file}: has {volumes} volumes; keep one 3-D image")
+        raise BadDataError(f"{file}: has {math.prod(data.shape[3:])} volumes; keep one 3-D image")
     if data.ndim < 3 or min(data.shape) < MIN_SIDE:
         sides = " x ".join(str(n) for n in data.shape)
         raise BadDataError(f"{file}: has {sides} voxels, not a 3-D volume; give the whole scan")
     low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        count = int(np.count_nonzero(~np.isfinite(data)))
-        raise BadDataError(
-            f"{file}: has {count} NaN or infinite voxels; export it again or set them to 0"
-        )
+        count = np.count_nonzero(~np.isfinite(data))
+        what = f"has {count} NaN or infinite voxels"
+        raise BadDataError(f"{file}: {what}; export it again or set them to 0")
     if low == high:
         what = "is all zero" if low == 0 else f"has the same value ({low:g}) everywhere"
         raise BadDataError(f"{file}: {what}; check how it was exported")
@@ -170,11 +167,9 @@ def read_header(path: Path) -> Any:
         start = file.read(348)
         size = min(int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
         start += file.read(540 - 348 if size == 540 else 0)
-    kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(size)
-    try:
-        header = kind(start, check=False) if kind else None
-    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
-        header = None
+    kinds, header = {348: nib.Nifti1Header, 540: nib.Nifti2Header}, None
+    with suppress(nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
+        header = kinds[size](start, check=False) if size in kinds else None
     if header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
         raise BadDataError(f"{path}: is not a NIfTI image; convert it, for example with dcm2niix")
     return header
@@ -208,9 +203,9 @@ def _garbage_follows(file: IO[bytes]) -> bool:
     try:
         file.read(1)
     except gzip.BadGzipFile as err:
-        if str(err).startswith("Not a gzipped file"):  # a wrong checksum has another text
-            return True
-        raise
+        if not str(err).startswith("Not a gzipped file"):  # a wrong checksum has another text
+            raise
+        return True
     return False
 
 
@@ -230,9 +225,9 @@ def _checked_length(path: Path, header: Any) -> int:
     try:
         kind = header.get_data_dtype()
     except (nib.spatialimages.HeaderDataError, KeyError, ValueError):
-        kind = None
-    if kind is None or kind.kind not in "iuf":
-        what = "complex" if kind is not None and kind.kind == "c" else "colour or unknown"
+        kind = np.dtype("V")
+    if kind.kind not in "iuf":
+        what = "complex" if kind.kind == "c" else "colour or unknown"
         raise BadDataError(f"{path}: has {what} values; give one magnitude image of real numbers")
     offset = float(header["vox_offset"])
     if not 0 <= offset <= MAX_OFFSET:

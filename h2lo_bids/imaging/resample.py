@@ -57,10 +57,9 @@ def resample(
 ) -> nib.Nifti1Image:
     """Resample an image onto a grid through world coordinates.
 
-    Where the grids coincide up to flips, permutations and whole voxels, voxels
-    are copied and not interpolated. Elsewhere splines interpolate, clipped to
-    the image's own range since cubic ones overshoot at edges, after a Gaussian
-    along the axes that lose resolution. The half voxel around the outermost
+    Where the grids coincide up to flips, permutations and whole voxels, voxels are copied.
+    Elsewhere splines interpolate, clipped to the image's own range since cubic ones overshoot,
+    after a Gaussian along the axes that lose resolution. The half voxel around the outermost
     centres belongs to the image; beyond it lies `fill`.
 
     Parameters
@@ -171,20 +170,17 @@ def _blur(source_affine: np.ndarray, affine: np.ndarray) -> np.ndarray:
 def conform(image: Any, frame: Any, *, mask: Any = None) -> nib.Nifti1Image:
     """Put a scan on a model's frame.
 
-    The scan's axes are re-ordered to the frame's orientation and its own
-    obliquity is kept, so that a scan whose voxel size is the frame's (within
-    1 %) is flipped, permuted, cropped and padded by whole voxels and never
-    interpolated. Any other is resampled once, by cubic splines.
+    The scan keeps its obliquity: if its voxel size is the frame's (within 1 %), it is flipped,
+    permuted, cropped and padded by whole voxels. Any other is resampled once, by cubic splines.
 
     Parameters
     ----------
     image
         nibabel image, 3-D, with a rigid affine.
     frame
-        The model's (`h2lo_bids.models.frame.Frame`). With ``anchor="brain"`` its centre lies on
-        the centre of the mask's bounding box (to the nearest voxel where nothing is
-        interpolated), or on the centre of the scan when there is no mask. With
-        ``anchor="array"`` the frame is the scan's own array.
+        The model's (`h2lo_bids.models.frame.Frame`). With ``anchor="brain"`` it is centred on the
+        mask's bounding box (to the nearest voxel where nothing is interpolated), or on the scan
+        when there is no mask. With ``anchor="array"`` it is the scan's own array.
     mask
         Brain mask on the scan's grid.
 
@@ -207,17 +203,14 @@ def frame_grid(
     kept = bool(np.all(np.abs(own / wanted - 1) <= SAME_SPACING))
     scale = np.ones(3) if kept else wanted / own
     low, high = np.zeros(3), np.asarray(turned.shape, dtype=float) - 1
-    if mask is not None and frame.anchor == "brain":
+    shape = np.asarray(frame.shape, dtype=int)
+    if frame.anchor == "array":
+        shape = np.maximum(2, np.rint((high + 1) / scale)).astype(int)
+    elif mask is not None:
         box = bounding_box(np.asarray(mask.as_reoriented(turn).dataobj) > 0)
         low, high = np.array([(ends.start, ends.stop - 1.0) for ends in box]).T
-    if frame.anchor == "array":
-        if kept:
-            return turned.shape, turned.affine
-        shape = np.maximum(2, np.rint(np.asarray(turned.shape) / scale)).astype(int)
-    else:
-        shape = np.asarray(frame.shape, dtype=int)
         needed = (high - low + 1) / scale
-        if mask is not None and np.any(needed > shape + 1):
+        if np.any(needed > shape + 1):
             raise BadDataError(
                 f"{name_of(image)}: its brain mask spans {_extent(needed, wanted)}, more than the"
                 f" model's {_extent(shape, wanted)}; look at the mask or give another one"

@@ -32,9 +32,8 @@ _SIDES = (192, 256, 320)
 class DistanceUNet(nn.Module):
     """Two convolutions per level, maximum pooling down, nearest neighbours up.
 
-    The deepest level belongs to the decoder; every decoder level ends by going
-    up and meeting the encoder's features. Three convolutions follow at full
-    resolution. The attribute names are those of the published checkpoint.
+    Every decoder level, the deepest one too, ends by going up and meeting the encoder's features;
+    three convolutions follow. The attribute names are those of the published checkpoint.
     """
 
     def __init__(self) -> None:
@@ -109,9 +108,8 @@ def network_grid(image: Any) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return the 1 mm grid that SynthStrip expects, centred on the scan."""
     ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1).T
     corners = nib.affines.apply_affine(image.affine, ends)
-    extent = corners.max(0) - corners.min(0)
     axes = np.array([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # columns: left, inferior, anterior
-    needed = np.abs(axes.T) @ extent
+    needed = np.abs(axes.T) @ np.ptp(corners, axis=0)
     a, b, c = (next((s for s in _SIDES if s >= n - 1e-3), _SIDES[-1]) for n in needed)
     middle = axes @ ((np.array([a, b, c]) - 1) / 2)
     return (a, b, c), nib.affines.from_matvec(axes, corners.mean(0) - middle)
