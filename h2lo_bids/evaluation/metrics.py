@@ -19,6 +19,9 @@ BINS = 128
 JOINT_BINS = 64
 """Bins per axis of the joint histogram of NMI in the authors' release."""
 
+WINDOW = 7
+"""Side of the window of SSIM in the authors' release."""
+
 FOREGROUND = 0.01
 """Intensity of the high-field image above which a voxel is foreground (paper, section 3.1)."""
 
@@ -33,7 +36,7 @@ def psnr(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = N
     return math.inf if error == 0 else -10.0 * math.log10(error)
 
 
-def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> np.ndarray:
+def ssim_map(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the structural similarity around each pixel of each slice along axis 0.
 
     A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample covariances, as in the
@@ -42,9 +45,7 @@ def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> n
     Parameters
     ----------
     predicted, target
-        (X, Y, Z), in [0, 1]; Y and Z at least `window`.
-    window
-        Side of the window, odd.
+        (X, Y, Z), in [0, 1]; Y and Z at least `WINDOW`.
 
     Returns
     -------
@@ -63,15 +64,14 @@ def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> n
     from scipy.ndimage import uniform_filter
 
     a, b = _pair(predicted, target)
-    if a.ndim != 3 or min(a.shape[1:]) < window:
-        raise BadDataError(f"SSIM needs slices of at least {window} voxels, not {a.shape}")
+    if a.ndim != 3 or min(a.shape[1:]) < WINDOW:
+        raise BadDataError(f"SSIM needs slices of at least {WINDOW} voxels, not {a.shape}")
     c1, c2 = 0.01**2, 0.03**2
-    scale = window**2 / (window**2 - 1)
-    edge = window // 2
-    inner = (slice(edge, -edge or None),) * 2
+    scale = WINDOW**2 / (WINDOW**2 - 1)
+    inner = (slice(WINDOW // 2, -(WINDOW // 2)),) * 2
     values = np.full(a.shape, np.nan)
     for x, y, out in zip(a, b, values, strict=True):
-        mx, my, xx, yy, xy = (uniform_filter(v, window) for v in (x, y, x * x, y * y, x * y))
+        mx, my, xx, yy, xy = (uniform_filter(v, WINDOW) for v in (x, y, x * x, y * y, x * y))
         vx, vy, vxy = scale * (xx - mx * mx), scale * (yy - my * my), scale * (xy - mx * my)
         top = (2 * mx * my + c1) * (2 * vxy + c2)
         bottom = (mx * mx + my * my + c1) * (vx + vy + c2)
@@ -87,16 +87,16 @@ def mean_ssim(values: np.ndarray, where: np.ndarray | None = None) -> float:
 
 def ncc(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None) -> float:
     """Return Pearson's correlation of voxels, or of two histograms; NaN if one is constant."""
-    return _pearson(*_pair(predicted, target, where))
+    a, b = (v.ravel() for v in _pair(predicted, target, where))
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        # The mean of equal numbers is rounded, and would leave a remainder to correlate.
+        return math.nan
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 0 else math.nan
 
 
-def nmi(
-    predicted: np.ndarray,
-    target: np.ndarray,
-    where: np.ndarray | None = None,
-    *,
-    bins: int = JOINT_BINS,
-) -> float:
+def nmi(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None) -> float:
     """Return the normalised mutual information, MI / sqrt(H H), 0 to 1.
 
     Entropies are those of a joint histogram on [0, 1]; values outside are
@@ -106,10 +106,10 @@ def nmi(
     ----------
     Strehl and Ghosh 2002, Journal of Machine Learning Research 3:583.
     """
-    a, b = (np.clip(v, 0, 1) for v in _pair(predicted, target, where))
-    index = [np.minimum((v.ravel() * bins).astype(np.int64), bins - 1) for v in (a, b)]
-    joint = np.bincount(index[0] * bins + index[1], minlength=bins * bins) / a.size
-    joint = joint.reshape(bins, bins)
+    a, b = (np.clip(v.ravel(), 0, 1) for v in _pair(predicted, target, where))
+    i, j = (np.minimum((v * JOINT_BINS).astype(np.int64), JOINT_BINS - 1) for v in (a, b))
+    joint = np.bincount(i * JOINT_BINS + j, minlength=JOINT_BINS**2) / a.size
+    joint = joint.reshape(JOINT_BINS, JOINT_BINS)
     single = [_entropy(joint.sum(axis)) for axis in (0, 1)]
     if min(single) <= 0:
         return math.nan
@@ -121,7 +121,7 @@ def foreground(high_field: np.ndarray) -> np.ndarray:
     return np.asarray(high_field) > FOREGROUND
 
 
-def histogram(image: np.ndarray, where: np.ndarray | None = None, bins: int = BINS) -> np.ndarray:
+def histogram(image: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
     """Return the share of voxels in each bin of [0, 1]; the shares sum to 1.
 
     Values outside are counted in the outermost bins; numpy skips them, so that they
@@ -131,7 +131,7 @@ def histogram(image: np.ndarray, where: np.ndarray | None = None, bins: int = BI
     values = values.ravel() if where is None else values[where]
     if not values.size:
         raise BadDataError("a histogram needs at least one foreground voxel")
-    counts, _ = np.histogram(np.clip(values, 0, 1), bins=bins, range=(0, 1))
+    counts, _ = np.histogram(np.clip(values, 0, 1), bins=BINS, range=(0, 1))
     return counts / counts.sum()
 
 
@@ -222,16 +222,6 @@ def _pair(
     if not a.size:
         raise BadDataError("images to compare need at least one foreground voxel")
     return a, b
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.ravel(), b.ravel()
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        # The mean of equal numbers is rounded, and would leave a remainder to correlate.
-        return math.nan
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / norm if norm > 0 else math.nan
 
 
 def _entropy(p: np.ndarray) -> float:

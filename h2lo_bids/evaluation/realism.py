@@ -62,10 +62,8 @@ class Appearance:
         return {**levels, "noise": share, **over}
 
 
-def tapered(
-    mask: np.ndarray, spacing: Sequence[float] | np.ndarray, taper: float = TAPER_MM
-) -> np.ndarray:
-    """Fade a mask out towards its border: a raised cosine over `taper` mm.
+def tapered(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Fade a mask out towards its border: a raised cosine over `TAPER_MM`.
 
     Cut sharply, two masked heads share an edge, and correlate at the finest bands.
     """
@@ -73,7 +71,7 @@ def tapered(
 
     out, box = np.zeros(mask.shape), _box(mask)
     depth = distance_transform_edt(np.pad(mask[box], 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    out[box] = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / taper, 1))
+    out[box] = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / TAPER_MM, 1))
     return out
 
 
@@ -304,10 +302,9 @@ def _box(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def _windowed(image: np.ndarray, window: np.ndarray) -> np.ndarray:
-    weights = window[window > 0]
-    out = np.zeros(image.shape)
-    if weights.size:
-        inside = image[window > 0].astype(np.float64)
+    out, where = np.zeros(image.shape), window > 0
+    if where.any():
+        inside = image[where].astype(np.float64)
         inside = np.clip(inside, *np.percentile(inside, (0.5, 99.5)))
-        out[window > 0] = weights * (inside - np.average(inside, weights=weights))
+        out[where] = window[where] * (inside - np.average(inside, weights=window[where]))
     return out

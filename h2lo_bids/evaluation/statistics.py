@@ -67,9 +67,7 @@ class Comparison:
         return "+" * (round(self.difference, info.digits) > 0) + info.write(self.difference)
 
 
-def confidence_interval(
-    values: np.ndarray, *, seed: int = 0, resamples: int = 9999
-) -> tuple[float, float]:
+def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """Bound the mean of a population from a sample, (N,), by resampling it.
 
     The bias-corrected and accelerated bootstrap. With few values it is too
@@ -90,8 +88,8 @@ def confidence_interval(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of degenerate samples, which give NaN
         interval = bootstrap(
-            (values,), np.mean, confidence_level=0.95, n_resamples=resamples,
-            method="BCa", random_state=np.random.default_rng(seed),
+            (values,), np.mean, confidence_level=0.95, n_resamples=9999,
+            method="BCa", random_state=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 
@@ -132,21 +130,10 @@ def holm(p: Sequence[float]) -> tuple[float, ...]:
 
 
 def summarise(scores: Sequence[Score]) -> tuple[Summary, ...]:
-    """Summarise every metric of every method, in the regions of the paper's Table 1.
+    """Summarise every metric of every method, the identity first, in the regions of Table 1.
 
     Sessions of one participant are averaged before anything else: they are not
     independent. Values that are not finite are skipped, duplicates dropped.
-
-    Returns
-    -------
-    tuple of Summary
-        The identity first, then methods in order of appearance, metrics in the
-        order of the tables.
-
-    Raises
-    ------
-    BadDataError
-        If a subject lacks a region.
     """
     by_method: dict[str, list[Score]] = {}
     for s in select(scores):
@@ -163,11 +150,6 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
     the same, ten participants could never be enough: their smallest p is 0.002. A participant
     counts once: sessions, and folds whose test sets overlap, are averaged first, those
     alone that both methods have.
-
-    Raises
-    ------
-    UsageError
-        If `reference` is not among the methods.
     """
     summary = {(row.method, row.metric): row for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))

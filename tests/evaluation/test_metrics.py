@@ -20,12 +20,12 @@ def images(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return a, np.clip(0.7 * a + 0.1 + 0.1 * rng.standard_normal(a.shape), 0, 1)
 
 
-def ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None, **how: int) -> float:
-    return metrics.mean_ssim(metrics.ssim_map(a, b, **how), where)
+def ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+    return metrics.mean_ssim(metrics.ssim_map(a, b), where)
 
 
-@pytest.mark.parametrize(("everywhere", "window"), [(True, 11), (False, 7)])
-def test_image_metrics_equal_other_libraries(everywhere: bool, window: int) -> None:
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_image_metrics_equal_other_libraries(everywhere: bool) -> None:
     a, b = images(3)
     where = np.ones(a.shape, bool) if everywhere else a > 0.6
     where[4] = everywhere  # else a slice of background
@@ -33,27 +33,11 @@ def test_image_metrics_equal_other_libraries(everywhere: bool, window: int) -> N
     peak = peak_signal_noise_ratio(b[where], a[where], data_range=1)
     assert metrics.psnr(a, b, chosen) == pytest.approx(peak)
     assert metrics.ncc(a, b, chosen) == pytest.approx(pearsonr(a[where], b[where])[0])
-    inner, counted = (slice(window // 2, -(window // 2)),) * 2, []
+    inner, counted = (slice(3, -3),) * 2, []  # where the window of 7 stays in the slice
     for x, y, inside in zip(a, b, where, strict=True):
-        full = structural_similarity(x, y, data_range=1, win_size=window, full=True)[1]
+        full = structural_similarity(x, y, data_range=1, win_size=7, full=True)[1]
         counted.append(full[inner][inside[inner]])
-    expected = pytest.approx(100 * np.concatenate(counted).mean())
-    assert ssim(a, b, chosen, window=window) == expected
-    assert ssim(a, b, where, window=window) == expected
-
-
-def test_closed_forms_of_image_metrics() -> None:
-    zero = np.zeros((3, 8, 8))
-    assert metrics.psnr(zero, zero + 0.1) == pytest.approx(20)
-    assert metrics.psnr(zero, zero) == math.inf
-    assert ssim(zero, zero) == pytest.approx(100)
-    # Two constants: only the luminance term is left.
-    x, y, c1 = 0.2, 0.6, 1e-4
-    luminance = (2 * x * y + c1) / (x * x + y * y + c1)
-    assert ssim(zero + x, zero + y) == pytest.approx(100 * luminance)
-    assert math.isnan(metrics.ncc(zero, zero))
-    a, _ = images()
-    assert metrics.ncc(a, 1 - 0.3 * a) == pytest.approx(-1)
+    assert ssim(a, b, chosen) == pytest.approx(100 * np.concatenate(counted).mean())
 
 
 def test_histogram_metrics_equal_scipy() -> None:
@@ -64,54 +48,41 @@ def test_histogram_metrics_equal_scipy() -> None:
     assert metrics.jensen_shannon(p, q) == pytest.approx(jensenshannon(p, q) ** 2)
     assert metrics.bhattacharyya(p, q) == pytest.approx(-math.log(np.sqrt(p * q).sum()))
     p, q = np.eye(128)[10], np.eye(128)[42]  # that share no bin, and most bins are empty
-    assert metrics.wasserstein(p, q) == pytest.approx(32 / 128)
     assert metrics.jensen_shannon(p, q) == pytest.approx(math.log(2))
     assert metrics.bhattacharyya(p, q) == math.inf
-    assert metrics.bhattacharyya(p, (p + q) / 2) == pytest.approx(0.5 * math.log(2))
 
 
 def test_values_outside_the_range_are_counted_at_its_ends() -> None:
     counts = metrics.histogram(np.array([-3.0, 0.0, 0.5, 1.0, 7.0]))
     assert counts.sum() == pytest.approx(1)
     assert (counts[0], counts[64], counts[127]) == pytest.approx((0.4, 0.2, 0.4))
+    a, b = images()
+    assert metrics.nmi(3 * a - 1, b) == metrics.nmi(np.clip(3 * a - 1, 0, 1), b)
 
 
 def test_nmi_equals_scipy_entropies() -> None:
     a, b = images(5)
     where = a > 0.3
-    for x, y, chosen in ((a.ravel(), b.ravel(), None), (a[where], b[where], where)):
-        joint = np.histogram2d(x, y, bins=32, range=[[0, 1], [0, 1]])[0]
-        hx, hy, hxy = (entropy(v) for v in (joint.sum(1), joint.sum(0), joint.ravel()))
-        expected = (hx + hy - hxy) / math.sqrt(hx * hy)
-        assert metrics.nmi(a, b, chosen, bins=32) == pytest.approx(expected)
+    joint = np.histogram2d(a[where], b[where], bins=64, range=[[0, 1], [0, 1]])[0]
+    hx, hy, hxy = (entropy(v) for v in (joint.sum(1), joint.sum(0), joint.ravel()))
+    assert metrics.nmi(a, b, where) == pytest.approx((hx + hy - hxy) / math.sqrt(hx * hy))
     assert metrics.nmi(a, 1 - a) == pytest.approx(1)
-    assert math.isnan(metrics.nmi(a, np.full_like(a, 0.3)))
-    assert metrics.nmi(3 * a - 1, b) == metrics.nmi(np.clip(3 * a - 1, 0, 1), b)
 
 
 def test_what_is_undefined_or_cannot_be_compared(refused) -> None:
     a, b = images()
+    assert metrics.psnr(a, a) == math.inf
     edge = np.zeros(a.shape, bool)
     edge[:, 0] = True
     assert math.isnan(ssim(a, b, edge))  # no window lies inside
     for constant in (0.1, 0.7, 1 / 3):  # that binary cannot hold
         assert math.isnan(metrics.ncc(a, np.full_like(a, constant)))
+    assert math.isnan(metrics.nmi(a, np.full_like(a, 0.3)))
     assert "one shape" in refused(BadDataError, metrics.psnr, a, b[1:])
     assert "at least 7" in refused(BadDataError, ssim, a[:, :6], b[:, :6])
     nowhere = np.zeros(a.shape, bool)
-    for metric in (metrics.psnr, metrics.ncc, metrics.nmi):
-        assert "foreground voxel" in refused(BadDataError, metric, a, b, nowhere)
+    assert "foreground voxel" in refused(BadDataError, metrics.psnr, a, b, nowhere)
     assert "foreground voxel" in refused(BadDataError, metrics.histogram, a, nowhere)
     gap = np.where(np.indices(a.shape)[1] > 10, np.nan, a)
     for pair in ((gap, b), (b, gap)):
         assert "has NaN voxels" in refused(BadDataError, metrics.evaluate, *pair, a)
-
-
-def test_evaluate_gives_all_seven_and_clips() -> None:
-    a, b = images(2)
-    figures = metrics.evaluate(a * 3 - 1, b, a)
-    assert tuple(figures) == metrics.METRICS
-    assert figures == metrics.evaluate(np.clip(a * 3 - 1, 0, 1), b, a)
-    # The histograms count the high field above a hundredth.
-    p, q = (metrics.histogram(v, a > 0.01) for v in (np.clip(a * 3 - 1, 0, 1), b))
-    assert figures["js"] == metrics.jensen_shannon(p, q)

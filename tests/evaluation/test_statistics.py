@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from samples import cohort, made_up
 from scipy.stats import norm, rankdata, wilcoxon
+from statsmodels.stats.multitest import multipletests
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import SCORED
@@ -34,7 +34,7 @@ def by_enumeration(differences: np.ndarray) -> float:
     return float(np.mean(np.abs(sums - centre) >= seen - 1e-9))
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 12])
+@pytest.mark.parametrize("n", [1, 2, 9])
 @pytest.mark.parametrize("ties", [False, True])
 def test_exact_p_is_the_share_of_all_signs(n: int, ties: bool) -> None:
     values = np.random.default_rng(n).normal(0.8, 1, n)
@@ -57,30 +57,21 @@ def test_extremes() -> None:
     assert signed_rank(np.array([-1.0, 1, -2, 2]))[1] == 1
     assert signed_rank(np.zeros(3)) == (0, 1)
     assert signed_rank(np.arange(1.0, 121))[1] == 2 / 2**120
-    assert all(math.isnan(v) for v in signed_rank(np.array([])))
+    assert np.isnan(signed_rank(np.array([]))).all()
 
 
-def test_interval_is_that_of_the_normal_law_seeded_and_known_of_degenerate_samples() -> None:
+def test_interval_is_that_of_the_normal_law_and_known_of_degenerate_samples() -> None:
     for n, tolerance in ((400, 0.02), (12, 0.1)):
         values = norm.ppf((np.arange(n) + 0.5) / n, 5, 2)  # without a skew
         expected = norm.interval(0.95, values.mean(), values.std() / math.sqrt(n))
         assert confidence_interval(values) == pytest.approx(expected, abs=tolerance)
-    assert confidence_interval(values, seed=3) == confidence_interval(values, seed=3)
-    assert confidence_interval(values, seed=3) != confidence_interval(values, seed=4)
     assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
-    assert all(math.isnan(v) for v in confidence_interval(np.array([1.0])))
+    assert np.isnan(confidence_interval(np.array([1.0]))).all()
 
 
-def test_holm_rejects_what_its_steps_reject_and_keeps_what_was_not_tested() -> None:
-    rng = np.random.default_rng(6)
-    for _ in range(50):
-        p = rng.random(7) ** 3
-        order, rejected = np.argsort(p), set()
-        for step, i in enumerate(order):
-            if p[i] > 0.05 / (7 - step):
-                break
-            rejected.add(int(i))
-        assert {i for i, value in enumerate(holm(p.tolist())) if value <= 0.05} == rejected
+def test_holm_equals_statsmodels_and_keeps_what_was_not_tested() -> None:
+    p = np.random.default_rng(6).random(7) ** 3
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
     first, none, *others = holm([0.01, math.nan, 0.6, 0.7])
     assert (first, *others) == pytest.approx((0.03, 1, 1))
     assert math.isnan(none)
@@ -99,8 +90,7 @@ def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
     assert tuple(row.metric for row in rows) == SCORED
     js = of(rows, "js")
     assert js.fold_means == ((0, 2.0), (1, 7.0))
-    assert (js.mean, js.over, js.n) == (4.5, "folds", 5)
-    assert js.std == statistics.pstdev([2.0, 7.0])
+    assert (js.mean, js.std, js.over, js.n) == (4.5, 2.5, "folds", 5)
     assert js.low < 5 < js.high
     assert of(rows, "psnr").mean == 5.5  # of the whole volume
 
@@ -109,15 +99,16 @@ def test_without_folds_the_participants_are_averaged_however_many_sessions_they_
     values = {"1_A": 0.0, "1_B": 2.0, "2": 2.0, "3": 6.0}
     row = of(summarise([s for who, v in values.items() for s in made_up(who, "a", None, v)]), "js")
     assert (row.n, row.mean, row.over, row.fold_means) == (3, 3.0, "participants", ())
-    assert row.std == statistics.pstdev([1.0, 2.0, 6.0])
+    assert row.std == np.std([1.0, 2.0, 6.0])
     one = of(summarise(made_up("1", "a", 0, 2.0)), "js")
     assert (one.mean, one.over, one.fold_means) == (2.0, "participants", ((0, 2.0),))
-    assert all(math.isnan(v) for v in (one.std, one.low, one.high))
+    assert np.isnan([one.std, one.low, one.high]).all()
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
-    scores = [*made_up("1", "a", 0, 1.0, psnr=math.inf), *made_up("2", "a", 1, 1.0, psnr=30.0)]
-    row = of(summarise([*scores, *made_up("3", "a", 2, 1.0, psnr=math.nan)]), "psnr")
+    values = enumerate((math.inf, 30.0, math.nan))
+    scores = [s for n, value in values for s in made_up(f"{n}", "a", n, 1.0, psnr=value)]
+    row = of(summarise(scores), "psnr")
     assert (row.n, row.mean) == (1, 30.0)
     assert math.isnan(row.std)
     assert [math.isnan(v) for _, v in row.fold_means] == [True, False, True]
@@ -125,27 +116,24 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 
 def test_comparisons_are_paired_and_corrected_together() -> None:
     scores = cohort()
-    rows = compare(summarise(scores))
-    assert [(r.method, r.versus) for r in rows[:: len(SCORED)]] == [
-        ("h2lo-mlp", "h2lo"), ("h2lo", "identity"), ("h2lo-mlp", "identity"),
-    ]  # fmt: skip
+    rows = {(r.method, r.versus, r.metric): r for r in compare(summarise(scores))}
+    pairs = [("h2lo-mlp", "h2lo"), ("h2lo", "identity"), ("h2lo-mlp", "identity")]
+    assert [*rows] == [(*pair, metric) for pair in pairs for metric in SCORED]
     value = {(s.method, s.subject): s.values["js"] for s in scores if s.region == "foreground"}
-    subjects = sorted({subject for _, subject in value})
+    subjects = {subject for _, subject in value}
     differences = [value["h2lo", s] - value["identity", s] for s in subjects]
-    row = next(r for r in rows if (r.method, r.metric) == ("h2lo", "js"))
+    row = rows["h2lo", "identity", "js"]
     expected = wilcoxon(differences, method="exact")
     assert (row.statistic, row.p) == pytest.approx((expected.statistic, expected.pvalue))
     assert row.difference == pytest.approx(np.mean(differences))
     assert row.low < row.difference < row.high
+    db = rows["h2lo", "identity", "psnr"]
     signs = {-0.004: "0.00", 0.004: "0.00", -0.006: "\N{MINUS SIGN}0.01", 0.006: "+0.01"}
-    db = next(r for r in rows if r.metric == "psnr")
     assert {d: replace(db, difference=d).signed for d in signs} == signs
-    assert (row.n, row.better) == (12, "identity")  # JS is better when small
-    assert next(r for r in rows if (r.method, r.metric) == ("h2lo", "psnr")).better == "h2lo"
+    assert (row.n, row.better, db.better) == (12, "identity", "h2lo")  # JS is better when small
     # All have the smallest possible p; two methods are compared with the identity, one with h2lo.
     assert row.p_holm == pytest.approx(2 * 2 / 2**12)
-    alone = next(r for r in rows if (r.versus, r.metric) == ("h2lo", "js"))
-    assert alone.p_holm == pytest.approx(2 / 2**12)
+    assert rows["h2lo-mlp", "h2lo", "js"].p_holm == pytest.approx(2 / 2**12)
 
 
 def test_overlapping_test_sets_count_a_participant_once() -> None:
@@ -183,5 +171,4 @@ def test_reference_and_single_methods(refused) -> None:
     assert (rows[0].method, rows[0].versus) == ("h2lo", "h2lo-mlp")
     assert len(compare(summary, reference="identity")) == 2 * len(SCORED)
     assert compare(summarise(made_up("1", "identity", None, 1.0))) == ()
-    line = refused(UsageError, compare, summary, reference="gan")
-    assert "no scores of method 'gan'" in line
+    assert "no scores of method 'gan'" in refused(UsageError, compare, summary, reference="gan")
