@@ -94,18 +94,18 @@ def area(
 def weighted_areas(
     ratings: np.ndarray, lesion: np.ndarray, codes: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """Return the mean area for each row of weights of the subjects (B, S): one sort for all."""
-    total, of_positive = np.zeros(len(counts)), codes[lesion]
+    """Return the mean area for each row of weights of the subjects, (B, S)."""
+    everyone, (of_positive, of_negative) = counts.shape[1], (codes[lesion], codes[~lesion])
+    ordered = np.zeros((everyone, everyone))  # pairs of one's lesion and another's healthy place
     for values in ratings:
-        positive, order = values[lesion], np.argsort(values[~lesion], kind="stable")
-        negative, of_negative = values[~lesion][order], codes[~lesion][order]
-        below, upto = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
-        for row, weights in enumerate(counts):
-            sums = np.concatenate([[0.0], np.cumsum(weights[of_negative])])
-            cases = weights[of_positive]
-            with np.errstate(invalid="ignore"):
-                total[row] += cases @ (sums[below] + sums[upto]) / 2 / (cases.sum() * sums[-1])
-    return total / len(ratings)
+        for other in range(everyone):
+            negative = np.sort(values[~lesion][of_negative == other])
+            ends = (np.searchsorted(negative, values[lesion], side) for side in ("left", "right"))
+            ordered[:, other] += np.bincount(of_positive, sum(ends) / 2, everyone)
+    numbers = (np.bincount(of, minlength=everyone) for of in (of_positive, of_negative))
+    pairs = np.prod([counts @ number for number in numbers], axis=0)
+    with np.errstate(invalid="ignore"):
+        return (counts @ ordered * counts).sum(axis=1) / (len(ratings) * pairs)
 
 
 def hotelling_ratings(
@@ -219,7 +219,7 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
     diameters, seen, groups
         (L,): mm; share of realisations; whose each lesion is.
     """
-    import statsmodels.api as sm
+    import statsmodels.genmod.api as sm
 
     if len(diameters) < 4 or np.ptp(diameters) < _LEAST_SPREAD or np.ptp(seen) < _LEAST_SPREAD:
         return {}
@@ -227,7 +227,7 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
     how = {"cov_type": "cluster", "cov_kwds": {"groups": codes}} if codes.max() > 0 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of separation: the slope is then too steep to bound
-        design = sm.add_constant(np.log(diameters))
+        design = np.column_stack([np.ones(len(diameters)), np.log(diameters)])
         fit = sm.GLM(seen, design, family=sm.families.Binomial()).fit(**how)
     a, b = map(float, fit.params)
     if not np.isfinite([a, b]).all() or b <= 0 or abs(b) > 100:
@@ -319,7 +319,7 @@ def dose_response(
         Odds of seeing a lesion per unit of the quantity, their interval, and p of no effect;
         empty where dose and what is seen vary in no stratum, or there is one subject.
     """
-    import statsmodels.api as sm
+    import statsmodels.genmod.api as sm
     from scipy.stats import t
 
     told = np.zeros(len(seen), bool)

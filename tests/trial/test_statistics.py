@@ -33,13 +33,8 @@ def test_delong_gives_the_published_areas_and_errors():
     assert areas == pytest.approx([0.7366, 0.6478, 0.7258], abs=5e-5)
     assert np.sqrt(np.diag(covariance)) == pytest.approx([0.0927, 0.1000, 0.1028], abs=5e-5)
     found = st.area(scores[:1], well, np.zeros(len(well)))
-    assert found["delong_low"] == pytest.approx(0.7366 - 1.96 * 0.0927, abs=2e-4)
-    assert found["delong_high"] == pytest.approx(0.7366 + 1.96 * 0.0927, abs=2e-4)
-
-
-def test_no_interval_is_said_of_three_lesions_that_are_all_seen():
-    lesion, subjects = np.arange(6) < 3, np.arange(6)
-    assert st.area((lesion * 9.0 + np.arange(6))[None], lesion, subjects) == {"auc": 1.0}
+    wide = (found["delong_low"] - found["auc"], found["delong_high"] - found["auc"])
+    assert wide == pytest.approx((-1.96 * 0.0927, 1.96 * 0.0927), abs=2e-4)
 
 
 def test_bootstrap_resamples_subjects_and_not_lesions():
@@ -51,6 +46,9 @@ def test_bootstrap_resamples_subjects_and_not_lesions():
     assert found["boot_high"] - found["boot_low"] > 3 * (found["delong_high"] - found["delong_low"])
     for people in (4, 5):  # too few, enough
         assert ("boot_low" in st.area(ratings, lesion, subjects % people)) == (people == 5)
+    # Three lesions that are all seen tell nothing of others.
+    lesion, subjects = np.arange(6) < 3, np.arange(6)
+    assert st.area((lesion * 9.0 + np.arange(6))[None], lesion, subjects) == {"auc": 1.0}
 
 
 def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
@@ -66,8 +64,7 @@ def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
 
 
 def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
-    rng = np.random.default_rng(3)
-    n, shift = 8000, np.array([0.8, 0, 0])
+    rng, n, shift = np.random.default_rng(3), 4000, np.array([0.8, 0, 0])
     mixing = np.array([[1, 0.6, 0.2], [0, 1, 0.5], [0, 0, 1.0]])
     lesion = np.arange(n) % 2 == 0
     # Where places are small, all channels vary more: sizes are rated on one scale.
@@ -77,17 +74,15 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     ratings = st.hotelling_ratings(channels, lesion, np.arange(n) // 100, sizes)
     areas, _ = st.delong(ratings[lesion], ratings[~lesion])
     assert st.detectability(float(areas[0])) == pytest.approx(truth, rel=0.06)
-    assert ratings[~lesion & (sizes < 4)].std() == pytest.approx(
-        ratings[~lesion & (sizes > 10)].std(), rel=0.1
-    )
+    small, large = (ratings[~lesion & of].std() for of in (sizes < 4, sizes > 10))
+    assert small == pytest.approx(large, rel=0.1)
     # Noise alone, many channels, few cases: trained on itself it would seem to see.
-    few = rng.normal(size=(60, 20))
-    which = np.arange(60) % 2 == 0
-    ratings = st.hotelling_ratings(few, which, np.arange(60) // 2, np.full(60, 5.0))
+    few, which, alike = rng.normal(size=(60, 20)), lesion[:60], np.full(60, 5.0)
+    ratings = st.hotelling_ratings(few, which, np.arange(60) // 2, alike)
     assert abs(float(st.delong(ratings[which], ratings[~which])[0][0]) - 0.5) < 0.2
-    assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), np.full(60, 5.0))).all()
+    assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), alike)).all()
     # Two lesions with a healthy place each: one of each to learn from.
-    pairs = (few[:4], which[:4], np.arange(4) // 2, np.full(4, 5.0))
+    pairs = (few[:4], which[:4], np.arange(4) // 2, alike[:4])
     assert np.isnan(st.hotelling_ratings(*pairs)).all()
 
 
@@ -97,23 +92,22 @@ def draw(rng, logits):
 
 
 def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
-    rng = np.random.default_rng(5)
+    rng, groups = np.random.default_rng(5), np.arange(3000) // 10
     diameters = rng.uniform(2, 15, 3000)
-    a, b = -6.0, 4.0
-    seen = draw(rng, a + b * np.log(diameters))
-    truth = math.exp((math.log(4) - a) / b)
-    found = st.diameter_seen(diameters, seen, np.arange(3000) // 10)
+    seen = draw(rng, -6 + 4 * np.log(diameters))
+    truth = math.exp((math.log(4) + 6) / 4)
+    found = st.diameter_seen(diameters, seen, groups)
     assert found["diameter80"] == pytest.approx(truth, rel=0.05)
     assert found["diameter80_low"] < truth < found["diameter80_high"]
     for other in (1 - seen, np.ones(3000)):
-        assert "diameter80" not in st.diameter_seen(diameters, other, np.arange(3000) // 10)
+        assert "diameter80" not in st.diameter_seen(diameters, other, groups)
 
 
 def test_intervals_of_few_people_hold_what_they_claim():
     rng, truth, people = np.random.default_rng(0), math.log(5) + math.log(4) / 2, 2
     covered, found_an_effect, groups = [], [], np.repeat(np.arange(people), 12)
     both, dose = np.tile(groups, 2), np.repeat([1.0, 2.0], len(groups))
-    for _ in range(100):
+    for _ in range(60):
         diameters = rng.uniform(2, 15, len(groups))
         logits = 2 * (np.log(diameters) - math.log(5))
         found = st.diameter_seen(diameters, draw(rng, logits), groups)
@@ -136,13 +130,12 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     assert 2 < found["diameter80"] < 3
     share = expit(found["intercept"] + found["slope"] * math.log(found["diameter80"]))
     assert share == pytest.approx(0.8)
+    alone = st.diameter_seen(diameters, seen, np.zeros(len(seen)))  # lesions of one person
+    assert alone["diameter80"] == found["diameter80"]
+    assert np.isnan([alone["diameter80_low"], alone["diameter80_high"]]).all()
     # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
     flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.arange(8))
     assert (flat["diameter80"], flat["diameter80_high"]) == (math.inf, math.inf)
-    alone = st.diameter_seen(diameters, seen, np.zeros(len(seen)))  # lesions of one person
-    assert alone["diameter80"] == found["diameter80"]
-    assert math.isnan(alone["diameter80_low"])
-    assert math.isnan(alone["diameter80_high"])
 
 
 def test_agreement_of_volumes_and_the_published_intraclass_correlation():
@@ -150,27 +143,24 @@ def test_agreement_of_volumes_and_the_published_intraclass_correlation():
         [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
     )
     assert st.intraclass_correlation(ratings) == pytest.approx(0.29, abs=0.005)
-    truth = np.arange(10.0)
-    found = st.agreement(truth, truth + 2 + np.array([1, -1] * 5))
-    spread = np.std([1, -1] * 5, ddof=1)
+    truth, off = np.arange(10.0), np.array([1, -1] * 5)
+    found = st.agreement(truth, truth + 2 + off)
     assert found["bias"] == pytest.approx(2)
-    assert found["loa_high"] - found["loa_low"] == pytest.approx(2 * 1.96 * spread, rel=1e-4)
+    assert found["loa_high"] - 2 == pytest.approx(1.96 * np.std(off, ddof=1), rel=1e-4)
     assert st.agreement(truth, truth)["icc"] == pytest.approx(1)
     assert st.agreement(truth[:1], truth[:1]) == {}
     assert "icc" not in st.agreement(np.full(4, 3.6), np.array([3.6, 4.0, 4.2, 3.9]))
 
 
 def test_subjects_needed_reach_the_power_by_statsmodels():
-    rng = np.random.default_rng(6)
-    differences = rng.normal(0.1, 0.2, 30)
+    differences = np.random.default_rng(6).normal(0.1, 0.2, 30)
     effect = differences.mean() / differences.std(ddof=1)
     for wanted in (0.8, 0.9):
         n = st.subjects_needed(differences, wanted)
-        assert TTestPower().power(effect, n, 0.05) >= wanted
-        assert TTestPower().power(effect, n - 1, 0.05) < wanted
-    assert st.subjects_needed(np.zeros(5), 0.8) is None
-    assert st.subjects_needed(np.ones(1), 0.8) is None
-    assert st.subjects_needed(np.ones(5), 0.8) == 2
+        less, enough = (TTestPower().power(effect, count, 0.05) for count in (n - 1, n))
+        assert less < wanted <= enough
+    for values, least in ((np.zeros(5), None), (np.ones(1), None), (np.ones(5), 2)):
+        assert st.subjects_needed(values, 0.8) == least
     # By numeric integration of the noncentral t, two subjects reach .452, .794, .817 and .924.
     spread = np.linspace(-1, 1, 12)
     for effect, *needed in ((5.414, 3, 3), (11.4, 3, 3), (12, 2, 3), (16, 2, 2)):
@@ -181,19 +171,16 @@ def test_subjects_needed_reach_the_power_by_statsmodels():
 def test_dose_response_finds_the_odds_it_was_drawn_with():
     rng = np.random.default_rng(7)
     subjects, dose = np.repeat(np.arange(60), 60), np.tile([0.5, 1, 2], 1200)
-    diameters = rng.uniform(3, 12, 3600)
+    diameters, alike = rng.uniform(3, 12, 3600), np.zeros(3600)
     seen = draw(rng, -2 + 2 * np.log(diameters) - 1.2 * dose)
-    alike = np.zeros(3600)
     found = st.dose_response(seen, dose, diameters, subjects, alike)
     assert found["low"] < math.exp(-1.2) < found["high"]
     assert found["p"] < 1e-6
-    assert st.dose_response(seen, np.ones(3600), diameters, subjects, alike) == {}
-    assert st.dose_response(seen, dose, diameters, np.zeros(3600), alike) == {}
+    assert st.dose_response(seen, alike, diameters, subjects, alike) == {}
+    assert st.dose_response(seen, dose, diameters, alike, alike) == {}
     # Slices of thin, thick and noisy thick images, which change nothing: noise alone does.
-    rng = np.random.default_rng(8)
-    thickness = np.tile([5.0, 2, 5], 1200)
-    noise = np.where(dose == 2, 2.0, 1)
-    seen = draw(rng, -2 + 2 * np.log(diameters) - 1.2 * noise)
+    thickness, noise = np.tile([5.0, 2, 5], 1200), np.where(dose == 2, 2.0, 1)
+    seen = draw(np.random.default_rng(8), -2 + 2 * np.log(diameters) - 1.2 * noise)
     found = st.dose_response(seen, thickness, diameters, subjects, noise)
     assert found["low"] < 1 < found["high"]
     found = st.dose_response(seen, noise, diameters, subjects, thickness)
@@ -209,12 +196,9 @@ def test_sensitivity_has_the_errors_of_its_participants():
     # In closed form: the delta method from totals of participants to the logit of a ratio.
     totals = np.bincount(groups, seen - mean)
     error = math.sqrt(6 / 5 * (totals**2).sum()) / 27 / (mean * (1 - mean))
-    ends = logit(mean) + t.ppf([0.025, 0.975], 5) * error
-    assert (low, high) == pytest.approx(expit(ends))
+    assert (low, high) == pytest.approx(expit(logit(mean) + t.ppf([0.025, 0.975], 5) * error))
     # All alike: the interval of four cases, by Wilson 1927.
-    alike = {"sensitivity": 1.0, "sensitivity_low": 4 / (4 + norm.ppf(0.975) ** 2)}
-    assert st.sensitivity(np.ones(20), groups[:20] % 4) == pytest.approx(
-        alike | {"sensitivity_high": 1}
-    )
+    alike = st.sensitivity(np.ones(20), groups[:20] % 4)
+    assert [*alike.values()] == pytest.approx([1, 4 / (4 + norm.ppf(0.975) ** 2), 1])
     assert st.sensitivity(np.full(20, 0.5), groups[:20])["sensitivity_low"] < 0.2
     assert st.sensitivity(seen, np.zeros(27)) == {"sensitivity": mean}
