@@ -86,11 +86,8 @@ def read_ratings(settings: Settings) -> tuple[pd.DataFrame, Study]:
     models, folder = study.models, settings.out_dir / "trial" / "ratings"
     asked = {c.name: c.described for c in conditions_of(settings)}
     labels = {name for name, _ in settings.labels}
-
-    def earlier(path: Path) -> tuple[bool, Path]:
-        return path.stem.rpartition("_")[2] not in labels, path
-
-    for path in sorted(folder.glob("*.tsv"), key=earlier):
+    paths = sorted(folder.glob("*.tsv"))
+    for path in sorted(paths, key=lambda path: path.stem.rpartition("_")[2] not in labels):
         try:
             content, table, fitted = _ratings_of(path, settings)
         except (H2loError, OSError, ValueError, KeyError, AssertionError, TypeError) as err:
@@ -224,8 +221,8 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     most = pd.DataFrame(negative).groupby(subjects[~lesion]).max().reindex(whose)
     clear = (positive > most.to_numpy()).mean(axis=1) >= 0.5
     smallest = seen["length"][clear].groupby(whose[clear]).min()
-    row |= {"subjects_seen": len(smallest)}
-    row |= {"smallest": smallest.mean(), "smallest_sd": smallest.std()}
+    row |= {"subjects_seen": len(smallest), "smallest": smallest.mean()}
+    row |= {"smallest_sd": smallest.std()}
     contrasts = seen["hf_contrast"].abs().to_numpy()
     for by, edges, measure in (("diameter", DIAMETERS, sizes), ("contrast", CONTRASTS, contrasts)):
         for low, high in itertools.pairwise(edges):
