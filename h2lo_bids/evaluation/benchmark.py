@@ -123,12 +123,8 @@ def arms_of(records: Records) -> dict[str, Any]:
     }
 
 
-Progress = tuple[float, Any, Any]
-"""Part of a schedule that was done, the steps done, and the steps of the schedule."""
-
-
-def _progress(records: Records, key: str = "steps", stage: str = "") -> Progress:
-    """Return the progress of the fold that did the least part; no steps where none has any."""
+def _progress(records: Records, key: str = "steps", stage: str = "") -> tuple[float, Any, Any]:
+    """Return share of the schedule, steps done and planned of the fold that did the least part."""
     found = []
     for record in records:
         options = record.get("options") or {}
@@ -139,7 +135,7 @@ def _progress(records: Records, key: str = "steps", stage: str = "") -> Progress
     return min(found, key=lambda one: one[:2], default=(0.0, None, None))
 
 
-def _epochs(planned: float, progress: Progress) -> float | None:
+def _epochs(planned: float, progress: tuple[float, Any, Any]) -> float | None:
     """Return the epochs of a stage that were done; None where it has no steps."""
     return None if progress[1] is None else round(planned * progress[0], 1)
 
