@@ -84,15 +84,15 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
             ]
             for table in _HEADS
         }  # fmt: skip
-        rated = [row for row in rows["detectability"] if "auc" in row]
-        curves = [
-            (colours[row["condition"]], row["condition"], _curve(row["intercept"], row["slope"]))
-            for row in rated if math.isfinite(row.get("intercept", math.nan))
+        rated = [
+            (colours[row["condition"]], row["condition"], row)
+            for row in rows["detectability"] if "auc" in row
         ]  # fmt: skip
-        points = [
-            (colours[row["condition"]], row["condition"], (row["auc"], *_bounds(row)))
-            for row in rated
-        ]
+        curves = [
+            (css, name, _curve(row["intercept"], row["slope"]))
+            for css, name, row in rated if math.isfinite(row.get("intercept", math.nan))
+        ]  # fmt: skip
+        points = [(css, name, (row["auc"], *_bounds(row))) for css, name, row in rated]
         parts.append(
             {
                 "title": _TITLES[observer],
