@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from shapes import ball, ellipsoid, reoriented
+from shapes import ball, ellipsoid, reoriented, stored
 
 from h2lo_bids.evaluation import realism
 from h2lo_bids.evaluation.realism import noise_deviation, snr_of, tissue_levels
@@ -34,16 +33,10 @@ def test_a_signal_and_noise_correlate_as_their_ratio_in_each_band_says() -> None
     assert found == pytest.approx([1 / math.sqrt(1 + r**2) for r in ratios], abs=0.03)
     other = realism.band_correlation(dirty, stranger, everywhere, SPACING)
     assert other[1:] == pytest.approx([0] * 6, abs=0.06)
-
-
-def test_bands_that_a_grid_does_not_carry_are_undefined() -> None:
-    image = np.random.default_rng(0).standard_normal((32, 32, 32))
-    found = realism.band_correlation(image, image, np.ones(image.shape), (4.0, 4.0, 4.0))
-    assert found[:3] == pytest.approx([1, 1, 1])
-    assert np.isnan(found[3:]).all()
-    flat = np.ones(image.shape)
-    assert np.isnan(realism.band_correlation(image, flat, flat, SPACING)).all()
-    assert np.isnan(realism.band_correlation(image, image, flat * 0, SPACING)).all()
+    coarse = realism.band_correlation(signal, signal, everywhere, (4.0, 4.0, 4.0))
+    assert coarse == pytest.approx([1, 1, 1, *[math.nan] * 4], nan_ok=True)
+    for nothing in ((signal, everywhere, everywhere), (signal, signal, 0 * everywhere)):
+        assert np.isnan(realism.band_correlation(*nothing, SPACING)).all()
 
 
 def test_where_two_heads_are_cut_is_no_common_detail() -> None:
@@ -65,14 +58,10 @@ def test_the_taper_is_a_raised_cosine_of_depth() -> None:
     assert not realism.tapered(np.zeros((9, 9, 9), bool), SPACING).any()
 
 
-def tissues(levels: tuple[float, ...], sd: float, seed: int = 0) -> np.ndarray:
-    """Draw three thick layers of tissue along the first axis, with noise."""
-    clean = np.repeat(np.repeat(levels, (20, 40, 30)), 60 * 60).reshape(90, 60, 60)
-    return clean + sd * np.random.default_rng(seed).standard_normal(clean.shape)
-
-
 def test_levels_snr_and_cnr_are_those_drawn() -> None:
-    image, mask = tissues((300.0, 600.0, 900.0), 20.0), np.ones((90, 60, 60), bool)
+    mask = np.ones((90, 60, 60), bool)
+    layers = np.repeat((300.0, 600.0, 900.0), (20, 40, 30))[:, None, None]  # of tissue
+    image = layers + 20 * np.random.default_rng(0).standard_normal(mask.shape)
     image.ravel()[::3000] = 9000.0  # vessels and spikes, a third of a thousandth
     found = realism.appearance(image, mask, SPACING)
     assert found.levels == pytest.approx((300, 600, 900), rel=0.005)
@@ -102,17 +91,6 @@ def test_noise_is_that_within_the_acquired_plane(axis: int) -> None:
     assert math.isnan(noise_deviation(image, mask, spacing))
 
 
-def test_noise_of_a_scan_stands_over_its_median_and_along_anatomical_axes() -> None:
-    values = 200 + 8 * np.random.default_rng(0).standard_normal((40, 48, 12))
-    affine = np.array([[0, 0, -5.0, 0], [2.0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
-    mask = nib.Nifti1Image(np.ones(values.shape, np.uint8), affine)
-    deviation, voxel = realism.scan_noise(nib.Nifti1Image(values, affine), mask)
-    assert deviation == pytest.approx(8 / 200, rel=0.05)
-    assert voxel == [5.0, 2.0, 1.5]
-    empty = nib.Nifti1Image(np.zeros(values.shape), affine)
-    assert math.isnan(realism.scan_noise(empty, mask)[0])
-
-
 def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() -> None:
     noise = np.random.default_rng(0).standard_normal((60, 70, 80))
     mask = np.ones(noise.shape, bool)
@@ -131,25 +109,18 @@ def test_spectra_lie_as_far_apart_as_their_scales_and_histograms_as_the_mass_mov
     a, b = (realism.appearance((1 + sd * noise) * mask, mask, SPACING) for sd in (0.01, 0.03))
     assert realism.spectrum_distance(a, b) == pytest.approx(20 * math.log10(3), abs=0.05)
     assert realism.spectrum_distance(b, b) == 0
-    mask = np.ones((20, 20, 20), bool)
-    dark = [np.where(np.arange(8000) < share * 8000, 1.0, 2.0) for share in (0.3, 0.5)]
-    a, b = (realism.appearance(v.reshape(20, 20, 20), mask, SPACING) for v in dark)
+    nothing = realism.appearance(0.0 * mask, mask, SPACING)
+    assert np.isnan([*nothing.values().values(), realism.spectrum_distance(nothing, a)]).all()
+    some = realism.appearance(1.0 * mask, mask, SPACING)
+    assert math.isnan(some.values()["snr_low"])  # no noise to divide by
+    cells = np.arange(8000).reshape(20, 20, 20) / 8000
+    dark = [np.where(cells < share, 1.0, 2.0) for share in (0.3, 0.5)]
+    a, b, scaled = (realism.appearance(v, cells < 1, SPACING) for v in (*dark, 70 * dark[0]))
     assert realism.histogram_distance(a, b) == pytest.approx(0.2 * 0.5, abs=0.003)
-    scaled = realism.appearance(70 * dark[0].reshape(20, 20, 20), mask, SPACING)
     assert realism.histogram_distance(a, scaled) == pytest.approx(0)
 
 
-def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
-    mask = ball((20,) * 3, 9)
-    nothing = realism.appearance(np.zeros(mask.shape), mask, SPACING)
-    assert np.isnan([*nothing.values().values()]).all()
-    some = realism.appearance(mask * 1.0, mask, SPACING)
-    assert math.isnan(realism.spectrum_distance(nothing, some))
-    assert math.isnan(some.values()["snr_low"])  # no noise to divide by
-
-
-@pytest.mark.parametrize(("contrast", "white"), [("T1w", 0.8), ("T2w", 0.2)])
-def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
+def test_the_signal_to_noise_of_an_image_in_its_mask():
     # Three tissues in shells, with borders as soft as those of a low-field scan.
     shape, affine = (60, 64, 40), np.diag([1.6, 1.6, 5.0, 1.0])
     mask, *shells = (
@@ -158,18 +129,22 @@ def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
     )
     image = gaussian_filter(np.select(shells, [0.8, 0.5], 0.2), 2)
     noisy = image + 0.02 * np.random.default_rng(0).standard_normal(shape)
-    inside = nib.Nifti1Image(mask.astype(np.uint8), affine)
-    got = snr_of(nib.Nifti1Image(noisy, affine), inside, contrast)
-    assert got["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.1)
-    assert got["TissueSignal"]["WhiteMatter"] == pytest.approx(white, abs=0.12)
-    assert got["TissueSignalToNoiseRatio"] == pytest.approx(
-        {name: level / 0.02 for name, level in got["TissueSignal"].items()}, rel=0.1
-    )
+    scan, inside = stored(noisy, affine), stored(mask, affine)
+    for contrast, white in (("T1w", 0.8), ("T2w", 0.2)):
+        got = snr_of(scan, inside, contrast)
+        assert got["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.1)
+        assert got["TissueSignal"]["WhiteMatter"] == pytest.approx(white, abs=0.12)
+        assert got["TissueSignalToNoiseRatio"] == pytest.approx(
+            {name: level / 0.02 for name, level in got["TissueSignal"].items()}, rel=0.1
+        )
+    share, sides = realism.scan_noise(*(reoriented(v, "LIA") for v in (scan, inside)))
+    noise = share * np.median(noisy[mask])
+    assert (noise, *sides) == pytest.approx((got["NoiseStandardDeviation"], 1.6, 1.6, 5), rel=1e-3)
     # Of voxels with equal sides the plane is the axial one, however the array lies.
     smooth = gaussian_filter(noisy - image, (0, 0, 2)) + image
-    cube = nib.Nifti1Image(smooth, np.eye(4)), nib.Nifti1Image(mask.astype(np.uint8), np.eye(4))
-    turned = [reoriented(v, "LIA") for v in cube]
-    assert snr_of(*turned, contrast) == snr_of(*cube, contrast)
-    empty = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
-    assert snr_of(nib.Nifti1Image(noisy, affine), empty, contrast) == {}
-    assert snr_of(inside, inside, contrast) == {}  # no noise
+    cube = stored(smooth, np.eye(4)), stored(mask, np.eye(4))
+    assert snr_of(*(reoriented(v, "LIA") for v in cube), "T2w") == snr_of(*cube, "T2w")
+    empty = stored(0 * mask, affine)
+    assert snr_of(scan, empty, "T2w") == {}
+    assert snr_of(inside, inside, "T2w") == {}  # no noise
+    assert math.isnan(realism.scan_noise(empty, inside)[0])
