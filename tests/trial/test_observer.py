@@ -11,26 +11,19 @@ from scipy.stats import norm
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.trial.lesions import (
-    Anatomy,
-    Shown,
-    find_lesions,
-    healthy_places,
-    response_lines,
-    shown,
-)
-from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, crop_of, segment
+from h2lo_bids.trial.lesions import MIRROR, Anatomy, Shown, find_lesions, response_lines, shown
+from h2lo_bids.trial.observer import Observers, channel_weights, crop_of, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
 
 SHAPE, LEVEL = (60, 38, 34), 0.5
-AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+AFFINE = np.eye(4)
 BRAIN = np.zeros(SHAPE, dtype=bool)
 BRAIN[2:-2, 2:-2, 2:-2] = True
 PLACE = (17.0, 19.0, 17.0)
 
 
 def planted(diameter: float, contrast: float):
-    """A white brain with one lesion, its image and its places."""
+    """Return the image of a white brain with one lesion, that, and a healthy place."""
     plain = np.where(BRAIN, LEVEL, 0.0)
     share = lesion_share([Lesion(PLACE, diameter)], SHAPE, AFFINE)
     image, mask = (plain * (1 + contrast * share)).astype(np.float32), share >= 0.5
@@ -38,33 +31,34 @@ def planted(diameter: float, contrast: float):
     plain[3:6, 3:6, 3:6], plain[-6:-3, 3:6, 3:6] = 1.0, 1.5
     head = Anatomy(plain, BRAIN, mask, AFFINE, "T2w")
     lesion = find_lesions(head)[0][0]
-    return image, lesion, next(healthy_places([lesion], head))
+    corner = np.add(lesion.corner, (26, 0, 0))
+    return image, lesion, lesion.at(corner, MIRROR, head)
 
 
-def areas(diameter, contrast, noise, sides=None, realisations=100):
+def thick():
+    """Return the affine of thick slices, what they average, and which of their voxels are brain."""
+    shape, affine = lf_grid(AFFINE, SHAPE, (1.6, 1.6, 5.0))
+    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
+    return affine, lines, weigh_by_axis(BRAIN, lines) > 0.5
+
+
+def areas(diameter, contrast, noise, grid=(AFFINE, (), BRAIN), realisations=100):
     """Areas under both observers' curves for one lesion in white noise."""
     image, *places = planted(diameter, contrast)
-    affine, brain, lines = AFFINE, BRAIN, []
-    if sides:
-        shape, affine = lf_grid(AFFINE, SHAPE, sides)
-        lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-        image, brain = weigh_by_axis(image, lines), weigh_by_axis(BRAIN, lines) > 0.5
-        noise = noise / math.sqrt(np.prod(sides))
+    affine, lines, brain = grid
+    image = weigh_by_axis(image, lines)
     seen = [(place, shown(place, lines, brain)) for place in places]
     observers, rng = Observers(seen, brain, affine, "T2w"), np.random.default_rng(0)
     ratings = [
         list(observers.look((image + rng.normal(0, noise, image.shape)) * brain))
         for _ in range(realisations)
     ]
-    cnr = np.array([[r.cnr for r in pair] for pair in ratings])
-    channels = np.array([r.channels for pair in ratings for r in pair])
     which = np.tile([True, False], realisations)
+    rated = [rating for pair in ratings for rating in pair]
+    cnr, channels = (np.array([getattr(r, name) for r in rated]) for name in ("cnr", "channels"))
     groups, sizes = np.arange(2 * realisations) // 2, np.full(2 * realisations, diameter)
-    scores = hotelling_ratings(channels, which, groups, sizes)
-    return (
-        float(delong(cnr[:, 0], cnr[:, 1])[0][0]),
-        float(delong(scores[which], scores[~which])[0][0]),
-    )
+    both = (cnr, hotelling_ratings(channels, which, groups, sizes))
+    return tuple(float(delong(of[which], of[~which])[0][0]) for of in both)
 
 
 def test_the_cnr_observer_reaches_the_closed_form_in_white_noise():
@@ -81,14 +75,12 @@ def test_channels_of_a_signal_known_exactly_reach_the_matched_filter():
     image, lesion, _ = planted(9, 0.2)
     own = shown(lesion, [], BRAIN)
     weights = channel_weights(own, np.ones(3))
-    assert weights.shape[0] == CHANNELS
     assert np.allclose(weights.sum(axis=(1, 2, 3)), 0, atol=1e-3)
     assert np.tensordot(weights, own.share, 3) == pytest.approx([1, 0, 0, 0], abs=1e-4)
     signal = image[own.box] - LEVEL
-    ideal = np.linalg.norm(signal)
-    gram = np.einsum("aijk,bijk->ab", *[weights.astype(float)] * 2)
-    heard = np.einsum("aijk,ijk->a", weights, signal)
-    reached = math.sqrt(heard @ np.linalg.solve(gram, heard))
+    ideal, heard = np.linalg.norm(signal), np.tensordot(weights, signal, 3)
+    flat = weights.reshape(len(weights), -1).astype(float)
+    reached = math.sqrt(heard @ np.linalg.solve(flat @ flat.T, heard))
     assert 0.9 * ideal < reached <= ideal * 1.001
     # Hotelling in white noise: d' is the norm of the signal that the channels span over sigma.
     sigma = 1.2
@@ -97,15 +89,12 @@ def test_channels_of_a_signal_known_exactly_reach_the_matched_filter():
     assert areas(9, 0.2, sigma)[1] == pytest.approx(truth, abs=0.05)
 
 
-def test_detectability_rises_with_size_and_contrast_and_falls_with_noise():
-    noise, sides = 1.2, (1.6, 1.6, 5.0)
-    by_size = np.array([areas(d, 0.3, noise, sides, 80) for d in (2, 15)])
-    by_contrast = np.array([areas(6, c, noise, sides, 80) for c in (0.0, 0.6)])
-    by_noise = np.array([areas(6, 0.3, n, sides, 80) for n in (4.0, 0.5)])
-    for least, most in (by_size, by_contrast, by_noise):
-        assert (most > least + 0.2).all()
-    assert by_contrast[0] == pytest.approx([0.5, 0.5], abs=0.12)  # no contrast: chance
-    assert (by_size[-1] > 0.97).all()
+def test_in_thick_slices_a_large_lesion_is_seen_a_small_one_hardly_and_none_is_none():
+    noise = 1.2 / math.sqrt(1.6 * 1.6 * 5)
+    none, small, large = (areas(d, c, noise, thick()) for d, c in ((6, 0), (2, 0.3), (15, 0.3)))
+    assert none == pytest.approx((0.5, 0.5), abs=0.12)
+    assert max(small) + 0.2 < min(large)
+    assert min(large) > 0.97
 
 
 def test_the_segmenter_finds_the_volume_without_noise():
@@ -121,11 +110,9 @@ def test_the_segmenter_takes_no_fluid_in_thick_slices_for_the_lesion():
     image, mask = LEVEL * BRAIN * (1 + 0.8 * share), share >= 0.5
     image[:, :, 26:] = 3 * LEVEL * BRAIN[:, :, 26:]  # 4 mm above the lesion
     lesion = find_lesions(Anatomy(image, BRAIN, mask, AFFINE, "T2w"))[0][0]
-    shape, affine = lf_grid(AFFINE, SHAPE, (1.6, 1.6, 5))
-    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-    thick = shown(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
-    volume = 1.6 * 1.6 * 5 * segment(weigh_by_axis(image, lines), thick, 1.0)
-    assert volume == pytest.approx(lesion.volume, rel=0.2)
+    _, lines, brain = thick()
+    found = segment(weigh_by_axis(image, lines), shown(lesion, lines, brain), 1.0)
+    assert 1.6 * 1.6 * 5 * found == pytest.approx(lesion.volume, rel=0.2)
 
 
 def test_a_picture_is_axial_and_undistorted_whichever_way_an_array_lies():
