@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.anatomy import rigid
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.trial.lesions import (
-    LESION,
-    MATCHED,
-    MIRROR,
-    PLACES,
-    Anatomy,
-    find_lesions,
-    healthy_places,
-    measure,
-    response_lines,
-)
-from h2lo_bids.trial.lesions import shown as shown_on
+from h2lo_bids.trial import lesions as ls
+from h2lo_bids.trial.lesions import MATCHED, MIRROR, PLACES, Anatomy, find_lesions, healthy_places
 
 SHAPE = (60, 70, 50)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -35], [0, 0, 1, -20], [0, 0, 0, 1]])
-X, Y, Z = np.moveaxis(np.indices(SHAPE).T @ AFFINE[:3, :3].T + AFFINE[:3, 3], -1, 0).transpose(
-    0, 3, 2, 1
-)
+X, Y, Z = np.moveaxis(apply_affine(AFFINE, np.moveaxis(np.indices(SHAPE), 0, -1)), -1, 0)
 # A T1w head, its middle at x = 0.5: bright white matter, a dark grey rim, and two ventricles.
 RADIUS = np.sqrt(((X - 0.5) / 25) ** 2 + (Y / 30) ** 2 + ((Z - 4) / 21) ** 2)
 BRAIN = RADIUS < 1
@@ -46,8 +35,7 @@ def test_lesions_are_connected_parts_largest_first_with_their_diameter():
     mask = balls(((15, 0, 5), 10), ((-12, 10, 0), 5), ((0, -20, 8), 3))
     mask[2, 40, 20:23] = True  # in the skull
     found, outside = find_lesions(head(mask))
-    assert outside == 1
-    assert [p.number for p in found] == [1, 2, 3]
+    assert ([p.number for p in found], outside) == ([1, 2, 3], 1)
     assert [p.diameter for p in found] == pytest.approx([10, 5, 3], rel=0.12)
     assert [p.length for p in found] == pytest.approx([10, 5, 3], abs=1.3)
     assert found[0].centre == pytest.approx((15, 0, 5), abs=0.2)
@@ -80,10 +68,10 @@ def test_the_midsagittal_plane_is_found_though_the_head_is_turned():
 def test_healthy_places_are_the_mirror_image_and_others_of_like_tissue_and_depth():
     mask = balls(((15, 0, 5), 6))
     here = head(mask, np.where(mask, 0.3, IMAGE))
-    lesion = find_lesions(here)[0][0]
+    (lesion,), _ = find_lesions(here)
     places = list(healthy_places([lesion], here))
-    assert [p.kind for p in places] == [MIRROR, *[MATCHED] * (PLACES - 1)]
-    assert [p.rank for p in places] == list(range(1, PLACES + 1))
+    kinds = enumerate((MIRROR, *[MATCHED] * (PLACES - 1)), start=1)
+    assert [(p.rank, p.kind) for p in places] == [*kinds]
     assert places[0].centre == pytest.approx((-14, 0, 5), abs=1)
     for place in places:
         own = place.share > 0
@@ -107,24 +95,20 @@ def test_what_another_mask_holds_is_neither_healthy_nor_part_of_the_lesion():
 
 def test_no_place_is_chosen_where_no_white_matter_is_of_this_level():
     mask = balls(((15, 0, 5), 6))
-    image = np.where(balls(((15, 0, 5), 17)), 0.67, IMAGE)  # nearer to white than to grey
-    here = head(mask, np.where(mask, 0.3, image))
-    assert list(healthy_places(find_lesions(here)[0], here)) == []
+    near = np.where(balls(((15, 0, 5), 17)), 0.67, IMAGE)  # nearer to white than to grey
+    here = head(mask, np.where(mask, 0.3, near))
+    assert [*healthy_places(find_lesions(here)[0], here)] == []
 
 
 def test_partial_volume_dilutes_a_small_lesion_and_keeps_its_volume():
     mask = balls(((14, 0, 0), 4))
-    lesion = find_lesions(head(mask))[0][0]
-    assert lesion.kind == LESION
+    (lesion,), _ = find_lesions(head(mask))
     shape, affine = lf_grid(AFFINE, SHAPE, (2, 2, 8))
-    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-    low = shown_on(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
+    lines = ls.response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
+    low = ls.shown(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
     assert low.share.sum() * 32 == pytest.approx(lesion.volume, rel=1e-4)
     image = np.where(mask, 1.0, 0.5)
-    full = measure(image, shown_on(lesion, [], BRAIN), 0.1)
-    assert (full.mean, full.contrast, full.cnr) == (
-        pytest.approx(1), pytest.approx(1), pytest.approx(5)
-    )  # fmt: skip
-    diluted = measure(weigh_by_axis(image, lines), low, 0.1)
-    assert 0.1 < diluted.contrast < 0.6
-    assert shown_on(lesion, [], np.zeros(SHAPE, dtype=bool)) is None  # no brain there
+    full = ls.measure(image, ls.shown(lesion, [], BRAIN), 0.1)
+    assert (full.mean, full.contrast, full.cnr) == pytest.approx((1, 1, 5))
+    assert 0.1 < ls.measure(weigh_by_axis(image, lines), low, 0.1).contrast < 0.6
+    assert ls.shown(lesion, [], np.zeros(SHAPE, dtype=bool)) is None  # no brain there
