@@ -1,6 +1,9 @@
-"""Labels: which file is a scan's, what is refused, and partial volume on other grids."""
+"""Labels: which file is a scan's, what is refused, partial volume on other grids, pictures."""
 
 from __future__ import annotations
+
+import re
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,9 +14,10 @@ from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.resample import block_means, lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.trial.lesions import response_lines
+from h2lo_bids.trial.report import draw_lesions, region_rows
 from h2lo_bids.trial.scan import Label, carry_label, find_label, load_label
 
-SHAPE, AFFINE = (20, 24, 16), np.diag([1.0, 1.0, 1.0, 1.0])
+SHAPE, AFFINE = (20, 24, 16), np.eye(4)
 BRAIN = np.zeros(SHAPE, dtype=bool)
 BRAIN[2:-2, 2:-2, 2:-2] = True
 IMAGE = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)
@@ -24,21 +28,18 @@ def scan(root, name="acq-x_T1w"):
     return scan_at(root / anat("01", "A", name))
 
 
-def write(folder, name, data=None, affine=AFFINE):
+def write(folder, name, data=BRAIN, affine=AFFINE):
     folder.mkdir(parents=True, exist_ok=True)
-    data = np.zeros(SHAPE, np.float32) if data is None else data
-    nib.save(nib.Nifti1Image(data.astype(np.float32), affine), folder / name)
+    nib.save(nib.Nifti1Image(np.float32(data), affine), folder / name)
     return folder / name
 
 
 def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
     labels = (tmp_path / "d" / anat("01", "A", "")).parent
-    for name in (
-        "sub-01_ses-A_desc-brain_mask.nii.gz", "sub-01_ses-A_acq-y_label-lesion_mask.nii.gz",
-        "sub-01_ses-A_space-MNI152NLin6Asym_label-lesion_mask.nii.gz",
-        "sub-01_ses-A_space-T2w_label-lesion_mask.nii.gz", "sub-01_ses-A_T1w.nii.gz",
-    ):  # fmt: skip
-        write(labels, name)
+    others = ("desc-brain", "acq-y_label-lesion", "space-MNI152NLin6Asym_label-lesion",
+              "space-T2w_label-lesion")  # fmt: skip
+    for name in (*(f"{other}_mask" for other in others), "T1w"):
+        write(labels, f"sub-01_ses-A_{name}.nii.gz")
     find = ("x", tmp_path / "d", scan(tmp_path))
     with pytest.raises(MissingInputError, match="no mask, dseg or probseg for sub-01"):
         find_label(*find)
@@ -51,11 +52,11 @@ def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
     write(labels, "sub-01_ses-A_label-wm_probseg.nii.gz")
     with pytest.raises(BadDataError, match="2 label images fit"):
         find_label(*find)
-    with pytest.raises(MissingInputError, match="no such folder"):
-        find_label("x", tmp_path / "none", scan(tmp_path))
     write(labels, "sub-02_ses-A_label-lesion_mask.nii.gz")
     with pytest.raises(BadDataError, match="another participant"):
         find_label(*find)
+    with pytest.raises(MissingInputError, match="no such folder"):
+        find_label("x", tmp_path / "none", scan(tmp_path))
 
 
 def ball(at=(10, 12, 8), radius=3):
@@ -90,21 +91,8 @@ def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
     image.set_data_dtype(np.int16)  # nibabel scales float data to it: 3 becomes 3.0122
     nib.save(image, path)
     (tmp_path / "sub-01_dseg.tsv").write_text("index\tname\n3\tthalamus\n")
-    label = load_label("x", path, IMAGE, BRAIN)
-    regions = {name: int(share.sum()) for _, name, share in label.regions()}
-    assert regions == {"thalamus": 27, "2035": 16}
-
-
-def brute_force(share, shape, affine):
-    """Average a share over voxels by many points."""
-    n = 10
-    fine = [n * side for side in shape]
-    points = (np.indices(fine).reshape(3, -1) + 0.5) / n - 0.5
-    near = np.rint(affine[:3, :3] @ points + affine[:3, 3:]).astype(int)
-    ok = ((near >= 0) & (near < np.array(share.shape)[:, None])).all(0)
-    values = np.zeros(fine)
-    values.reshape(-1)[ok] = share[tuple(near[:, ok])]
-    return block_means(values, np.full(3, n))
+    regions = load_label("x", path, IMAGE, BRAIN).regions()
+    assert {name: share.sum() for _, name, share in regions} == {"thalamus": 27, "2035": 16}
 
 
 def lines_to(sides, profile="box"):
@@ -113,10 +101,10 @@ def lines_to(sides, profile="box"):
 
 def test_partial_volume_is_the_share_of_the_voxel_and_a_gaussian_slice_reaches_its_neighbours():
     share = ball((9.5, 11.5, 7.5), 4).astype(float)
-    found = weigh_by_axis(share, lines_to((2.5, 2, 5)))
-    truth = brute_force(share, *lf_grid(AFFINE, SHAPE, (2.5, 2, 5)))
-    assert found == pytest.approx(truth, abs=0.02)
-    assert found.sum() * 25 == pytest.approx(share.sum(), rel=1e-5)
+    found = weigh_by_axis(share, lines_to((2.5, 2, 4)))
+    halves = np.repeat(share, 2, axis=0)  # along x five of them are a voxel
+    assert found == pytest.approx(block_means(halves, np.array([5, 2, 4])), abs=0.02)
+    assert found.sum() * 20 == pytest.approx(share.sum(), rel=1e-5)
     assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) == []
     box, gauss = (weigh_by_axis(share, lines_to((1, 1, 4), kind)) for kind in ("box", "gauss"))
     assert (gauss > 0.01).sum() > (box > 0.01).sum()
@@ -126,7 +114,33 @@ def test_partial_volume_is_the_share_of_the_voxel_and_a_gaussian_slice_reaches_i
 def test_a_segmentation_keeps_whole_numbers():
     data = np.zeros(SHAPE, np.int32)
     data[4:10, 4:20, 4:12], data[10:16, 4:20, 4:12] = 5, 9
-    label = Label("x", "f", "dseg", data, {})
-    found = carry_label(label, lambda share: weigh_by_axis(share, lines_to((2, 2, 4))))
+    lines = lines_to((2, 2, 4))
+    found = carry_label(
+        Label("x", "f", "dseg", data, {}), lambda share: weigh_by_axis(share, lines)
+    )
     assert set(np.unique(found)) == {0, 5, 9}
     assert np.count_nonzero(found == 5) * 16 == np.count_nonzero(data == 5)
+
+
+def test_slices_go_through_the_lesion_and_none_is_empty(tmp_path):
+    spacing = (2.0, 2.0, 5.0)
+    places = np.stack(np.indices((100, 100, 40)), -1) * spacing
+    brain = np.linalg.norm(places - 100, axis=-1) < 60
+    lesion = np.linalg.norm(places - (70, 110, 120), axis=-1) < 5
+    affine = np.diag([*spacing, 1.0])
+    image = nib.Nifti1Image(np.where(brain, 0.5, 0).astype(np.float32), affine)
+    outline = nib.Nifti1Image(lesion.astype(np.uint8), affine)
+    pictures = {"lesionshigh": image, "lesionslow": image}
+    examined = SimpleNamespace(outline=outline, pictures=pictures)
+    for figure in draw_lesions(tmp_path, scan_at(tmp_path / "sub-01_T1w.nii.gz"), examined):
+        drawing = (tmp_path / figure.path).read_text()
+        for axis, centre in zip("zyx", (120, 110, 70), strict=True):
+            cuts = [int(cut) for cut in re.findall(rf">{axis} ([+-]\d+)</text>", drawing)]
+            assert len(cuts) >= 5
+            assert min(abs(cut - centre) for cut in cuts) <= 3
+            assert all(abs(cut - 100) < 60 for cut in cuts)
+
+
+def test_a_bound_that_a_fit_does_not_know_stays_short_in_a_table():
+    _, *shown = region_rows([[value] * 18 for value in (1.9424e130, 123456.7, 99.94)])
+    assert [row[-1] for row in shown] == ["1.94e+130", "123457", "99.9"]
