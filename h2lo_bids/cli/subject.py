@@ -152,6 +152,7 @@ def examine(
         try:
             images = Images(scan, settings, options, functools.partial(load, scan.suffix))
             found = Examination(images).run()
+            drawn = draw_lesions(settings.out_dir, scan, found) if found.rows else ()
         except Exception as err:
             if not isinstance(err, H2loError):
                 traceback.print_exc()
@@ -162,9 +163,7 @@ def examine(
         if found.rows:
             record = by_stem[scan.stem]
             by_stem[scan.stem] = replace(
-                record,
-                figures=(*record.figures, *draw_lesions(settings.out_dir, scan, found)),
-                regions=region_rows(found.rows),
+                record, figures=(*record.figures, *drawn), regions=region_rows(found.rows)
             )
     return failed, list(by_stem.values())
 

@@ -184,7 +184,8 @@ def draw_lesions(out_dir: Path, scan: Scan, examined: Examination) -> tuple[Figu
     layout = replace(layout, cuts=_cuts(layout, mask))
     for kind, image in examined.pictures.items():
         volume = volume_of(image, like=examined.outline)
-        bright = float(np.percentile(volume.data[volume.data > 0], 99.5))
+        shown = volume.data[volume.data > 0]
+        bright = float(np.percentile(shown, 99.5)) if shown.size else 1.0
         title = f"{kind} of {scan.stem} with its labels"
         drawing = mosaic.mosaic(volume, layout, (0.0, bright), title=title, mask=mask)
         figures.append(save_figure(out_dir, scan.stem, kind, drawing))

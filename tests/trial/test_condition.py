@@ -34,20 +34,25 @@ def settings(tmp_path, *condition, level="trial", **more):
     return Settings(tmp_path, level=level, condition=tuple(condition), **given)
 
 
-def test_memory_that_a_label_takes_costs_its_scan_alone(tmp_path, monkeypatch):
-    def images_of_one(scan, *_):
-        if scan.suffix == "T1w":
+@pytest.mark.parametrize("step", STEPS := ("condition.Images", "report.draw_lesions"))
+def test_memory_that_a_label_takes_costs_its_scan_alone(tmp_path, monkeypatch, step):
+    def costly(*given):
+        if any(getattr(one, "suffix", "") == "T1w" for one in given):
             raise MemoryError
+        return ()
 
-    nothing = SimpleNamespace(run=lambda: SimpleNamespace(notes=[], rows=[]))
-    monkeypatch.setattr("h2lo_bids.trial.condition.Images", images_of_one)
-    monkeypatch.setattr("h2lo_bids.trial.scan.Examination", lambda _: nothing)
+    done = SimpleNamespace(run=lambda: SimpleNamespace(notes=[], rows=[[0] * 18]))
+    monkeypatch.setattr("h2lo_bids.trial.scan.Examination", lambda _: done)
+    for name in STEPS:
+        monkeypatch.setattr(f"h2lo_bids.trial.{name}", costly if name == step else lambda *_: ())
     scans = [scan_at(tmp_path / "bids" / anat("01", None, suffix)) for suffix in ("T1w", "T2w")]
     found = Discovery(sources=tuple(ImageSource(scan, (scan,)) for scan in scans))
     records = [ScanReport(s.stem, s.relative_path, s.entities, s.suffix) for s in scans]
-    failed, kept = examine(SubjectTask(settings(tmp_path), "01", found, tmp_path), records, print)
+    task = SubjectTask(settings(tmp_path), "01", found, tmp_path)
+    failed, (first, second) = examine(task, records, print)
     assert [(item.scan, item.exit_code) for item in failed] == [(scans[0].relative_path, 75)]
-    assert kept == records
+    assert first == records[0]
+    assert second.regions
 
 
 def test_a_word_without_equals_begins_a_condition(tmp_path):

@@ -130,7 +130,8 @@ def test_slices_go_through_the_lesion_and_none_is_empty(tmp_path):
     affine = np.diag([*spacing, 1.0])
     image = nib.Nifti1Image(np.where(brain, 0.5, 0).astype(np.float32), affine)
     outline = nib.Nifti1Image(lesion.astype(np.uint8), affine)
-    pictures = {"lesionshigh": image, "lesionslow": image}
+    black = nib.Nifti1Image(np.zeros(brain.shape, np.float32), affine)  # of a model that failed
+    pictures = {"lesionshigh": image, "lesionslow": black}
     examined = SimpleNamespace(outline=outline, pictures=pictures)
     for figure in draw_lesions(tmp_path, scan_at(tmp_path / "sub-01_T1w.nii.gz"), examined):
         drawing = (tmp_path / figure.path).read_text()
