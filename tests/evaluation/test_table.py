@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ from heads import rows_of as lines_of
 from samples import cohort
 
 from h2lo_bids.evaluation.benchmark import paper_figures, parameters
-from h2lo_bids.evaluation.catalogue import CONVENTIONS
+from h2lo_bids.evaluation.catalogue import CONVENTIONS, chance
 from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, read_scores
 from h2lo_bids.evaluation.statistics import floor_of, summarise
 from h2lo_bids.evaluation.table import Block, Column, Table, rows_of, tabulate, write_tables
@@ -99,40 +98,29 @@ def test_the_papers_table_is_copied_digit_by_digit():
         assert [paper_figures()[contrast, method, m] for m in SCORED[:7]] == printed
 
 
-def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
-    scores = scores_of("identity", (20.0, 22.0, 21.0)) + scores_of("h2lo", (28.0, 31.0, 30.0))
-    scores += scores_of("inr", (27.0,)) + scores_of("arnold", (21.0, 21.0, 21.0))[2:]
-    wanted = ("h2lo", "inr", "arnold", "pix2pix")
+def test_what_a_method_lacks_costs_its_place_and_is_told_below_the_table(tmp_path):
+    scores = scores_of("identity", (20.0, 22.0, 21.0)) + scores_of("h2lo", (25.0, 25.0, 25.0))
+    scores += scores_of("inr", (27.0,)) + scores_of("arnold", (28.0, 28.0, 28.0))[2:]
+    # A fit that collapsed in one fold would have the better mean without it.
+    scores += scores_of("pix2pix", (27.0, 26.0, 26.0))
+    for s in scores:
+        if (s.method, s.fold) == ("pix2pix", 1):
+            s.values.update(ncc=math.nan, bhat=math.inf)
+    wanted = ("h2lo", "inr", "arnold", "diffi2i")
     block = tabulate(scores, {"inr": "INR"}, folds=(0, 1, 2), wanted=wanted)
     assert block.notes == (
         "INR †: 1 of 3 folds; folds 1, 2 are not finished.",
         "arnold †: sub-0-1 of fold 0 was not scored.",
-        "pix2pix: not in the table, as no fold with these pairs and options is finished.",
-    )
-    text = write_tables(tmp_path / "group_T1w", scores, block).to_md()
-    assert all(words in text for words in ("| INR † | 27.00", "INR †: 1", "| h2lo | **29.67"))
-
-
-def test_a_figure_that_is_undefined_for_some_costs_the_place_and_is_told():
-    """A fit that collapsed in one fold would have the better mean without it."""
-    scores = scores_of("identity", (20.0, 22.0)) + scores_of("pix2pix", (27.0, 26.0))
-    scores += scores_of("h2lo", (25.0, 25.0))
-    for s in scores:
-        if (s.method, s.fold) == ("pix2pix", 1):
-            s.values.update(ncc=math.nan, bhat=math.inf)
-    block = tabulate(scores)
-    assert block.notes == (
         "pix2pix †: no finite NCC, BHAT for sub-1-1 of fold 1, sub-1+1 of fold 1.",
+        "diffi2i: not in the table, as no fold with these pairs and options is finished.",
     )
     assert block.places("ncc") == {"h2lo": 1}  # of two the second is not singled out
+    text = write_tables(tmp_path / "group_T1w", scores, block).to_md()
+    assert all(words in text for words in ("| INR † | 27.00", "INR †: 1", "| h2lo | **25.00"))
 
 
 def test_a_p_value_is_never_written_as_0():
-    # Exact p of 20 participants who all differ to one side, times two methods: 2 * 2 / 2**20.
-    block = tabulate(cohort(folds=5, each=4), contrast="T1w")
-    text = Table((block,), title="T").to_md()
-    assert re.search(r"\| h2lo minus HF image \|( \S+ \(p < 0\.001\) \|){7}", text)
-    assert "0.000)" not in text
+    assert [chance(p) for p in (2 * 2 / 2**20, 0.0123)] == ["< 0.001", "= 0.012"]
 
 
 def test_every_column_of_every_file_is_described_in_order(tmp_path: Path) -> None:
