@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import white_noise
+from shapes import stored
 from skeletons import anat, scan_at
 
 from h2lo_bids.bids.derivatives import result_files
@@ -119,12 +120,11 @@ def images_of(root, models, *words, level="trial", side=6.0, labels=("x",), thre
     data = (50 + 50 * np.random.default_rng(0).random(brain.shape)) * brain
     data[8, 8, 8] = 1000
     paths = output_paths(root / "out", scan, (NATIVE,))
-    for path in (scan.path, *paths.values()):
-        array = brain if path == paths["mask"] else data
-        if path == scan.path:
-            array = array[..., None]  # one volume of four dimensions, as converters write it
+    arrays = dict.fromkeys(paths.values(), data) | {paths["mask"]: brain}
+    # One volume of four dimensions, as converters write it.
+    for path, array in {**arrays, scan.path: data[..., None]}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
+        nib.save(stored(array, affine), path)
     how = EngineOptions(threads=threads)
     return Images(scan, options, how, lambda c: models[c.model and c.model.name])
 
@@ -183,9 +183,9 @@ def test_draws_of_another_noise_scale_are_not_left_beside_the_new_ones(tmp_path)
 
 
 def save_label(root, kind, data, side):
-    path = root / "sub-01" / "anat" / f"sub-01_{kind}.nii.gz"
+    path = root / anat("01", None, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, np.diag([side, side, side, 1])), path)
+    nib.save(stored(data > 0, np.diag([side, side, side, 1])), path)
 
 
 def examined(root, lesion, *words, side=6.0, threads=1):
@@ -216,7 +216,7 @@ def test_the_ring_of_a_region_holds_no_lesion_of_another_label(tmp_path):
     high, *_ = images.write()
     bright = np.where(lesion, 1e3, high.data)  # and unlike any tissue
     for path in (images.paths["preproc"], images.paths["lowfield_native"]):
-        nib.save(nib.Nifti1Image(bright.astype(np.float32), high.affine), path)
+        nib.save(stored(bright, high.affine), path)
     row = next(row for row in Examination(images).run().rows if row[2] == "a")
     assert row[list(REGIONS).index("hf_contrast")] > -0.4
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from shapes import ellipsoid, stored
 from skeletons import anat, scan_at
 
 from h2lo_bids.errors import BadDataError, MissingInputError
@@ -20,65 +21,57 @@ from h2lo_bids.trial.scan import Label, carry_label, find_label, load_label
 SHAPE, AFFINE = (20, 24, 16), np.eye(4)
 BRAIN = np.zeros(SHAPE, dtype=bool)
 BRAIN[2:-2, 2:-2, 2:-2] = True
-IMAGE = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)
+BALL = ellipsoid(3, (10, 12, 8), AFFINE, SHAPE)
+IMAGE = stored(BRAIN, AFFINE)
 IMAGE.set_filename("/data/sub-01_T1w.nii.gz")
-
-
-def scan(root, name="acq-x_T1w"):
-    return scan_at(root / anat("01", "A", name))
 
 
 def write(folder, name, data=BRAIN, affine=AFFINE):
     folder.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.float32(data), affine), folder / name)
+    nib.save(stored(data, affine), folder / name)
     return folder / name
 
 
-def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
+def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path, refused):
     labels = (tmp_path / "d" / anat("01", "A", "")).parent
     others = ("desc-brain", "acq-y_label-lesion", "space-MNI152NLin6Asym_label-lesion",
               "space-T2w_label-lesion")  # fmt: skip
     for name in (*(f"{other}_mask" for other in others), "T1w"):
         write(labels, f"sub-01_ses-A_{name}.nii.gz")
-    find = ("x", tmp_path / "d", scan(tmp_path))
-    with pytest.raises(MissingInputError, match="no mask, dseg or probseg for sub-01"):
-        find_label(*find)
+    scan, other = (scan_at(tmp_path / anat("01", "A", name)) for name in ("acq-x_T1w", "T2w"))
+    find = ("x", tmp_path / "d", scan)
+    line = refused(MissingInputError, find_label, *find)
+    assert "no mask, dseg or probseg for sub-01" in line
     mine = write(labels, "sub-01_ses-A_label-lesion_mask.nii.gz")
     assert find_label(*find) == mine
-    assert "space-T2w" in find_label("x", tmp_path / "d", scan(tmp_path, "T2w")).name
+    assert "space-T2w" in find_label("x", tmp_path / "d", other).name
     own = write(labels, "sub-01_ses-A_acq-x_label-lesion_mask.nii.gz")  # names more of the scan
     assert find_label(*find) == own
     own.unlink()
     write(labels, "sub-01_ses-A_label-wm_probseg.nii.gz")
-    with pytest.raises(BadDataError, match="2 label images fit"):
-        find_label(*find)
+    assert "2 label images fit" in refused(BadDataError, find_label, *find)
     write(labels, "sub-02_ses-A_label-lesion_mask.nii.gz")
-    with pytest.raises(BadDataError, match="another participant"):
-        find_label(*find)
-    with pytest.raises(MissingInputError, match="no such folder"):
-        find_label("x", tmp_path / "none", scan(tmp_path))
-
-
-def ball(at=(10, 12, 8), radius=3):
-    return radius >= np.linalg.norm(np.indices(SHAPE).T - at, axis=-1).T
+    assert "another participant" in refused(BadDataError, find_label, *find)
+    line = refused(MissingInputError, find_label, "x", tmp_path / "none", scan)
+    assert "no such folder" in line
 
 
 @pytest.mark.parametrize(
     ("kind", "data", "affine", "line"),
     [
         ("mask", np.zeros(SHAPE), AFFINE, "is empty"),
-        ("probseg", ball() * 0.4, AFFINE, "is empty"),
-        ("mask", ball() * 0.7, AFFINE, "a mask holds whole numbers"),
-        ("probseg", ball() * 2.0, AFFINE, "values beyond those of a probseg"),
-        ("mask", ball()[:10], AFFINE, "another grid than /data/sub-01_T1w.nii.gz"),
-        ("mask", ball(), np.diag([1, 1, 1.1, 1]), "lies elsewhere than"),
+        ("probseg", BALL * 0.4, AFFINE, "is empty"),
+        ("mask", BALL * 0.7, AFFINE, "a mask holds whole numbers"),
+        ("probseg", BALL * 2.0, AFFINE, "values beyond those of a probseg"),
+        ("mask", BALL[:10], AFFINE, "another grid than /data/sub-01_T1w.nii.gz"),
+        ("mask", BALL, np.diag([1, 1, 1.1, 1]), "lies elsewhere than"),
         ("mask", ~BRAIN, AFFINE, "most of it lies outside the brain"),
     ],
 )
 def test_what_is_wrong_with_a_label_is_one_line_that_names_it(
     tmp_path, kind, data, affine, line, refused
 ):
-    path = write(tmp_path, f"sub-01_{kind}.nii.gz", np.asarray(data), affine)
+    path = write(tmp_path, f"sub-01_{kind}.nii.gz", data, affine)
     said = refused(BadDataError, load_label, "x", path, IMAGE, BRAIN)
     assert line in said
     assert str(path) in said
@@ -100,7 +93,7 @@ def lines_to(sides, profile="box"):
 
 
 def test_partial_volume_is_the_share_of_the_voxel_and_a_gaussian_slice_reaches_its_neighbours():
-    share = ball((9.5, 11.5, 7.5), 4).astype(float)
+    share = ellipsoid(4, (9.5, 11.5, 7.5), AFFINE, SHAPE).astype(float)
     found = weigh_by_axis(share, lines_to((2.5, 2, 4)))
     halves = np.repeat(share, 2, axis=0)  # along x five of them are a voxel
     assert found == pytest.approx(block_means(halves, np.array([5, 2, 4])), abs=0.02)
@@ -112,25 +105,20 @@ def test_partial_volume_is_the_share_of_the_voxel_and_a_gaussian_slice_reaches_i
 
 
 def test_a_segmentation_keeps_whole_numbers():
-    data = np.zeros(SHAPE, np.int32)
+    data, lines = np.zeros(SHAPE, np.int32), lines_to((2, 2, 4))
     data[4:10, 4:20, 4:12], data[10:16, 4:20, 4:12] = 5, 9
-    lines = lines_to((2, 2, 4))
-    found = carry_label(
-        Label("x", "f", "dseg", data, {}), lambda share: weigh_by_axis(share, lines)
-    )
+    label = Label("x", "f", "dseg", data, {})
+    found = carry_label(label, lambda share: weigh_by_axis(share, lines))
     assert set(np.unique(found)) == {0, 5, 9}
     assert np.count_nonzero(found == 5) * 16 == np.count_nonzero(data == 5)
 
 
 def test_slices_go_through_the_lesion_and_none_is_empty(tmp_path):
-    spacing = (2.0, 2.0, 5.0)
-    places = np.stack(np.indices((100, 100, 40)), -1) * spacing
-    brain = np.linalg.norm(places - 100, axis=-1) < 60
-    lesion = np.linalg.norm(places - (70, 110, 120), axis=-1) < 5
-    affine = np.diag([*spacing, 1.0])
-    image = nib.Nifti1Image(np.where(brain, 0.5, 0).astype(np.float32), affine)
-    outline = nib.Nifti1Image(lesion.astype(np.uint8), affine)
-    black = nib.Nifti1Image(np.zeros(brain.shape, np.float32), affine)  # of a model that failed
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    balls = ((60, (100, 100, 100)), (5, (70, 110, 120)))
+    brain, lesion = (ellipsoid(*ball, affine, (100, 100, 40)) for ball in balls)
+    # The second image is that of a model that failed.
+    image, black, outline = (stored(v, affine) for v in (0.5 * brain, 0.0 * brain, lesion))
     pictures = {"lesionshigh": image, "lesionslow": black}
     examined = SimpleNamespace(outline=outline, pictures=pictures)
     for figure in draw_lesions(tmp_path, scan_at(tmp_path / "sub-01_T1w.nii.gz"), examined):

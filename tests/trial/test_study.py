@@ -90,12 +90,11 @@ def row_of(found, table, **wanted):
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     write_ratings(out, 10, realisations=8)
-    return out, collect(out)
+    return collect(out)
 
 
-def test_detectability_is_that_of_the_ratings(study):
-    _, found = study
-    rows = {(r["condition"], r["observer"]): r for r in found.rows["detectability"]}
+def test_the_figures_of_a_study_are_those_of_the_ratings(study):
+    rows = {(r["condition"], r["observer"]): r for r in study.rows["detectability"]}
     for condition, noise in CONDITIONS.items():
         # Of lesions of any size against any healthy place.
         truth = norm.cdf(0.6 * DIAMETERS / noise / math.sqrt(2)).mean()
@@ -107,19 +106,15 @@ def test_detectability_is_that_of_the_ratings(study):
     assert rows["quiet", "cnr"]["diameter80"] < rows["loud", "cnr"]["diameter80"]
     share = norm.cdf(0.6 * DIAMETERS - norm.ppf(0.9)).mean()
     assert rows["quiet", "cnr"]["sensitivity"] == pytest.approx(share, abs=0.025)
-
-
-def test_sensitivity_rises_with_size_and_falls_with_noise_and_volumes_agree(study):
-    _, found = study
     loud = {"condition": "loud", "observer": "cnr"}
     sizes = loud | {"by": "diameter"}
-    bins = [r["sensitivity"] for r in found.rows["sensitivity"] if sizes.items() <= r.items()]
+    bins = [r["sensitivity"] for r in study.rows["sensitivity"] if sizes.items() <= r.items()]
     assert len(bins) == len(DIAMETERS)
     assert bins[0] < bins[2] < bins[-1]
     true = math.pi / 6 * (DIAMETERS**3).sum() / 1000
-    assert row_of(found, "volumes", condition="loud")["bias"] == pytest.approx(0.1 * true, rel=1e-6)
-    assert row_of(found, "dose", quantity="noise_scale", observer="cnr")["high"] < 1
-    gap = row_of(found, "comparisons", versus="quiet", **loud)
+    assert row_of(study, "volumes", condition="loud")["bias"] == pytest.approx(0.1 * true, rel=1e-6)
+    assert row_of(study, "dose", quantity="noise_scale", observer="cnr")["high"] < 1
+    gap = row_of(study, "comparisons", versus="quiet", **loud)
     assert gap["difference"] < -0.1
     assert 2 <= gap["needed80"] <= gap["needed90"] < 20
 
@@ -160,12 +155,11 @@ def test_the_smallest_lesion_is_the_smallest_rated_above_all_healthy_places(tmp_
 def test_the_page_loads_nothing_tells_of_few_people_and_draws_areas_with_their_intervals(
     study, tmp_path, monkeypatch
 ):
-    out, found = study
-    text = write_trial_report(out, found, ["raw", "out", "trial"]).read_text()
+    text = write_trial_report(tmp_path, study, ["raw", "out", "trial"]).read_text()
     assert_sealed(Page(text))
     assert text.count("<svg") == 4
     assert "trained on simulated pairs" in text
-    assert found.notes == []
+    assert study.notes == []
     drawn = {}
     monkeypatch.setattr(
         "h2lo_bids.reports.charts.intervals", lambda points, label: drawn.update({label: points})
@@ -173,7 +167,7 @@ def test_the_page_loads_nothing_tells_of_few_people_and_draws_areas_with_their_i
     write_ratings(tmp_path, SEVERAL - 1)
     few = collect(tmp_path)
     assert sum("4 participants only: the Hotelling" in note for note in few.notes) == 1
-    for of, way in ((few, "delong"), (found, "boot")):
+    for of, way in ((few, "delong"), (study, "boot")):
         write_trial_report(tmp_path, of, ["raw", "out", "trial"])
         row = row_of(of, "detectability", condition="loud", observer="cnr")
         *_, (_, name, figures) = drawn["T2w cnr AUC"]
