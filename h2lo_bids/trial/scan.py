@@ -118,7 +118,7 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
     whole = data if kind == "probseg" else np.rint(data)
     if np.abs(data - whole).max() > _SCALED:
         raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
-    if whole.min() < 0 or (kind == "probseg" and whole.max() > 1 + _ROUNDING):
+    if whole.min() < -_ROUNDING or (kind == "probseg" and whole.max() > 1 + _ROUNDING):
         raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
     held = whole >= 0.5
     if not held.any():
@@ -129,7 +129,8 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
         )
     if kind == "dseg":
         return Label(name, path, kind, whole.astype(np.int32), _names(path))
-    return Label(name, path, "probseg", (held if kind == "mask" else data).astype(np.float32), {})
+    share = held if kind == "mask" else data.clip(0)
+    return Label(name, path, "probseg", share.astype(np.float32), {})
 
 
 def _names(path: Path) -> dict[int, str]:

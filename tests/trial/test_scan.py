@@ -77,6 +77,11 @@ def test_what_is_wrong_with_a_label_is_one_line_that_names_it(
     assert str(path) in said
 
 
+def test_shares_that_interpolation_has_rounded_are_taken(tmp_path):
+    path = write(tmp_path, "sub-01_probseg.nii.gz", np.where(BALL, 1 + 1e-6, -1e-6))
+    assert load_label("x", path, IMAGE, BRAIN).data[~BALL].max() == 0
+
+
 def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
     data = np.zeros(SHAPE)
     data[5:8, 5:8, 5:8], data[10:14, 10:14, 8] = 3, 2035
