@@ -275,7 +275,7 @@ class Examination:
                 if lost:
                     self.notes.append(
                         f"{label.path}: {region} {listed(lost)}: not in the brain of "
-                        f"{image.name}; skipped"
+                        f"{image.name}, or without healthy brain around; skipped"
                     )
             for image, of in zip(images[1:] or images, measured[1:] or measured, strict=True):
                 self.rows += [

@@ -63,6 +63,9 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
     assert thick == Condition("thick", (1.6, 1.6, 5), "gauss", None, 2, 7)
     assert [c.name for c in conditions_of(settings(tmp_path))] == ["scanner"]
     assert conditions_of(settings(tmp_path, level="participant")) == ()
+    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", **THICK))
+    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **GRIDS))
+    check_values(settings(tmp_path, level="participant", **GRIDS))
     one = conditions_of(settings(tmp_path, "noise2", level="participant", realisations=1))
     assert one == (Condition("noise2", realisations=1),)
 
@@ -96,12 +99,6 @@ THICK = {"slice_thickness": 8.0}
 )
 def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, more, line, refused):
     assert line in refused(UsageError, check_values, settings(tmp_path, *words.split(), **more))
-
-
-def test_a_condition_of_its_own_grid_is_taken(tmp_path):
-    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", **THICK))
-    check_values(settings(tmp_path, "a", "lf-grid=2x2x2", **GRIDS))
-    check_values(settings(tmp_path, level="participant", **GRIDS))
 
 
 def box(*ends):
@@ -226,6 +223,8 @@ def test_lesions_that_a_grid_does_not_show_are_counted(tmp_path):
     notes = examined(tmp_path, lesion, "c", "lf-grid=15x6x6")
     (note,) = (text for text in notes if "not in the brain of c" in text)
     assert "all, 1, 2 and 6 more" in note
+    (note, *_) = examined(tmp_path / "whole", box((3, 13), (3, 15), (3, 17)), "c")
+    assert "x all, 1: not in the brain of highfield, or without healthy brain around" in note
 
 
 def test_a_label_is_what_fills_the_voxels_whatever_the_slices_of_conditions(tmp_path):
