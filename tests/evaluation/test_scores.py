@@ -71,6 +71,10 @@ def test_regions_count_their_voxels_and_the_paper_mixes_them() -> None:
     of_paper = metrics.evaluate(predicted, target, hf)  # of values outside the range, too
     assert tuple(of_paper) == metrics.METRICS
     assert mixed.values == pytest.approx(of_paper | {"nmi": inside.values["nmi"]})
+    later = replace(inside, values={}), replace(whole, values={})
+    assert select([inside, whole, *later]) == (mixed,)  # a subject counts once
+    with pytest.raises(BadDataError, match=r"subject 01: .* lack a region"):
+        select([inside])
 
 
 def test_what_cannot_be_scored_names_the_subject(refused) -> None:
@@ -80,14 +84,6 @@ def test_what_cannot_be_scored_names_the_subject(refused) -> None:
         ((predicted * np.nan, target, hf), "subject 07: x gave NaN"),
     ):
         assert complaint in refused(BadDataError, score, *images, subject="07", method="x")
-
-
-def test_a_subject_counts_once_and_with_both_regions() -> None:
-    first, again = made_up("01", "identity", 0, 1.0), made_up("01", "identity", 0, 5.0)
-    (kept,) = select([*first, *again])
-    assert (kept.values["js"], kept.values["psnr"]) == (1, 2)
-    with pytest.raises(BadDataError, match=r"subject 01: .* lack a region"):
-        select(first[:1])
 
 
 def test_scores_come_back_digit_by_digit(tmp_path: Path) -> None:

@@ -97,19 +97,16 @@ def test_in_thick_slices_a_large_lesion_is_seen_a_small_one_hardly_and_none_is_n
     assert min(large) > 0.97
 
 
-def test_the_segmenter_finds_the_volume_without_noise():
+def test_the_segmenter_finds_the_volume_and_takes_no_fluid_in_thick_slices_for_the_lesion():
     image, lesion, twin = planted(10, 0.4)
     own = shown(lesion, [], BRAIN)
     assert segment(image, own, 1.0) == pytest.approx(lesion.volume, rel=0.02)
     assert segment(image, own, -1.0) == 0  # the wrong sign
     assert segment(image, shown(twin, [], BRAIN), 1.0) == 0
-
-
-def test_the_segmenter_takes_no_fluid_in_thick_slices_for_the_lesion():
     share = lesion_share([Lesion(PLACE, 10)], SHAPE, AFFINE)
     image, mask = LEVEL * BRAIN * (1 + 0.8 * share), share >= 0.5
     image[:, :, 26:] = 3 * LEVEL * BRAIN[:, :, 26:]  # 4 mm above the lesion
-    lesion = find_lesions(Anatomy(image, BRAIN, mask, AFFINE, "T2w"))[0][0]
+    (lesion,), _ = find_lesions(Anatomy(image, BRAIN, mask, AFFINE, "T2w"))
     _, lines, brain = thick()
     found = segment(weigh_by_axis(image, lines), shown(lesion, lines, brain), 1.0)
     assert 1.6 * 1.6 * 5 * found == pytest.approx(lesion.volume, rel=0.2)
