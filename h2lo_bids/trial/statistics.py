@@ -152,7 +152,9 @@ def hotelling_ratings(
         outputs = channels / scale[:, None]
         features = np.hstack([outputs, outputs * (sizes - sizes[train].mean())[:, None]])
         observer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        observer.fit(features[train], lesion[train])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a class of one case, which does not vary
+            observer.fit(features[train], lesion[train])
         ratings[test] = observer.decision_function(features[test])
     return ratings
 

@@ -63,7 +63,7 @@ def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
         assert row == pytest.approx(np.mean((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])))
 
 
-def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
+def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group(recwarn):
     rng, n, shift = np.random.default_rng(3), 4000, np.array([0.8, 0, 0])
     mixing = np.array([[1, 0.6, 0.2], [0, 1, 0.5], [0, 0, 1.0]])
     lesion = np.arange(n) % 2 == 0
@@ -81,9 +81,12 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     ratings = st.hotelling_ratings(few, which, np.arange(60) // 2, alike)
     assert abs(float(st.delong(ratings[which], ratings[~which])[0][0]) - 0.5) < 0.2
     assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), alike)).all()
-    # Two lesions with a healthy place each: one of each to learn from.
-    pairs = (few[:4], which[:4], np.arange(4) // 2, alike[:4])
-    assert np.isnan(st.hotelling_ratings(*pairs)).all()
+    # Of two lesions with one healthy place each nothing is learnt, with two little, but quietly.
+    for count, rated in ((2, False), (3, True)):
+        groups, number = np.repeat([0, 1], count), 2 * count
+        one = (few[:number], np.arange(number) % count == 0, groups, alike[:number])
+        assert np.isfinite(st.hotelling_ratings(*one)).all() == rated
+    assert len(recwarn) == 0
 
 
 def draw(rng, logits):
