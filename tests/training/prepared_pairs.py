@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import FitTask, Plan
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, FoldWork
 from h2lo_bids.training.experiments.final import FinalJob
+from h2lo_bids.training.experiments.fits import plan_folds, run_fit
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
 
@@ -55,6 +58,23 @@ def write_pairs(out: Path, count: int, **changes: object) -> tuple[PreparedPair,
     for n in range(1, count + 1):
         write_pair(out, f"{n:02d}", n, **changes)
     return find_prepared(out, contrast="T1w")
+
+
+def silent(event: dict) -> None:
+    """Send nothing on."""
+
+
+def plan_of(settings: Settings, send: Callable[[dict], None] = silent) -> Plan:
+    """Plan the fits to all T1w pairs of an output folder."""
+    found = find_prepared(settings.out_dir, contrast="T1w")
+    return plan_folds(settings, {"T1w": tuple(pair.sources[0] for pair in found)}, send)["T1w"]
+
+
+def fit_first(settings: Settings, method: str) -> Plan:
+    """Fit a method to the first fold, or without folds its model, and return the plan."""
+    plan = plan_of(settings)
+    run_fit(FitTask(settings, "T1w", method, plan, next(iter(plan.folds), None), 1), silent)
+    return plan
 
 
 def fold_of(
