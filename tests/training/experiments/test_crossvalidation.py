@@ -14,21 +14,16 @@ import numpy as np
 import pytest
 import torch
 from prepared_pairs import final_of, fold_of, write_pair, write_pairs
-from problems import history, small_options
+from problems import history, small_options, vector
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.io import write_json
-from h2lo_bids.models.bundle import load_bundle, load_model, members
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.training.experiments import crossvalidation
-from h2lo_bids.training.experiments.crossvalidation import (
-    FoldJob,
-    changes,
-    fold_done,
-    run_fold,
-)
-from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, fold_done, run_fold
+from h2lo_bids.training.experiments.final import final_steps, fit_final
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
 
 COUNT = 5
@@ -55,6 +50,14 @@ def array(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj, np.float64)
 
 
+def record_of(job: FoldJob) -> dict[str, Any]:
+    return json.loads((job.folder / "record.json").read_text())
+
+
+def card_of(bundle: Bundle) -> str:
+    return " ".join(bundle.card.split())
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_the_bundle_on_the_test_subjects(finished):
     job = finished[0]
@@ -66,48 +69,35 @@ def test_scores_are_those_of_the_bundle_on_the_test_subjects(finished):
         for region in ("foreground", "whole")
     }
     model = load_model(load_bundle(job.folder / "bundle", contrast="T1w"))
-    record = json.loads((job.folder / "record.json").read_text())
+    record = record_of(job)
     assert record["parameters"] == sum(p.numel() for p in model.parameters())
     best = max((r for r in history(job.folder) if r["psnr"]), key=lambda r: float(r["psnr"]))
     assert record["best_step"] == int(best["step"])
+    whole = {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
     for pair in job.pairs_in("test"):
         hf, lf, mask = array(pair.hf), array(pair.lf), array(pair.mask) > 0
         with torch.no_grad():
             out = model(torch.from_numpy(hf).float()[None, None])[0, 0].numpy() * mask
         for method, image in (("identity", hf), ("h2lo", np.clip(out, 0, 1))):
-            (found,) = [
-                s.values["psnr"]
-                for s in scores
-                if (s.subject, s.method, s.region) == (pair.subject, method, "whole")
-            ]
-            assert found == pytest.approx(-10 * np.log10(((image - lf) ** 2).mean()), abs=1e-3)
-
-
-def test_a_time_budget_is_another_option_whether_it_comes_or_goes(tmp_path):
-    pairs, options = write_pairs(tmp_path / "out", 4), small_options(max_seconds=60.0)
-    short = fold_of(pairs, tmp_path, options=options)
-    whole = dataclasses.replace(short, options=small_options())
-    for job, other in ((short, whole), (whole, short)):
-        told = {**job.method_options(), **dataclasses.asdict(job.adapted)}
-        write_json(job.folder / "record.json", {**job.identity(), "options": told})
-        assert changes(job) == ()
-        assert changes(other) == ("option --max-time",)
+            psnr = -10 * np.log10(((image - lf) ** 2).mean())
+            assert whole[pair.subject, method] == pytest.approx(psnr, abs=1e-3)
 
 
 @pytest.mark.slow
 def test_the_same_fold_is_skipped_and_what_lacks_made_again(tmp_path, finished):
     job, said = finished[2], []
     assert fold_done(dataclasses.replace(job, devices=2))
-    longer = dataclasses.replace(job, options=small_options(steps=9))
-    assert changes(longer) == ("option steps",)
-    elsewhere = dataclasses.replace(job, options=small_options(device="auto"))
-    assert changes(elsewhere) == ()
-    other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
-    assert changes(other) == ("the division of the subjects",)
     first = dataclasses.replace(job.pairs[0], fingerprint="of another scan")
     other = dataclasses.replace(job, pairs=(first, *job.pairs[1:]))
-    assert changes(other) == ("pair sub-01",)
     assert other.work != job.work
+    division = dataclasses.replace(finished[0].fold, index=2)
+    for another, differs in (
+        (dataclasses.replace(job, options=small_options(steps=9)), ("option steps",)),
+        (dataclasses.replace(job, options=small_options(device="auto")), ()),
+        (dataclasses.replace(job, fold=division), ("the division of the subjects",)),
+        (other, ("pair sub-01",)),
+    ):
+        assert changes(another) == differs
     copy = dataclasses.replace(job, out_dir=tmp_path)
     shutil.copytree(job.folder, copy.folder)
     assert fold_done(copy)
@@ -116,6 +106,12 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(tmp_path, finished):
     run_fold(copy, said.append)
     assert said[0].endswith("making its results anew: some are missing")
     assert fold_done(copy)
+    # A time budget is another option whether it comes or goes.
+    timed = dataclasses.replace(copy, options=small_options(max_seconds=60.0))
+    for there, asked in ((timed, copy), (copy, timed)):
+        told = {**there.method_options(), **dataclasses.asdict(there.adapted)}
+        write_json(there.folder / "record.json", {**there.identity(), "options": told})
+        assert (changes(there), changes(asked)) == ((), ("option --max-time",))
 
 
 def test_a_subject_without_a_pair_and_two_grids(tmp_path):
@@ -130,23 +126,15 @@ def test_a_subject_without_a_pair_and_two_grids(tmp_path):
         run_fold(dataclasses.replace(job, pairs=mixed))
 
 
-def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
-    """The final model of a cross-validation, which carries its folds."""
-    first = jobs[0]
-    more = {"out_dir": first.out_dir, "folds": jobs, "carries": True, **changes}
-    return final_of(first.pairs, root, more.pop("options", first.options), **more)
-
-
 @pytest.mark.slow
 def test_the_final_model_of_a_cross_validation(finished, tmp_path):
-    job = final_model(finished, tmp_path, out_dir=tmp_path)
-    best = [json.loads((j.folder / "record.json").read_text())["best_step"] for j in finished]
-    assert final_steps(job) == np.median(best)
+    first, best = finished[0], np.median([record_of(job)["best_step"] for job in finished])
+    how = {"out_dir": tmp_path, "folds": finished, "carries": True}
+    job = final_of(first.pairs, tmp_path, first.options, **how)
+    assert final_steps(job) == best
     # With a longer schedule the same part of it.
-    assert final_steps(final_model(finished, tmp_path, options=small_options(steps=80))) == (
-        10 * np.median(best)
-    )
-    folders = [j.folder / "bundle" for j in finished]
+    longer = dataclasses.replace(job, options=small_options(steps=80))
+    assert final_steps(longer) == 10 * best
     bundle = fit_final(job)
     assert bundle.path == tmp_path / "models" / "h2lo_T1w"
     m = bundle.metadata
@@ -154,26 +142,23 @@ def test_the_final_model_of_a_cross_validation(finished, tmp_path):
     assert m["training_data"]["subjects"]["train"] == [f"{n:02d}" for n in range(1, COUNT + 1)]
     assert (m["source_field_strength"], m["target_field_strength"]) == (3.0, 0.064)
     assert m["noise"]["scan"] == pytest.approx(0.1 * np.sqrt(8), rel=1e-3)  # in voxels of 1 mm³
-    assert m["frame"] == finished[0].pairs[0].frame.to_dict()
+    assert m["frame"] == first.pairs[0].frame.to_dict()
     # The figures are means over folds of means over subjects.
     means = []
     for fold in finished:
-        values = [
-            s.values["psnr"]
-            for s in read_scores(fold.folder / "scores.tsv")
-            if (s.method, s.region) == ("h2lo", "whole")
-        ]
-        means.append(np.mean(values))
+        scores = read_scores(fold.folder / "scores.tsv")
+        own = [s for s in scores if (s.method, s.region) == ("h2lo", "whole")]
+        means.append(np.mean([s.values["psnr"] for s in own]))
     figures = m["cross_validation"]
     assert figures["mean"]["h2lo"]["psnr"] == pytest.approx(np.mean(means))
     assert figures["std"]["h2lo"]["psnr"] == pytest.approx(np.std(means))
     assert [f["h2lo"]["psnr"] for f in figures["per_fold"]] == pytest.approx(means)
     assert set(figures["mean"]) == {"identity", "h2lo"}
     for phrase in ("simulated pairs, not on real", "Cross-validation: 3 models", "Nobody was left"):
-        assert phrase in " ".join(bundle.card.split())
-    for model, folder in zip(members(bundle), folders, strict=True):
-        kept = load_model(load_bundle(folder)).state_dict()
-        assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
+        assert phrase in card_of(bundle)
+    for model, fold in zip(members(bundle), finished, strict=True):
+        kept = load_model(load_bundle(fold.folder / "bundle"))
+        assert torch.equal(vector(kept), vector(model))
     # Once more: nothing to do; without members: packaged again from the same fit.
     said: list[str] = []
     assert fit_final(job, said.append) == bundle
@@ -213,24 +198,20 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(tmp_path, finished, m
     pairs = write_pairs(tmp_path / "out", COUNT, RegistrationCheck=check)  # which were asked for
     job = jobs_of(tmp_path, pairs, options=options, initial=start)[0]
     run_fold(job)
-    record = json.loads((job.folder / "record.json").read_text())
+    record, made = record_of(job), load_bundle(job.folder / "bundle")
     assert "01: doubtful registration: dice 0.5" in record["warnings"]
     assert (record["steps"], record["stalled"], record["timed_out"]) == (8, True, False)
     known = {"name": "h2lo_T1w_fold-0", "sha256": start.sha256, "pairs": "simulated"}
-    assert record["initial"] == known
-    made = load_bundle(job.folder / "bundle")
-    assert made.metadata["training"]["initial"] == known
+    assert record["initial"] == made.metadata["training"]["initial"] == known
     told = made.metadata["training_data"]["description"]
     assert told.endswith(", from the weights of h2lo_T1w_fold-0 (simulated pairs)")
-    before, after = (load_model(bundle).state_dict() for bundle in (start, made))
-    for name, value in before.items():
-        torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
-    card = " ".join(made.card.split())
-    assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
-    assert "ended at step 8, as the validation PSNR had risen by no more than 0.02 dB in 7" in card
-    # The final model takes the best step's part of the whole schedule, not of the steps done.
-    final = final_model((job,), tmp_path, initial=start)
-    assert final_steps(final) == record["best_step"]
+    before, after = (vector(load_model(bundle)) for bundle in (start, made))
+    torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
+    for phrase in (
+        "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs",
+        "ended at step 8, as the validation PSNR had risen by no more than 0.02 dB in 7",
+    ):
+        assert phrase in card_of(made)
     other = dataclasses.replace(options, starts_from="0" * 64)
     assert changes(dataclasses.replace(job, options=other)) == ("option --init",)
     # Processes that share the fit start from it, too, on the same pairs.
@@ -248,22 +229,17 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(tmp_path, finished, m
 def test_without_folds_some_subjects_choose_the_weights(tmp_path):
     pairs = write_pairs(tmp_path / "out", 3, Simulated=False)
     options = small_options(steps=6, validate_every=2)
-    job = final_of(pairs, tmp_path, options, "02", method="h2lo-mlp")
-    bundle = fit_final(job)
+    bundle = fit_final(final_of(pairs, tmp_path, options, "02", method="h2lo-mlp"))
     assert (bundle.method, bundle.architecture["trunk"]) == ("h2lo-mlp", "mlp")
     assert bundle.metadata["cross_validation"] is None
-    assert bundle.metadata["training_data"]["kind"] == "real"
-    assert bundle.metadata["training_data"]["subjects"] == {
-        "train": ["01", "03"], "validation": ["02"]
-    }  # fmt: skip
+    data = bundle.metadata["training_data"]
+    people = {"train": ["01", "03"], "validation": ["02"]}
+    assert (data["kind"], data["subjects"]) == ("real", people)
     assert bundle.metadata["training"]["best_psnr"] > 0
-    card = " ".join(bundle.card.split())
+    card = card_of(bundle)
     assert "fitted without cross-validation" in card
     assert "Trained on real pairs" in card
     assert "simulated" not in card
-    last = fit_final(final_of(pairs, tmp_path, options, method="h2lo-mlp"))
-    assert last.metadata["training"]["best_psnr"] is None
-    assert "the last ones were kept" in " ".join(last.card.split())
 
 
 def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
@@ -281,6 +257,8 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
         "3 T1w pairs (2 of them simulated) of 3 subjects at 3 T and 64 mT "
         "(low field: three scans fused in 1 of them)"
     )
+    assert bundle.metadata["training"]["best_psnr"] is None  # nobody was left to choose by
+    assert "the last ones were kept" in card_of(bundle)
     pairs[1].record.unlink()  # while it is fitted
     metadata = fit_final(final_of(pairs[:2], tmp_path, small_options(steps=1))).metadata
     assert metadata["source_field_strength"] is None
