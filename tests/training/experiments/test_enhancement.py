@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import rows_of, write_bundle, write_enhancer
+from heads import write_bundle
 from prepared_pairs import final_of, fold_of, write_pairs
 from problems import tiny_options
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.benchmark import row_values
-from h2lo_bids.evaluation.scores import read_scores
+from h2lo_bids.evaluation.scores import Score, read_scores
 from h2lo_bids.models.bundle import load_bundle
-from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
 from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import detail_of, score_pair
@@ -34,16 +34,16 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedPair, ...]:
 
 def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path):
     plain, swapped = read_prepared(pairs[0]), read_prepared(pairs[0].for_task("enhance"))
-    np.testing.assert_array_equal(swapped.hf, plain.lf)
-    np.testing.assert_array_equal(swapped.lf, plain.hf)
-    np.testing.assert_array_equal(swapped.high_field, plain.hf)
-    assert swapped.swapped().task == plain.task
+    for made, given in ((swapped.hf, plain.lf), (swapped.lf, plain.hf)):
+        np.testing.assert_array_equal(made, given)
     # From the fits' cache, which both tasks share.
     stored = open_prepared([pairs[0], pairs[0].for_task("enhance")], tmp_path)
     assert len([*tmp_path.iterdir()]) == 1
-    np.testing.assert_array_equal(stored[0].hf, stored[1].lf)
+    assert isinstance(stored[0].hf, np.memmap)
+    for made, given in ((stored[0].hf, plain.hf), (stored[1].hf, plain.lf)):
+        np.testing.assert_allclose(made, given, atol=1e-3)
     np.testing.assert_array_equal(stored[0].lf, stored[1].hf)
-    np.testing.assert_allclose(stored[1].high_field, plain.hf, atol=1e-3)
+    np.testing.assert_array_equal(stored[0].hf, stored[1].high_field)
     # Made again by another version, whose pairs may have the same bytes.
     open_prepared([dataclasses.replace(pairs[0], fingerprint="of another version")], tmp_path)
     assert len([*tmp_path.iterdir()]) == 2
@@ -51,7 +51,6 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
     hf = nib.load(pairs[0].hf)
     changed = dataclasses.replace(pairs[0], hf=tmp_path / "hf.nii.gz")
     nib.Nifti1Image(hf.get_fdata() / 2, hf.affine).to_filename(changed.hf)
-    assert isinstance(stored[0].hf, np.memmap)
     np.testing.assert_allclose(open_prepared([changed], tmp_path)[0].hf, plain.hf / 2, atol=3e-4)
     changed.hf.write_bytes(b"cut off")
     with pytest.raises(BadDataError, match=r"hf\.nii\.gz: cannot be read"):
@@ -63,6 +62,10 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
     assert score_pair(dark, dark.hf)[0].values["wass"] == pytest.approx(expected)
 
 
+def whole_psnr(scores: Sequence[Score]) -> dict[str, float]:
+    return {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
+
+
 def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path):
     own = fold_of(pairs, tmp_path, method="pfsr", options=OPTIONS)
     folder = run_fold(own)
@@ -72,18 +75,15 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path):
     assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
     # Of the test subject; voxels of 8 mm carry no band of the columns.
     assert record["detail"] == [{"identity": {}, "pfsr": {}}]
-    found = rows_of(folder / "scores.tsv")
-    pair = read_prepared(pairs[3])
-    first = next(r for r in found if r["method"] == "identity" and r["region"] == "whole")
     # The baseline is the low-field image, compared with the high-field one.
-    error = ((pair.lf.astype(float) - pair.hf) ** 2).mean()
-    assert float(first["psnr"]) == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    pair = read_prepared(pairs[3])
+    found = whole_psnr(read_scores(folder / "scores.tsv"))
+    assert found["identity"] == pytest.approx(metrics.psnr(pair.lf, pair.hf), abs=1e-3)
     assert '"LF image"' in (folder / "scores.json").read_text()
     pictures = np.load(folder / "pictures.npz")
     np.testing.assert_allclose(pictures["04/lf"][0], pair.hf[:, :, 11], atol=1e-3)  # the target
     bundle = load_bundle(folder / "bundle", task="enhance")
-    assert (bundle.method, bundle.metadata["task"]) == ("pfsr", "enhance")
-    assert bundle.metadata["source_field_strength"] == 0.064
+    assert (bundle.method, bundle.metadata["source_field_strength"]) == ("pfsr", 0.064)
     for told in ('"LF image" is the low-field image', "64 mT to 3 T", "Not for diagnosis", "eight"):
         assert told in " ".join(bundle.card.split())
     assert "| LF image |" in bundle.card
@@ -91,40 +91,20 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path):
     assert "task" not in fold_of(pairs, tmp_path).identity()  # as before there were two
 
 
-def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path):
+def test_a_final_model_is_scored_on_pairs_of_its_task_and_with_models_of_it(pairs, tmp_path):
     bundle = fit_final(final_of(pairs[:3], tmp_path, OPTIONS, method="pfsr"))
     assert (bundle.path.name, bundle.task) == ("pfsr_T1w", "enhance")
-    scores = score_models(
-        [("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored", send=print, lost=print
-    )
+    how = {"out_dir": tmp_path / "scored", "send": print, "lost": print}
+    whole = whole_psnr(score_models([("mine", bundle)], pairs[3:], **how))
     pair = read_prepared(pairs[3])
-    expected = metrics.psnr(pair.lf, pair.hf)
-    whole = {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
-    assert whole["identity"] == pytest.approx(expected)
+    assert whole["identity"] == pytest.approx(metrics.psnr(pair.lf, pair.hf))
     assert whole["mine"] != whole["identity"]
-
-
-def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path):
-    places = [write_enhancer(tmp_path, "T1w"), write_bundle(tmp_path / "m", "T1w")]
-    both = [(path.name, load_bundle(path)) for path in places]
+    other = load_bundle(write_bundle(tmp_path / "m", "T1w"))
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
-        score_models(both, pairs, out_dir=tmp_path, send=print, lost=print)
+        score_models([("mine", bundle), ("m", other)], pairs, **how)
 
 
 def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path):
-    mask = np.zeros((4, 4, 4), bool)
-    mask[1:3] = True
-    hf = np.where(mask, np.float32(0.3), np.float32(0))
-    hf[1] = 0.9
-    lf = np.where(hf == np.float32(0.9), np.float32(0.2), np.float32(0.8)) * mask
-    other = Pair("b", hf, np.where(hf == np.float32(0.9), lf, 0.4 * mask), mask)
-    curve = fit_curve([Pair("a", hf, lf, mask), other])
-    assert curve[60] == pytest.approx(0.6)  # the mean of 0.8 and 0.4
-    assert curve[180] == pytest.approx(0.2)
-    assert curve[120] == pytest.approx(0.4)  # not seen: half way between its neighbours
-    made = apply_curve(curve, Pair("c", np.where(mask, np.float32(0.6), hf), lf, mask))
-    np.testing.assert_allclose(made, 0.4 * mask, atol=1e-6)
-    # A fold of it, as a row of Table 2: the scores of the curve that a loop finds.
     own = fold_of(pairs, tmp_path, CurveJob, method="pfsr-curve")
     run_fold(own)
     assert fold_done(own)
@@ -132,16 +112,11 @@ def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path):
     for pair in map(read_prepared, pairs[:2]):
         for low, high in zip(pair.lf[pair.mask], pair.hf[pair.mask], strict=True):
             levels.setdefault(round(float(low) * 200), []).append(float(high))
-    tested = read_prepared(pairs[3])
-    known = sorted(levels)
+    tested, known = read_prepared(pairs[3]), sorted(levels)
+    assert len(known) < 201  # others lie between their neighbours
     made = np.interp(tested.lf * 200, known, [np.mean(levels[k]) for k in known]) * tested.mask
-    expected = metrics.psnr(made, tested.hf)
-    found = {
-        s.method: s.values["psnr"]
-        for s in read_scores(own.folder / "scores.tsv")
-        if s.region == "whole"
-    }
-    assert found["pfsr-curve"] == pytest.approx(expected, abs=1e-3)
+    found = whole_psnr(read_scores(own.folder / "scores.tsv"))
+    assert found["pfsr-curve"] == pytest.approx(metrics.psnr(made, tested.hf), abs=1e-3)
     assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)
 
 
