@@ -25,6 +25,7 @@ from h2lo_bids.errors import BadDataError, Failed, MissingInputError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.choice import named_models
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
+from h2lo_bids.processes import Event
 from h2lo_bids.reports.records import figure_file, figure_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared
@@ -184,7 +185,6 @@ def _kept(settings: Settings, found: PairDiscovery) -> frozenset[str]:
 def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> Iterator[Divided]:
     """Yield each contrast, its folds or None if it has none, lines on these, and what is lost."""
     from h2lo_bids.training.experiments import fits
-    from h2lo_bids.training.experiments.leaks import alike_line, same_people
 
     refused, contrasts = list[Failed](), subjects_of(found.pairs)
     for contrast in contrasts:
@@ -192,8 +192,7 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
         whole = people.keys() & kept
         prepared = find_prepared(settings.out_dir, contrast=contrast, sources=whole)
         skipped = fits.skipped_pairs(settings, prepared)
-        same = same_people(pair for pair in prepared if pair not in skipped)
-        lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
+        lines = [*skipped.values()]
         if lacking := len(people) - len(prepared):
             lines.append(
                 f"{contrast}: {counted(lacking, 'pair')} to prepare; the folds change if that "
@@ -201,16 +200,16 @@ def _divided(settings: Settings, found: PairDiscovery, kept: frozenset[str]) -> 
             )
         for pair in skipped:
             del people[pair.sources[0]]
-        folds, lost = None, list[Failed]()
+        folds, lost, heard = None, list[Failed](), list[Event]()
         try:
             if not people:
                 raise fits.every_pair_flagged(contrast)
-            subjects = sorted({*people.values()})
-            folds, _ = fits.divide_subjects(settings, contrast, subjects, same=same)
+            subjects, used = sorted({*people.values()}), (p for p in prepared if p not in skipped)
+            folds, _ = fits.divide_subjects(settings, contrast, subjects, used, send=heard.append)
         except (BadDataError, UsageError) as err:  # the other contrast may have pairs enough
             lost = [Failed(contrast, "fit", err)]
         refused += lost
-        yield contrast, folds, lines, lost
+        yield contrast, folds, [*lines, *(event["text"] for event in heard)], lost
     if len(refused) == len(contrasts) > 0:
         raise refused[0].error
 

@@ -53,9 +53,6 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
     plans, refused = dict[str, Plan](), list[UsageError]()
     for contrast, used in usable_pairs(settings, found, send).items():
-        same = leaks.same_people(used)
-        for group in same:
-            send(note(leaks.alike_line(contrast, group), "warning"))
         if any(scan.scaling == "robust" for scan in cohort_scans(settings, contrast)):
             text = (
                 f"{contrast}: the images to pretrain on are scaled by two tissues, and pairs are "
@@ -67,13 +64,10 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         start, _ = find_start(settings, contrast, settings.methods[0])
         seen = {pair.subject for pair in leaks.seen_in_training(start, used)} if start else ()
         try:
-            folds, held = divide_subjects(
-                settings, contrast, subjects, lambda line: send(note(line)), same, seen
-            )
+            folds, held = divide_subjects(settings, contrast, subjects, used, seen, send)
         except UsageError as err:  # too few pairs were sound, which the other contrast may have
             refused.append(err)
             continue
-        _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
@@ -86,10 +80,7 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
-    if refused and not plans:
-        raise refused[0]
-    for each in refused:
-        send({"event": "lost", "text": str(each)})
+    tell_refused(refused, plans, send)
     divided = {name: plan.folds for name, plan in plans.items() if plan.folds}
     if divided:  # those of contrasts that this run does not have are kept
         path = settings.out_dir / SPLITS
@@ -111,37 +102,58 @@ def divide_subjects(
     settings: Settings,
     contrast: str,
     subjects: list[str],
-    note: Say | None = None,
-    same: Sequence[Sequence[str]] = (),
+    pairs: Iterable[PreparedPair] = (),
     seen: Collection[str] = (),
+    send: Send = lambda event: None,
 ) -> tuple[tuple[Fold, ...], tuple[str, ...]]:
     """Return the folds of some subjects, or with ``--folds 0`` those held out to validate on."""
-    how: dict[str, Any] = {
-        "validation": settings.val_count,
-        "seed": settings.random_seed,
-        "same": same,
-    }
-    try:
-        if settings.folds == "0":
-            return (), splits.hold_out(subjects, seen=seen, **how)
-        if settings.folds.isdigit():
+    same = leaks.same_people(pairs)
+    for group in same:
+        *first, last = [f"sub-{label}" for label in group]
+        text = (
+            f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they "
+            "count as one person and stay in one part of every fold; remove one of them if it is "
+            "a copy"
+        )
+        send(note(text, "warning"))
+    if settings.folds.isdigit():
+        count, seed = settings.val_count, settings.random_seed
+        how: dict[str, Any] = {"validation": count, "seed": seed, "same": same}
+        try:
+            if settings.folds == "0":
+                return (), splits.hold_out(subjects, seen=seen, **how)
             k = int(settings.folds)
-            return splits.make_folds(subjects, folds=k, test=settings.test_count, **how), ()
-    except UsageError as err:
-        more = "" if settings.contrast else f", or leave {contrast} out with --contrast"
-        raise UsageError(f"{contrast}: {err}{more}") from err
-    if settings.folds == splits.AUTHORS:
-        folds = splits.ds006557_folds(subjects, contrast, note)
+            folds = splits.make_folds(subjects, folds=k, test=settings.test_count, **how)
+        except UsageError as err:
+            more = "" if settings.contrast else f", or leave {contrast} out with --contrast"
+            raise UsageError(f"{contrast}: {err}{more}") from err
     else:
-        folds = splits.read_folds(Path(settings.folds), subjects, contrast)
-        named = {s for fold in folds for part in splits.PARTS for s in getattr(fold, part)}
-        if note and (unused := [f"sub-{s}" for s in subjects if s not in named]):
-            note(f"{contrast}: in no fold of {settings.folds}: {listed(unused)}")
-    try:
-        splits.check_together(folds, same)
-    except UsageError as err:
-        raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
+        folds = _given_folds(settings, contrast, subjects, send)
+        try:
+            splits.check_together(folds, same)
+        except UsageError as err:
+            raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
+    known = [fold.index for fold in folds]
+    for index in settings.fold:
+        if index not in known:
+            raise UsageError(
+                f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
+                "from 0"
+            )
     return folds, ()
+
+
+def _given_folds(
+    settings: Settings, contrast: str, subjects: list[str], send: Send
+) -> tuple[Fold, ...]:
+    """Return the authors' folds, or those of a table; say who is in none of them."""
+    if settings.folds == splits.AUTHORS:
+        return splits.ds006557_folds(subjects, contrast, lambda line: send(note(line)))
+    folds = splits.read_folds(Path(settings.folds), subjects, contrast)
+    named = {s for fold in folds for part in splits.PARTS for s in getattr(fold, part)}
+    if unused := [f"sub-{s}" for s in subjects if s not in named]:
+        send(note(f"{contrast}: in no fold of {settings.folds}: {listed(unused)}"))
+    return folds
 
 
 def check_ahead(settings: Settings, people: Mapping[str, list[str]]) -> None:
@@ -150,23 +162,12 @@ def check_ahead(settings: Settings, people: Mapping[str, list[str]]) -> None:
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
     for contrast, subjects in people.items():
         cohort_scans(settings, contrast)  # only for the errors that it raises
-        folds, _ = divide_subjects(settings, contrast, subjects)
-        _check_chosen(settings, contrast, folds)
+        divide_subjects(settings, contrast, subjects)
         for method in settings.methods:
             start, _ = find_start(settings, contrast, method)
             options = ADAPT[method](fit_options(settings, len(subjects), start))
             if settings.devices > 1 and options.family in SHARED:
                 check_shares(len(subjects), options, settings.devices)
-
-
-def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
-    known = [fold.index for fold in folds]
-    for index in settings.fold:
-        if index not in known:
-            raise UsageError(
-                f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
-                "from 0"
-            )
 
 
 def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
@@ -356,11 +357,16 @@ def usable_pairs(
         elif scans:  # a contrast without any has failed before
             text = "its prepared pairs are gone or damaged; run the same command again"
             refused.append(BadDataError(f"{contrast}: {text}, which prepares them"))
-    if refused and not used:
+    tell_refused(refused, used, send)
+    return used
+
+
+def tell_refused(refused: Sequence[H2loError], others: Collection[Any], send: Send) -> None:
+    """Report the contrasts that nothing can be made of; raise if there is nothing else."""
+    if refused and not others:
         raise refused[0]
     for each in refused:
         send({"event": "lost", "text": str(each)})
-    return used
 
 
 def every_pair_flagged(contrast: str) -> BadDataError:

@@ -137,15 +137,6 @@ def same_people(pairs: Iterable[PreparedPair]) -> tuple[tuple[str, ...], ...]:
     return tuple(group for group in groups if len(group) > 1)
 
 
-def alike_line(contrast: str, group: Sequence[str]) -> str:
-    """Say of some subjects that they are one person."""
-    *first, last = [f"sub-{label}" for label in group]
-    return (
-        f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they count as "
-        "one person and stay in one part of every fold; remove one of them if it is a copy"
-    )
-
-
 def training_subjects(bundle: Bundle) -> frozenset[str]:
     """Return the labels that a bundle was fitted or chosen on, as far as it says."""
     named = bundle.metadata.get("training_data", {}).get("subjects")

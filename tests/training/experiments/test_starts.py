@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared_pairs import write_pair, write_pairs
+from prepared_pairs import fit_first, plan_of, write_pair, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.resources import fit_threads
@@ -26,7 +26,6 @@ from h2lo_bids.training.experiments.fits import (
     divide_subjects,
     final_job,
     plan_folds,
-    run_fit,
     usable_pairs,
 )
 from h2lo_bids.training.experiments.leaks import brain_of, encode
@@ -63,21 +62,20 @@ def test_who_is_in_no_fold_of_a_table_is_named(tmp_path):
     folds = (Fold(0, ("01",), ("02",), ("03",)), Fold(1, ("01",), ("03",), ("02",)))
     table, said = write_splits(tmp_path / "folds.tsv", {"T1w": folds}), []
     given = replace(SETTINGS, folds=str(table))
-    divide_subjects(given, "T1w", ["01", "02", "03"], said.append)
+    divide_subjects(given, "T1w", ["01", "02", "03"], send=said.append)
     assert not said
-    divide_subjects(given, "T1w", ["01", "02", "03", "04", "05"], said.append)
-    assert said == [f"T1w: in no fold of {table}: sub-04, sub-05"]
+    divide_subjects(given, "T1w", ["01", "02", "03", "04", "05"], send=said.append)
+    assert [event["text"] for event in said] == [f"T1w: in no fold of {table}: sub-04, sub-05"]
 
 
-@pytest.mark.parametrize("task", ["synthesize", "enhance"])
-def test_the_papers_pairs_serve_both_tasks(task):
-    words = ["/bids", "/out", "benchmark", "--task", task, "--protocol", "paper"]
-    settings = read_settings(words)
-    assert PairOptions(settings, Frame()).own_masks
-    # A varied patch would be cut by the high-field mask, which is not that of its low-field image.
-    options = fit_options(settings, 13)
-    assert options.augmentation == Augmentation()
-    assert (options.sampling == "volume") == (task == "synthesize")
+def test_the_papers_pairs_serve_both_tasks():
+    for task, sampling in (("synthesize", "volume"), ("enhance", "patch")):
+        words = ["/bids", "/out", "benchmark", "--task", task, "--protocol", "paper"]
+        settings = read_settings(words)
+        assert PairOptions(settings, Frame()).own_masks
+        # A varied patch would be cut by the high-field mask, which is not that of its image.
+        options = fit_options(settings, 13)
+        assert (options.augmentation, options.sampling) == (Augmentation(), sampling)
 
 
 def save(folder: Path, **changes: Any) -> Bundle:
@@ -116,7 +114,6 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
         ({"method": "h2lo-mlp", "architecture": H2loArchitecture(trunk="mlp")}, {}, "of h2lo-mlp"),
         ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
         ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
-        ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid, of 1 mm voxels"),
         ({}, {"resolution": 4.0}, "sees positions on another grid, of 1 mm voxels"),
     ],
 )
@@ -129,21 +126,19 @@ def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, 
 
 def test_whom_the_first_weights_have_seen_neither_chooses_nor_is_tested(tmp_path):
     frame = training_frame(8.0)
-    pairs = write_pairs(tmp_path, 5, frame=frame)
-    sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
-    known = {pair.subject: [encode(brain_of(pair))] for pair in pairs}
+    known = {p.subject: [encode(brain_of(p))] for p in write_pairs(tmp_path, 5, frame=frame)}
     given = replace(SETTINGS, out_dir=tmp_path, resolution=8.0, folds="0")
-    (usual,) = plan_folds(given, sources, lambda event: None)["T1w"].held
+    (usual,) = plan_of(given).held
     for unseen, held in (("01", "01"), ("05", "05"), ("", usual)):  # nobody is left of all
         told = {label: texts for label, texts in known.items() if label != unseen}
         metadata = {"scaling": "robust", "training_data": {"fingerprints": told}}
         bundle = save(tmp_path / f"m{unseen}", frame=frame, metadata=metadata)
         begun, sent = replace(given, init=(("", bundle.path),)), []
-        assert plan_folds(begun, sources, sent.append)["T1w"].held == (held,)
+        assert plan_of(begun, sent.append).held == (held,)
         line = f"starts from the weights of {bundle.path.name} (SHA-256 {bundle.sha256})"
         assert f"T1w h2lo: {line}" in [event.get("text") for event in sent]
     with pytest.raises(UsageError, match=r"was trained on sub-0\d, a test subject"):
-        plan_folds(replace(begun, folds="2"), sources, sent.append)
+        plan_of(replace(begun, folds="2"))
 
 
 def test_one_fold_alone_has_no_spread_to_carry(tmp_path):
@@ -156,24 +151,21 @@ def test_one_fold_alone_has_no_spread_to_carry(tmp_path):
         assert (len(job.folds), job.carries) == (count, count > 1)
 
 
-@pytest.mark.parametrize("kept", [3, 1])
-def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path, kept):
-    sound = write_pairs(tmp_path, 3)
+def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path):
+    write_pairs(tmp_path, 3)
     for subject in ("01", "02"):
         write_pair(tmp_path, subject, int(subject), contrast="T2w")
     sources = {
-        "T1w": tuple(pair.sources[0] for pair in sound[:kept]),
-        "T2w": tuple(p.sources[0] for p in find_prepared(tmp_path, contrast="T2w")),
+        contrast: tuple(pair.sources[0] for pair in find_prepared(tmp_path, contrast=contrast))
+        for contrast in ("T1w", "T2w")
     }
     given, sent = replace(SETTINGS, out_dir=tmp_path, folds="3"), []
-    if kept == 1:
-        with pytest.raises(UsageError, match=r"^T1w: 1 subject with pairs cannot make 3 folds"):
-            plan_folds(given, sources, sent.append)
-    else:
-        assert [*plan_folds(given, sources, sent.append)] == ["T1w"]
-        (lost,) = (event["text"] for event in sent if event["event"] == "lost")
-        assert lost.startswith("T2w: 2 subjects with pairs cannot make 3 folds")
-        assert lost.endswith("or leave T2w out with --contrast")
+    assert [*plan_folds(given, sources, sent.append)] == ["T1w"]
+    (lost,) = (event["text"] for event in sent if event["event"] == "lost")
+    assert lost.startswith("T2w: 2 subjects with pairs cannot make 3 folds")
+    assert lost.endswith("or leave T2w out with --contrast")
+    with pytest.raises(UsageError, match=r"^T2w: 2 subjects with pairs cannot make 3 folds"):
+        plan_folds(given, {"T2w": sources["T2w"]}, print)
 
 
 def test_pairs_that_are_gone_are_not_called_flagged(tmp_path):
@@ -197,15 +189,12 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path):
 
 
 def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path, monkeypatch):
-    pairs = write_pairs(tmp_path / "out", 4)
+    write_pairs(tmp_path / "out", 4)
     small = {"task": "enhance", "schedule_factor": 1e-3, "features": 2}
     settings = Settings(tmp_path, tmp_path / "out", "group", folds="2", device="cpu", **small)
-    sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
     monkeypatch.setattr(fitoptions, "native_precision", lambda device: "fp32")
-    plan = plan_folds(settings, sources, print)["T1w"]
-    run_fit(FitTask(settings, "T1w", "pfsr", plan, plan.folds[0], 1), print)
+    fit_first(settings, "pfsr")
     monkeypatch.setattr(fitoptions, "native_precision", lambda device: "bf16")
     with pytest.raises(UsageError, match=r"option precision\); give .*--precision follows"):
-        plan_folds(settings, sources, print)
-    given = replace(settings, precision="fp32")
-    assert plan_folds(given, sources, print)["T1w"].done == {("pfsr", plan.folds[0].index)}
+        plan_of(settings)
+    assert plan_of(replace(settings, precision="fp32")).done == {("pfsr", 0)}
