@@ -28,9 +28,6 @@ from h2lo_bids.training.options import LATER
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
-_BY_METHOD = ("learning_rate", "precision")
-"""Options that may differ in one run, the precision where a cluster has several processors."""
-
 
 def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:
     """Write the tables of finished folds and the methods text; return the page of a benchmark."""
@@ -117,7 +114,10 @@ def gather_scores(
             if record is None:
                 continue
             own, asked = terms_of(record), method in settings.arms
-            differs = "" if _same_terms(terms, own, asked=asked) else "other pairs or options"
+            # Some options may differ in one run, the precision where processors do.
+            shared = terms.keys() & own.keys() - ({"learning_rate", "precision"} if asked else {})
+            unlike = any(terms[key] != own[key] for key in shared)
+            differs = "other pairs or options" if unlike else ""
             if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
             if differs and not (asked and fitted):  # else this run's fits have checked it
@@ -153,12 +153,6 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     if options.get("pretrain"):  # no other arm is fine-tuned
         terms["finetune_rate"] = schedule.get("finetune_rate")
     return terms
-
-
-def _same_terms(some: Mapping[str, Any], other: Mapping[str, Any], *, asked: bool) -> bool:
-    """Whether terms agree; of methods that one run asks for, but for what follows from each."""
-    shared = some.keys() & other.keys() - ({*_BY_METHOD} if asked else {})
-    return all(some[key] == other[key] for key in shared)
 
 
 def report(settings: Settings, failures: tuple[Failure, ...], send: Send) -> Path:
