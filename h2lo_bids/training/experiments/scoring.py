@@ -28,10 +28,10 @@ from h2lo_bids.models.registry import Model
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
-from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.experiments import Sources, heldout
-from h2lo_bids.training.experiments.fits import usable_pairs
+from h2lo_bids.training.experiments.fits import tell_refused, usable_pairs
 from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
 from h2lo_bids.training.experiments.site import count_parameters, software
@@ -51,19 +51,35 @@ class _Run:
     bundle: Bundle
     model: Model
     warnings: tuple[str, ...]
+    options: EngineOptions
+    seed: int
     scored: Scored = field(default_factory=Scored)
+
+    def predict(self, prepared: PreparedPair, pair: Pair) -> np.ndarray:
+        """Make a pair's target, whatever frame the model is on."""
+        bundle = self.bundle
+        if bundle.frame == prepared.frame:
+            given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
+            return heldout.predict_pair(self.model, given, self.options, self.seed)
+        source = prepared.lf if prepared.task == ENHANCE else prepared.hf
+        mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
+        placed, _, scaled = to_frame(
+            nib.load(source), mask, bundle.frame,  # type: ignore[attr-defined]
+            contrast=bundle.contrast, scaling=bundle.scaling, name=source.name,
+        )  # fmt: skip
+        return predict_on_grid(
+            self.model, scaled.volume, placed.affine, mask.affine, pair.mask,
+            options=self.options, seed=scan_seed(self.seed, pair.name),
+        )  # fmt: skip
 
 
 def score_models(
+    settings: Settings,
     models: Sequence[Named],
     pairs: Sequence[PreparedPair],
-    *,
-    out_dir: Path,
+    references: References,
     send: Send,
     lost: Lost,
-    options: EngineOptions = DEFAULTS,
-    seed: int = 42,
-    references: References | None = None,
 ) -> tuple[Score, ...]:
     """Score models, by name, on pairs of their contrast; return the scores, identity first.
 
@@ -78,19 +94,19 @@ def score_models(
                 "score the models of each task by themselves"
             )
     pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
+    how = EngineOptions(settings.device, settings.precision or "fp32"), settings.random_seed
     runs = [
-        _Run(name, bundle, load_model(bundle), _warnings_about(name, bundle, pairs))
+        _Run(name, bundle, load_model(bundle), _warnings_about(name, bundle, pairs), *how)
         for name, bundle in models
     ]
     for line in (line for run in runs for line in run.warnings):
         send(note(line, "warning"))
     identity: list[Score] = []
     scored: list[PreparedPair] = []
-    known = references or {}
     for number, prepared in enumerate(pairs, start=1):
         send(note(f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})"))
         try:
-            identity += _score_with_all(runs, prepared, options, seed, pairs, known)
+            identity += _score_with_all(runs, prepared, pairs, references)
         except BadDataError as err:
             lost(prepared, str(err))
         else:
@@ -105,8 +121,8 @@ def score_models(
         )
         send(note(text, "warning"))
     for run in runs:
-        folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
-        _write(run, identity, scored, folder, known)
+        folder = result_path(settings.out_dir, "evaluated", contrast=contrast, model=run.name)
+        _write(run, identity, scored, folder, references)
     return (*identity, *(s for run in runs for s in run.scored.scores))
 
 
@@ -131,14 +147,12 @@ def _unseen(
 def _score_with_all(
     runs: Sequence[_Run],
     prepared: PreparedPair,
-    options: EngineOptions,
-    seed: int,
     pairs: Sequence[PreparedPair],
     references: References,
 ) -> list[Score]:
     """Score every model on a pair, or none; return the identity's scores."""
     pair = read_prepared(prepared)
-    made = {run.name: _predict(run, prepared, pair, options, seed) for run in runs}
+    made = {run.name: run.predict(prepared, pair) for run in runs}
     scores = [heldout.score_pair(pair, image, method=name) for name, image in made.items()]
     for run, own in zip(runs, scores, strict=True):  # only now: one model's NaN loses the pair
         run.scored.scores += own
@@ -151,26 +165,6 @@ def _score_with_all(
         for run, row in zip(runs, rows, strict=True):
             run.scored.realism += [target, row]
     return [*heldout.score_pair(pair, pair.hf)]
-
-
-def _predict(
-    run: _Run, prepared: PreparedPair, pair: Pair, options: EngineOptions, seed: int
-) -> np.ndarray:
-    """Make a pair's target with a model of any frame."""
-    bundle = run.bundle
-    if bundle.frame == prepared.frame:
-        given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
-        return heldout.predict_pair(run.model, given, options, seed)
-    source = prepared.lf if prepared.task == ENHANCE else prepared.hf
-    mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
-    placed, _, scaled = to_frame(
-        nib.load(source), mask, bundle.frame,  # type: ignore[attr-defined]
-        contrast=bundle.contrast, scaling=bundle.scaling, name=source.name,
-    )  # fmt: skip
-    return predict_on_grid(
-        run.model, scaled.volume, placed.affine, mask.affine, pair.mask,
-        options=options, seed=scan_seed(seed, pair.name),
-    )  # fmt: skip
 
 
 def _warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
@@ -282,22 +276,20 @@ def score(settings: Settings, found: Sources, send: Send) -> tuple[set[str], lis
         if tasks.get(own) != SYNTHESIZE:
             text = f"{path}: not used, as no model that synthesizes {own} images is evaluated"
             send(note(text, "warning"))
-    scored, failed = set[str](), list[Failed]()
+    scored, failed, refused = set[str](), list[Failed](), list[UsageError]()
     for contrast, used in usable_pairs(settings, {c: found[c] for c in models}, send).items():
-        scores = score_models(
-            models[contrast],
-            used,
-            options=EngineOptions(settings.device, settings.precision or "fp32"),
-            seed=settings.random_seed,
-            out_dir=settings.out_dir,
-            references=read_references(settings, contrast, used[0].frame, failed)
-            if tasks[contrast] == SYNTHESIZE
-            else None,
-            send=send,
-            lost=lambda pair, why: failed.append(
-                Failed(_scan_of(pair), "score", BadDataError(why))
-            ),
-        )
+        references = {}
+        if tasks[contrast] == SYNTHESIZE:
+            references = read_references(settings, contrast, used[0].frame, failed)
+
+        def lost(pair: PreparedPair, why: str) -> None:
+            failed.append(Failed(_scan_of(pair), "score", BadDataError(why)))
+
+        try:
+            scores = score_models(settings, models[contrast], used, references, send, lost)
+        except UsageError as err:  # such as that all have trained it, but not the other one
+            refused.append(err)
+            continue
         if not scores:
             continue  # the other contrast's pairs may be sound
         stem = settings.out_dir / f"evaluation_{contrast}"
@@ -307,6 +299,7 @@ def score(settings: Settings, found: Sources, send: Send) -> tuple[set[str], lis
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
         send(note(f"table: {stem}_table.md"))
         scored |= {_scan_of(pair) for pair in used}
+    tell_refused(refused, (*scored, *failed), send)
     return scored - {item.scan for item in failed}, failed
 
 

@@ -14,17 +14,26 @@ import numpy as np
 import pytest
 import torch
 from prepared_pairs import final_of, fold_of, write_pair, write_pairs
-from problems import history, small_options, vector
+from problems import history, small_options, tiny_options, vector
 
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.training.experiments import crossvalidation
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, fold_done, run_fold
+from h2lo_bids.training.experiments.crossvalidation import (
+    CurveJob,
+    FoldJob,
+    FoldWork,
+    changes,
+    fold_done,
+    run_fold,
+)
 from h2lo_bids.training.experiments.final import final_steps, fit_final
-from h2lo_bids.training.pairs import PreparedPair, find_prepared
+from h2lo_bids.training.experiments.heldout import score_pair
+from h2lo_bids.training.pairs import PreparedPair, find_prepared, open_prepared, read_prepared
 
 COUNT = 5
 
@@ -265,3 +274,84 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
     assert metadata["training_data"]["description"].endswith(
         "unknown field strength (low field: images registered before)"
     )
+
+
+def test_input_and_target_change_places_and_the_foreground_stays(tmp_path):
+    pairs, cache = write_pairs(tmp_path / "out", 1), tmp_path / "cache"
+    plain, swapped = read_prepared(pairs[0]), read_prepared(pairs[0].for_task("enhance"))
+    for made, given in ((swapped.hf, plain.lf), (swapped.lf, plain.hf)):
+        np.testing.assert_array_equal(made, given)
+    # From the fits' cache, which both tasks share.
+    stored = open_prepared([pairs[0], pairs[0].for_task("enhance")], cache)
+    assert len([*cache.iterdir()]) == 1
+    assert isinstance(stored[0].hf, np.memmap)
+    for made, given in ((stored[0].hf, plain.hf), (stored[1].hf, plain.lf)):
+        np.testing.assert_allclose(made, given, atol=1e-3)
+    np.testing.assert_array_equal(stored[0].lf, stored[1].hf)
+    np.testing.assert_array_equal(stored[0].hf, stored[1].high_field)
+    # Made again by another version, whose pairs may have the same bytes.
+    open_prepared([dataclasses.replace(pairs[0], fingerprint="of another version")], cache)
+    assert len([*cache.iterdir()]) == 2
+    # Made again from files that have changed; what cannot be read is named.
+    hf = nib.load(pairs[0].hf)
+    changed = dataclasses.replace(pairs[0], hf=tmp_path / "hf.nii.gz")
+    nib.Nifti1Image(hf.get_fdata() / 2, hf.affine).to_filename(changed.hf)
+    np.testing.assert_allclose(open_prepared([changed], cache)[0].hf, plain.hf / 2, atol=3e-4)
+    changed.hf.write_bytes(b"cut off")
+    with pytest.raises(BadDataError, match=r"hf\.nii\.gz: cannot be read"):
+        open_prepared([changed], cache)
+    # Histograms where the high-field image is above 0.01, whatever the input is there.
+    dark = dataclasses.replace(swapped, hf=np.zeros_like(plain.lf))
+    counted = metrics.histogram(np.zeros_like(plain.hf), plain.hf > 0.01)
+    expected = metrics.wasserstein(counted, metrics.histogram(plain.hf, plain.hf > 0.01))
+    assert score_pair(dark, dark.hf)[0].values["wass"] == pytest.approx(expected)
+
+
+def whole_psnr(job: FoldWork) -> dict[str, float]:
+    """The figure of each method on the one test subject."""
+    scores = read_scores(job.folder / "scores.tsv")
+    return {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
+
+
+def test_a_fold_enhances_and_is_told_as_such(tmp_path):
+    pairs = write_pairs(tmp_path / "out", 4)
+    options = tiny_options("pfsr", steps=2, validate_every=2)
+    own = fold_of(pairs, tmp_path, method="pfsr", options=options)
+    folder = run_fold(own)
+    assert fold_done(own)
+    assert not (folder / "realism.tsv").exists()  # the target is no low-field image
+    record = record_of(own)
+    assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
+    # Of the test subject; voxels of 8 mm carry no band of the columns.
+    assert record["detail"] == [{"identity": {}, "pfsr": {}}]
+    # The baseline is the low-field image, compared with the high-field one.
+    pair = read_prepared(pairs[3])
+    found = whole_psnr(own)
+    assert found["identity"] == pytest.approx(metrics.psnr(pair.lf, pair.hf), abs=1e-3)
+    assert '"LF image"' in (folder / "scores.json").read_text()
+    pictures = np.load(folder / "pictures.npz")
+    np.testing.assert_allclose(pictures["04/lf"][0], pair.hf[:, :, 11], atol=1e-3)  # the target
+    bundle = load_bundle(folder / "bundle", task="enhance")
+    assert (bundle.method, bundle.metadata["source_field_strength"]) == ("pfsr", 0.064)
+    for told in ('"LF image" is the low-field image', "64 mT to 3 T", "Not for diagnosis", "eight"):
+        assert told in card_of(bundle)
+    assert "| LF image |" in card_of(bundle)
+    assert "| HF image |" not in card_of(bundle)
+    assert "task" not in fold_of(pairs, tmp_path).identity()  # as before there were two
+
+
+def test_the_curve_is_the_mean_at_each_grey_level(tmp_path):
+    pairs = write_pairs(tmp_path / "out", 4)
+    own = fold_of(pairs, tmp_path, CurveJob, method="pfsr-curve")
+    run_fold(own)
+    assert fold_done(own)
+    levels: dict[int, list[float]] = {}
+    for pair in map(read_prepared, pairs[:2]):
+        for low, high in zip(pair.lf[pair.mask], pair.hf[pair.mask], strict=True):
+            levels.setdefault(round(float(low) * 200), []).append(float(high))
+    tested, known = read_prepared(pairs[3]), sorted(levels)
+    assert len(known) < 201  # others lie between their neighbours
+    made = np.interp(tested.lf * 200, known, [np.mean(levels[k]) for k in known]) * tested.mask
+    found = whole_psnr(own)
+    assert found["pfsr-curve"] == pytest.approx(metrics.psnr(made, tested.hf), abs=1e-3)
+    assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)

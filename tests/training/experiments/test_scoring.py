@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import rows_of, write_bundle
+from heads import rows_of, write_bundle, write_enhancer
 from prepared_pairs import write_pair
 
 from h2lo_bids.cli.pairs import prepared_sources
 from h2lo_bids.errors import Failed, UsageError
-from h2lo_bids.evaluation.metrics import histogram
+from h2lo_bids.evaluation.benchmark import row_values
+from h2lo_bids.evaluation.metrics import histogram, psnr
 from h2lo_bids.evaluation.realism import (
     appearance,
     band_correlation,
@@ -32,6 +33,7 @@ from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.experiments import scoring
 from h2lo_bids.training.experiments.heldout import (
     Scored,
+    detail_of,
     pictures_of,
     predict_pair,
     realism_of,
@@ -51,13 +53,13 @@ def bundle_of(folder: Path, seed: int = 0, contrast: str = "T1w", **changes: obj
     return load_bundle(write_bundle(folder, contrast, seed, **values))
 
 
-def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path, **more: object):
+def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path, references=()):
     """Return the scores, the warnings, and why pairs were lost."""
     sent: list[dict[str, str]] = []
     lost: list[str] = []
     found = score_models(
-        models, pairs, out_dir=out, send=sent.append, lost=lambda pair, line: lost.append(line),
-        **more,
+        Settings(out, out, "evaluate"), models, pairs, dict(references), sent.append,
+        lambda pair, line: lost.append(line),
     )  # fmt: skip
     return found, [event["text"] for event in sent if event["level"] == "warning"], lost
 
@@ -275,6 +277,49 @@ def test_a_training_subject_is_not_scored_under_another_name(tmp_path, pairs):
     assert {score.subject for score in scores} == {"01"}
     (line,) = lost
     assert line.startswith(f"{why}; not scored, ")
-    with pytest.raises(UsageError, match=why):  # nothing is left
-        score([("m", bundle)], pairs[1:], tmp_path / "p")
-    assert not (tmp_path / "p").exists()
+    # Where nobody is left, the other contrast is scored all the same.
+    out, other = tmp_path / "pairs", bundle_of(tmp_path / "other", contrast="T2w")
+    write_pair(out, "05", 5, FRAME, "T2w")
+    models = (("T1w", bundle.path), ("T2w", other.path))
+    settings, sent = Settings(out, out, "evaluate", model=models), []
+    found = {"T1w": pairs[1].sources, "T2w": find_prepared(out, contrast="T2w")[0].sources}
+    assert scoring.score(settings, found, sent.append)[0] == {"sub-05/anat/sub-05_T1w.nii.gz"}
+    assert [e["text"].partition(";")[0] for e in sent if e["event"] == "lost"] == [why]
+    assert not (out / "evaluation" / "T1w").exists()
+    alone = dataclasses.replace(settings, model=models[:1])
+    with pytest.raises(UsageError, match=why):
+        scoring.score(alone, {"T1w": pairs[1].sources}, print)
+
+
+def test_models_are_scored_on_pairs_of_their_task(tmp_path, pairs):
+    enhancer = load_bundle(write_enhancer(tmp_path, "T1w", FRAME))
+    scores, _, _ = score([("mine", enhancer)], pairs, tmp_path / "out")
+    whole = {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
+    for pair in map(read_prepared, pairs):  # the network is the identity before it is fitted
+        expected = pytest.approx(psnr(pair.lf, pair.hf))
+        assert whole[pair.name, "identity"] == whole[pair.name, "mine"] == expected
+    both = [("mine", enhancer), ("other", bundle_of(tmp_path / "m"))]
+    with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
+        score(both, pairs, tmp_path / "out")
+
+
+def test_detail_is_correlated_band_by_band():
+    x = np.arange(70)[:, None, None]
+    mask = np.ones((70, 40, 40), bool)
+    coarse, fine = (np.cos(2 * np.pi * x * f) * mask for f in (1 / 7, 1 / 5))  # 3.5, 2.5 mm
+    pair = Pair("a", 0.5 + 0.2 * coarse, 0.5 + 0.2 * coarse + 0.2 * fine, mask)
+    images = {"identity": pair.hf, "pfsr-real": 0.5 + 0.1 * coarse - 0.3 * fine}
+    detail = detail_of(pair, images, (1.0, 1.0, 1.0))
+    assert detail["pfsr-real"] == pytest.approx({"detail_3mm": 1, "detail_2mm": -1}, abs=0.1)
+    assert detail["identity"]["detail_3mm"] == pytest.approx(1, abs=0.05)
+    bright = {"over": 4 * pair.hf - 1, "cut": np.clip(4 * pair.hf - 1, 0, 1)}
+    assert bright["over"].max() > 1
+    detail_over, detail_cut = detail_of(pair, bright, (1.0, 1.0, 1.0)).values()
+    assert detail_over == detail_cut
+    # On voxels of 2.5 mm half-pitches below are not known. A method's column is the mean.
+    assert [*detail_of(pair, images, (2.5, 2.5, 2.5))["identity"]] == ["detail_3mm"]
+    records = [{"detail": [detail, {"pfsr-real": {"detail_2mm": 0.0}}]}]
+    assert row_values("pfsr-real", [], records, 1)["detail_2mm"] == pytest.approx(-0.5, abs=0.05)
+    assert row_values("identity", [], (), 1, records)["detail_3mm"] == pytest.approx(1, abs=0.05)
+    # No mean of some folds only.
+    assert row_values("pfsr-real", [], [*records, {}], 2)["detail_2mm"] is None
