@@ -60,11 +60,7 @@ def write_pairs(out: Path, count: int, **changes: object) -> tuple[PreparedPair,
     return find_prepared(out, contrast="T1w")
 
 
-def silent(event: dict) -> None:
-    """Send nothing on."""
-
-
-def plan_of(settings: Settings, send: Callable[[dict], None] = silent) -> Plan:
+def plan_of(settings: Settings, send: Callable[[dict], None] = print) -> Plan:
     """Plan the fits to all T1w pairs of an output folder."""
     found = find_prepared(settings.out_dir, contrast="T1w")
     return plan_folds(settings, {"T1w": tuple(pair.sources[0] for pair in found)}, send)["T1w"]
@@ -73,7 +69,7 @@ def plan_of(settings: Settings, send: Callable[[dict], None] = silent) -> Plan:
 def fit_first(settings: Settings, method: str) -> Plan:
     """Fit a method to the first fold, or without folds its model, and return the plan."""
     plan = plan_of(settings)
-    run_fit(FitTask(settings, "T1w", method, plan, next(iter(plan.folds), None), 1), silent)
+    run_fit(FitTask(settings, "T1w", method, plan, next(iter(plan.folds), None), 1), print)
     return plan
 
 
@@ -94,12 +90,8 @@ def final_of(
     pairs: tuple[PreparedPair, ...], root: Path, options: FitOptions, *held: str, **changes: object
 ) -> FinalJob:
     """The job of a final model of some pairs, validated on those who are held out."""
-    people = tuple(sorted({pair.subject for pair in pairs} - {*held}))
-    values: dict = {
-        "contrast": "T1w", "method": "h2lo", "fold": Fold(0, people, held, ()), "pairs": pairs,
-        "options": options, "out_dir": root / "out", "work_dir": root / "work",
-    }  # fmt: skip
-    return FinalJob(**{**values, **changes})
+    fold = Fold.of(0, {pair.subject for pair in pairs} - {*held}, held, ())
+    return fold_of(pairs, root, FinalJob, **{"fold": fold, "options": options, **changes})
 
 
 def write_scan(
