@@ -11,14 +11,8 @@ import torch
 from problems import ball_pair, small_options, vector
 
 from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.training.experiments.arms import (
-    FINETUNE,
-    PRETRAIN,
-    Schedule,
-    find_arm,
-    fit_arm,
-    weights_digest,
-)
+from h2lo_bids.training.experiments import arms
+from h2lo_bids.training.experiments.arms import FINETUNE, PRETRAIN, Schedule
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions
 
@@ -39,7 +33,7 @@ def stages(
     name="h2lo", *, schedule=PAPER, cohort=147, pairs=13, side=1.0, options=OPTIONS
 ) -> dict[str, FitOptions]:
     scans = SimpleNamespace(pairs=cohort)
-    arm = dataclasses.replace(find_arm(name), schedule=schedule, cohort=scans)
+    arm = dataclasses.replace(arms.find_arm(name), schedule=schedule, cohort=scans)
     return arm.stages(options, pairs, (side, side, side))
 
 
@@ -72,7 +66,7 @@ def test_one_factor_scales_everything_and_rate_and_time_are_the_users():
 
 
 def fitted(folder: Path, plan: dict[str, FitOptions], **more):
-    return fit_arm(plan, (REAL, REAL[:1]), (COHORT[:4], COHORT[4:]), folder, **more)
+    return arms.fit_arm(plan, (REAL, REAL[:1]), (COHORT[:4], COHORT[4:]), folder, **more)
 
 
 def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path):
@@ -84,7 +78,7 @@ def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path):
     assert vector(first.model.tail).any()
     torch.testing.assert_close(vector(first.model), vector(result.model), atol=1e-9, rtol=1e-6)
     kept = torch.load(tmp_path / FINETUNE / "last.pt", weights_only=True)
-    assert weights_digest(first.model.state_dict()) in kept["options"]
+    assert arms.weights_digest(first.model.state_dict()) in kept["options"]
     assert result.seconds > first.seconds > 0
     assert (result.pretrain_steps, result.steps) == (first.steps, plan[FINETUNE].steps)
     assert {line.split(":")[0] for line in said} == {"pretraining", "fine-tuning"}

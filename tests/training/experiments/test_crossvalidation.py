@@ -23,14 +23,7 @@ from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.training.experiments import crossvalidation
-from h2lo_bids.training.experiments.crossvalidation import (
-    CurveJob,
-    FoldJob,
-    FoldWork,
-    changes,
-    fold_done,
-    run_fold,
-)
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, fold_done, run_fold
 from h2lo_bids.training.experiments.final import final_steps, fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.pairs import PreparedPair, find_prepared, open_prepared, read_prepared
@@ -307,7 +300,7 @@ def test_input_and_target_change_places_and_the_foreground_stays(tmp_path):
     assert score_pair(dark, dark.hf)[0].values["wass"] == pytest.approx(expected)
 
 
-def whole_psnr(job: FoldWork) -> dict[str, float]:
+def whole_psnr(job: crossvalidation.FoldWork) -> dict[str, float]:
     """The figure of each method on the one test subject."""
     scores = read_scores(job.folder / "scores.tsv")
     return {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
@@ -342,7 +335,7 @@ def test_a_fold_enhances_and_is_told_as_such(tmp_path):
 
 def test_the_curve_is_the_mean_at_each_grey_level(tmp_path):
     pairs = write_pairs(tmp_path / "out", 4)
-    own = fold_of(pairs, tmp_path, CurveJob, method="pfsr-curve")
+    own = fold_of(pairs, tmp_path, crossvalidation.CurveJob, method="pfsr-curve")
     run_fold(own)
     assert fold_done(own)
     levels: dict[int, list[float]] = {}

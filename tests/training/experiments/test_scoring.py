@@ -16,32 +16,17 @@ from prepared_pairs import write_pair
 
 from h2lo_bids.cli.pairs import prepared_sources
 from h2lo_bids.errors import Failed, UsageError
+from h2lo_bids.evaluation import realism
 from h2lo_bids.evaluation.benchmark import row_values
 from h2lo_bids.evaluation.metrics import histogram, psnr
-from h2lo_bids.evaluation.realism import (
-    appearance,
-    band_correlation,
-    histogram_distance,
-    spectrum_distance,
-    tapered,
-)
 from h2lo_bids.evaluation.scores import read_scores, select
 from h2lo_bids.models.bundle import Bundle, load_bundle, load_model
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.training.experiments import scoring
-from h2lo_bids.training.experiments.heldout import (
-    Scored,
-    detail_of,
-    pictures_of,
-    predict_pair,
-    realism_of,
-    score_pair,
-    stranger_to,
-)
+from h2lo_bids.training.experiments import heldout, scoring
+from h2lo_bids.training.experiments.heldout import detail_of, predict_pair, score_pair, stranger_to
 from h2lo_bids.training.experiments.leaks import brain_of, encode
-from h2lo_bids.training.experiments.scoring import read_references, score_models
 from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared, read_prepared
 
 FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
@@ -57,7 +42,7 @@ def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path
     """Return the scores, the warnings, and why pairs were lost."""
     sent: list[dict[str, str]] = []
     lost: list[str] = []
-    found = score_models(
+    found = scoring.score_models(
         Settings(out, out, "evaluate"), models, pairs, dict(references), sent.append,
         lambda pair, line: lost.append(line),
     )  # fmt: skip
@@ -77,7 +62,7 @@ def test_pictures_are_the_slices_through_the_brain(tmp_path):
     mask = np.zeros(hf.shape, bool)
     mask[2:5, 4:11, 1:4] = True  # the middle is 3, 7, 2
     predicted = 3 * lf - 1
-    found = pictures_of(Pair("05_GE", hf, lf, mask), predicted)
+    found = heldout.pictures_of(Pair("05_GE", hf, lf, mask), predicted)
     assert [*found] == [f"05_GE/{kind}" for kind in ("hf", "lf", "predicted", "histograms")]
     axial, coronal, sagittal = found["05_GE/hf"]
     assert found["05_GE/hf"].shape == (3, 12, 12)
@@ -89,7 +74,7 @@ def test_pictures_are_the_slices_through_the_brain(tmp_path):
     shares = found["05_GE/histograms"]
     assert shares.shape == (3, 128)
     assert shares[2] == pytest.approx(histogram(predicted, hf > 0.01), abs=1e-4)
-    Scored(pictures=found).write(tmp_path, {})
+    heldout.Scored(pictures=found).write(tmp_path, {})
     again = np.load(tmp_path / "pictures.npz")
     assert {key: value.dtype for key, value in again.items()} == dict.fromkeys(found, np.float16)
     assert all(np.array_equal(again[key], value) for key, value in found.items())
@@ -192,7 +177,8 @@ def test_realism_is_of_the_model_the_real_scan_and_the_references(tmp_path, pair
     bundle, out = bundle_of(tmp_path / "m"), tmp_path / "out"
     rng, mask = np.random.default_rng(0), np.ones((40, 40, 40), bool)
     far, near = (
-        appearance(1 + sd * rng.standard_normal(mask.shape), mask, (2.0,) * 3) for sd in (0.3, 0.01)
+        realism.appearance(1 + sd * rng.standard_normal(mask.shape), mask, (2.0,) * 3)
+        for sd in (0.3, 0.01)
     )
     score([("m", bundle)], pairs, out, references={"far.nii": far, "near.nii": near})
     folder = out / "evaluation" / "T1w" / "m"
@@ -204,16 +190,18 @@ def test_realism_is_of_the_model_the_real_scan_and_the_references(tmp_path, pair
         ("n/a", "reference", "far.nii"), ("n/a", "reference", "near.nii"),
     ]  # fmt: skip
     first, second = map(read_prepared, pairs)
-    window = tapered(first.mask & second.mask, (2.0,) * 3)
-    own, other = (band_correlation(first.lf, x.hf, window, (2.0,) * 3) for x in (first, second))
+    window = realism.tapered(first.mask & second.mask, (2.0,) * 3)
+    own, other = (
+        realism.band_correlation(first.lf, x.hf, window, (2.0,) * 3) for x in (first, second)
+    )
     for key, bands in (("own", own), ("stranger", other)):
         assert float(rows[0][f"{key}_8mm"]) == pytest.approx(bands[0])
     assert rows[0]["own_1p5mm"] == rows[0]["spectrum_db"] == "n/a"
     images = first.lf, predict_pair(load_model(bundle), first)
-    told = [appearance(image, first.mask, (2.0,) * 3) for image in images]
-    assert float(rows[1]["spectrum_db"]) == pytest.approx(spectrum_distance(*told))
+    told = [realism.appearance(image, first.mask, (2.0,) * 3) for image in images]
+    assert float(rows[1]["spectrum_db"]) == pytest.approx(realism.spectrum_distance(*told))
     assert float(rows[1]["reference_histogram"]) == pytest.approx(
-        min(histogram_distance(told[1], r) for r in (far, near))
+        min(realism.histogram_distance(told[1], r) for r in (far, near))
     )
     assert float(rows[4]["reference_spectrum_db"]) == pytest.approx(20 * np.log10(30), abs=0.5)
 
@@ -226,7 +214,7 @@ def test_where_a_target_was_stripped_by_itself_is_no_dark_tissue():
     shells = (shells * (1 + 1e-3 * np.random.default_rng(0).standard_normal(shells.shape))).clip(0)
     target = shells * (radius < 27)
     pair = Pair("01", shells, target, radius < 30)
-    rows = realism_of(pair, {"same": target, "rim": shells}, (1.0,) * 3)
+    rows = heldout.realism_of(pair, {"same": target, "rim": shells}, (1.0,) * 3)
     for row in rows:
         assert row.values["level_low"] == pytest.approx(1 / 3, abs=0.01)
     assert [row.values.get("spectrum_db", 0) for row in rows] == pytest.approx([0, 0, 0])
@@ -261,7 +249,7 @@ def test_references_are_read_one_by_one(tmp_path):
         realism_reference=given,
     )  # fmt: skip
     failed: list[Failed] = []
-    found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), failed)
+    found = scoring.read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), failed)
     assert [*found] == ["a_T1w.nii.gz"]
     assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
     assert [item.scan for item in failed] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]

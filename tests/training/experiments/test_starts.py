@@ -20,14 +20,7 @@ from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training import options as fitoptions
 from h2lo_bids.training.crops import Augmentation
-from h2lo_bids.training.experiments import FitTask, Plan
-from h2lo_bids.training.experiments.fits import (
-    check_ahead,
-    divide_subjects,
-    final_job,
-    plan_folds,
-    usable_pairs,
-)
+from h2lo_bids.training.experiments import FitTask, Plan, fits
 from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.options import find_start, fit_options
 from h2lo_bids.training.pairs import find_prepared, training_frame
@@ -53,18 +46,18 @@ def test_folds_and_devices_share_the_processors():
 )
 def test_what_no_fit_can_follow_is_refused_before_pairs_are_prepared(words, text):
     people = {"T1w": ["01", "02", "03", "04"]}
-    check_ahead(replace(SETTINGS, folds="2"), people)
+    fits.check_ahead(replace(SETTINGS, folds="2"), people)
     with pytest.raises(UsageError, match=text):
-        check_ahead(replace(SETTINGS, **words), people)
+        fits.check_ahead(replace(SETTINGS, **words), people)
 
 
 def test_who_is_in_no_fold_of_a_table_is_named(tmp_path):
     folds = (Fold(0, ("01",), ("02",), ("03",)), Fold(1, ("01",), ("03",), ("02",)))
     table, said = write_splits(tmp_path / "folds.tsv", {"T1w": folds}), []
     given = replace(SETTINGS, folds=str(table))
-    divide_subjects(given, "T1w", ["01", "02", "03"], send=said.append)
+    fits.divide_subjects(given, "T1w", ["01", "02", "03"], send=said.append)
     assert not said
-    divide_subjects(given, "T1w", ["01", "02", "03", "04", "05"], send=said.append)
+    fits.divide_subjects(given, "T1w", ["01", "02", "03", "04", "05"], send=said.append)
     assert [event["text"] for event in said] == [f"T1w: in no fold of {table}: sub-04, sub-05"]
 
 
@@ -147,7 +140,7 @@ def test_one_fold_alone_has_no_spread_to_carry(tmp_path):
     people = ("01", "02"), ("03",), ("04",)
     for count in (1, 2):
         plan = Plan((), tuple(Fold(k, *people) for k in range(count)), (), frozenset())
-        job = final_job(FitTask(given, "T1w", "h2lo", plan, None, 1), pairs)
+        job = fits.final_job(FitTask(given, "T1w", "h2lo", plan, None, 1), pairs)
         assert (len(job.folds), job.carries) == (count, count > 1)
 
 
@@ -160,12 +153,12 @@ def test_a_contrast_of_too_few_sound_pairs_does_not_stop_the_other(tmp_path):
         for contrast in ("T1w", "T2w")
     }
     given, sent = replace(SETTINGS, out_dir=tmp_path, folds="3"), []
-    assert [*plan_folds(given, sources, sent.append)] == ["T1w"]
+    assert [*fits.plan_folds(given, sources, sent.append)] == ["T1w"]
     (lost,) = (event["text"] for event in sent if event["event"] == "lost")
     assert lost.startswith("T2w: 2 subjects with pairs cannot make 3 folds")
     assert lost.endswith("or leave T2w out with --contrast")
     with pytest.raises(UsageError, match=r"^T2w: 2 subjects with pairs cannot make 3 folds"):
-        plan_folds(given, {"T2w": sources["T2w"]}, print)
+        fits.plan_folds(given, {"T2w": sources["T2w"]}, print)
 
 
 def test_pairs_that_are_gone_are_not_called_flagged(tmp_path):
@@ -173,19 +166,19 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path):
     (pair,) = write_pairs(tmp_path, 1, RegistrationCheck=check)
     settings, sources = Settings(tmp_path, tmp_path, "group"), {"T1w": pair.sources}
     with pytest.raises(BadDataError, match=r"flagged every pair; inspect them on the page"):
-        usable_pairs(settings, sources)
+        fits.usable_pairs(settings, sources)
     kept = replace(settings, keep_flagged_pairs=True)
-    assert usable_pairs(kept, sources) == {"T1w": (pair,)}
+    assert fits.usable_pairs(kept, sources) == {"T1w": (pair,)}
     write_pair(tmp_path, "01", 1, contrast="T2w")
     (sound,) = find_prepared(tmp_path, contrast="T2w")
     both, sent = {**sources, "T2w": sound.sources}, []
-    assert usable_pairs(settings, both, sent.append) == {"T2w": (sound,)}
+    assert fits.usable_pairs(settings, both, sent.append) == {"T2w": (sound,)}
     (lost,) = (event["text"] for event in sent if event["event"] == "lost")
     assert lost.startswith("T1w: the registration check flagged every pair; inspect them")
     pair.record.write_text("{")
     for each in (settings, kept):
         with pytest.raises(BadDataError, match="prepared pairs are gone or damaged; run the same"):
-            usable_pairs(each, sources)
+            fits.usable_pairs(each, sources)
 
 
 def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path, monkeypatch):
