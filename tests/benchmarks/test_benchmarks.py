@@ -44,10 +44,10 @@ def test_a_site_is_simulated_and_every_arm_is_scored_once_on_every_test_head(
     call("make", site.parent, "--labels", tmp_path / "labels")
     shutil.copy(site / "test-02.npz", site / "test-real-x.npz")
     words = ("run", site, "--out", out, "--steps", 1, "--seeds", 1, "--counts", 2)
+    words += ("--arms", "adapted", "paper")
     call(*words)
     rows = rows_of(out / "few_pairs.tsv")
-    arms = [("input", "0", "0"), ("model", "0", "0")]
-    arms += [(arm, "2", "1") for arm in script.ARMS]
+    arms = ("input", "0", "0"), ("model", "0", "0"), ("adapted", "2", "1"), ("paper", "2", "1")
     keys = [(r["arm"], r["pairs"], r["seed"], r["subject"]) for r in rows]
     assert keys == [(*arm, f"test-{name}") for arm in arms for name in ("01", "02", "real-x")]
     # The first row of the page is the high-field image's mean over the simulated heads.
