@@ -288,7 +288,7 @@ def score(settings: Settings, found: Sources, send: Send) -> tuple[set[str], lis
         try:
             scores = score_models(settings, models[contrast], used, references, send, lost)
         except UsageError as err:  # such as that all have trained it, but not the other one
-            refused.append(err)
+            refused.append(UsageError(f"{contrast}: {err}"))
             continue
         if not scores:
             continue  # the other contrast's pairs may be sound

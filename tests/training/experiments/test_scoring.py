@@ -272,7 +272,7 @@ def test_a_training_subject_is_not_scored_under_another_name(tmp_path, pairs):
     settings, sent = Settings(out, out, "evaluate", model=models), []
     found = {"T1w": pairs[1].sources, "T2w": find_prepared(out, contrast="T2w")[0].sources}
     assert scoring.score(settings, found, sent.append)[0] == {"sub-05/anat/sub-05_T1w.nii.gz"}
-    assert [e["text"].partition(";")[0] for e in sent if e["event"] == "lost"] == [why]
+    assert [e["text"].partition(";")[0] for e in sent if e["event"] == "lost"] == [f"T1w: {why}"]
     assert not (out / "evaluation" / "T1w").exists()
     alone = dataclasses.replace(settings, model=models[:1])
     with pytest.raises(UsageError, match=why):
