@@ -56,7 +56,7 @@ def pairs(tmp_path: Path) -> list[PreparedPair]:
     return [*find_prepared(tmp_path / "pairs", contrast="T1w")]
 
 
-def test_pictures_are_the_slices_through_the_brain(tmp_path):
+def test_pictures_are_the_slices_through_the_brain():
     rng = np.random.default_rng(0)
     hf, lf = rng.random((2, 8, 12, 9)).astype(np.float32)
     mask = np.zeros(hf.shape, bool)
@@ -74,10 +74,7 @@ def test_pictures_are_the_slices_through_the_brain(tmp_path):
     shares = found["05_GE/histograms"]
     assert shares.shape == (3, 128)
     assert shares[2] == pytest.approx(histogram(predicted, hf > 0.01), abs=1e-4)
-    heldout.Scored(pictures=found).write(tmp_path, {})
-    again = np.load(tmp_path / "pictures.npz")
-    assert {key: value.dtype for key, value in again.items()} == dict.fromkeys(found, np.float16)
-    assert all(np.array_equal(again[key], value) for key, value in found.items())
+    assert {value.dtype for value in found.values()} == {np.dtype(np.float16)}
 
 
 def test_models_are_scored_and_kept_apart(tmp_path, pairs):
