@@ -28,16 +28,19 @@ def stems(found: Discovery) -> list[str]:
     return [scan.stem for scan in found.scans]
 
 
-def test_ds006557_takes_the_high_field_session_only(tmp_path: Path) -> None:
-    root = ds006557(tmp_path / "ds")
-    get(root, "ses-GE")
-    found = find(root)
-    assert stems(found) == [
-        "sub-HYPE00_ses-GE_acq-MPRAGE_T1w",
-        "sub-HYPE00_ses-GE_T2w",
-        "sub-HYPE06_ses-GE_acq-MPRAGE_T1w",
-        "sub-HYPE06_ses-GE_T2w",
-    ]
+@pytest.fixture(scope="module")
+def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two participants of ds006557, with content; to be read only."""
+    root = ds006557(tmp_path_factory.mktemp("hype") / "ds")
+    get(root, "")
+    return root
+
+
+def test_ds006557_takes_the_high_field_session_only(hype: Path) -> None:
+    found = find(hype)
+    names = ("HYPE00_ses-GE_acq-MPRAGE_T1w", "HYPE00_ses-GE_T2w")
+    names += ("HYPE06_ses-GE_acq-MPRAGE_T1w", "HYPE06_ses-GE_T2w")
+    assert stems(found) == [f"sub-{name}" for name in names]
     assert not found.problems
     # 2 sessions x 4 orientations x 2 contrasts, less the iso T2w of HFE; HYPE06 lacks one more.
     assert len(found.skipped) == 15 + 14
@@ -98,36 +101,16 @@ def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None
     assert [problem.error.exit_code for problem in found.problems] == [66]
 
 
-def test_no_sessions_runs_and_plain_nii(tmp_path: Path) -> None:
-    names = ("run-2_T1w", "run-10_T1w", "run-1_T1w")
-    root = write(tmp_path / "ds", {anat("a", None, name, ".nii"): HIGH for name in names})
-    assert stems(find(root)) == ["sub-a_run-1_T1w"]
-    assert stems(find(root, all_scans=True)) == [
-        "sub-a_run-1_T1w",
-        "sub-a_run-2_T1w",
-        "sub-a_run-10_T1w",
-    ]
-    assert find(root).scans[0].session is None
-
-
-def test_both_forms_of_one_scan(tmp_path: Path) -> None:
-    both = {anat("01", None, "T1w"): HIGH, anat("01", None, "T1w", ".nii"): HIGH}
-    root = write(tmp_path / "ds", both)
+def test_both_forms_of_one_scan_and_what_is_no_magnitude_head(tmp_path: Path) -> None:
+    names = ("T1w.nii", "T1w.nii.gz", "echo-1_T1w.nii.gz", "mod-T1w_defacemask.nii.gz")
+    root = write(tmp_path / "ds", {f"sub-01/anat/sub-01_{name}": HIGH for name in names})
     found = find(root)
     assert [scan.path.name for scan in found.scans] == ["sub-01_T1w.nii.gz"]
-    assert [item.path.name for item in found.skipped] == ["sub-01_T1w.nii"]
+    assert set(reasons(found)) == {"sub-01_T1w.nii", "sub-01_echo-1_T1w.nii.gz"}
+    assert "--filter echo=1" in reasons(found)["sub-01_echo-1_T1w.nii.gz"]
+    assert stems(find(root, filter=("echo=1",))) == ["sub-01_echo-1_T1w"]
     annex(root / anat("01", None, "T1w"))
     assert [scan.path.name for scan in find(root).scans] == ["sub-01_T1w.nii"]
-
-
-def test_parts_echoes_and_the_like_are_no_magnitude_heads(tmp_path: Path) -> None:
-    names = ("part-phase_T1w", "part-mag_T1w", "echo-1_T1w", "inv-1_T1w", "mod-T1w_defacemask")
-    root = write(tmp_path / "ds", {anat("01", None, name): HIGH for name in names})
-    found = find(root)
-    assert stems(found) == ["sub-01_part-mag_T1w"]
-    assert "--filter echo=1" in reasons(found)["sub-01_echo-1_T1w.nii.gz"]
-    assert "sub-01_mod-T1w_defacemask.nii.gz" not in reasons(found)
-    assert stems(find(root, filter=("echo=1",))) == ["sub-01_echo-1_T1w"]
 
 
 def test_low_field_only_is_no_match_and_says_why(tmp_path: Path, refused) -> None:
@@ -154,58 +137,47 @@ def test_an_asked_subject_that_is_absent_or_empty_is_a_problem_for_it_alone(tmp_
 
 
 @pytest.mark.parametrize(("search", "field"), [(find, HIGH), (find_low, LOW)])
-@pytest.mark.parametrize(
-    ("sidecar", "text"),
-    [
-        ("{oops", "sub-01_T1w.json"),
-        ("[1, 2]", "sub-01_T1w.json"),
-        ({"MagneticFieldStrength": "ultra-low"}, "MagneticFieldStrength reads 'ultra-low'"),
-    ],
-)
-def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, search, field, sidecar, text):
-    images = {anat("01", None, "T1w"): sidecar, anat("01", None, "T2w"): field}
-    found = search(write(tmp_path / "ds", images))
-    assert stems(found) == ["sub-01_T2w"]
-    (problem,) = found.problems
-    assert problem.path.name == "sub-01_T1w.nii.gz"
-    assert problem.error.exit_code == 65
-    assert text in problem.message
-    assert "\n" not in problem.message
+def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, search, field) -> None:
+    odd = {"MagneticFieldStrength": "ultra-low"}
+    broken = {anat(str(n), None, "T1w"): text for n, text in enumerate(("{oops", "[1, 2]", odd))}
+    found = search(write(tmp_path / "ds", {**broken, anat("0", None, "T2w"): field}))
+    assert stems(found) == ["sub-0_T2w"]
+    told = ("sub-0_T1w.json", "sub-1_T1w.json", "MagneticFieldStrength reads 'ultra-low'")
+    for n, (problem, text) in enumerate(zip(found.problems, told, strict=True)):
+        assert (problem.path.name, problem.error.exit_code) == (f"sub-{n}_T1w.nii.gz", 65)
+        assert text in problem.message
 
 
-@pytest.mark.parametrize("closed", ["sub-02", "sub-02/anat", "sub-02/ses-A"])
-def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path, closed: str) -> None:
-    names = (anat("01", None, "T1w"), anat("02", None, "T1w"), anat("02", "A", "T1w"))
+def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path) -> None:
+    names = [anat(sub, ses, "T1w") for sub in "1234" for ses in (None, "A")]
     root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
-    put(root / "sub-01" / "ses-notes.txt", "a file is no closed folder")
-    (root / closed).chmod(0)
+    put(root / "sub-1" / "ses-notes.txt", "a file is no closed folder")
+    closed = [root / name for name in ("sub-2", "sub-3/anat", "sub-4/ses-A")]
+    for folder in closed:
+        folder.chmod(0)
     try:
-        if os.access(root / closed, os.R_OK):
+        if os.access(closed[0], os.R_OK):
             pytest.skip("this user may read everything")
-        found = find(root)
-        kept = find(root, bids_database_dir=tmp_path / "db")
-        assert not find(root, participant_label=("02",)).scans
+        found, kept = find(root), find(root, bids_database_dir=tmp_path / "db")
     finally:
-        (root / closed).chmod(0o755)
-    assert stems(found) == stems(kept) == ["sub-01_T1w"]
-    (problem,) = found.problems
-    assert problem.error.exit_code == 66
-    assert f"{root / closed}: cannot be read" in problem.message
+        for folder in closed:
+            folder.chmod(0o755)
+    assert stems(found) == stems(kept) == ["sub-1_T1w", "sub-1_ses-A_T1w"]
+    for folder, problem in zip(closed, found.problems, strict=True):
+        assert problem.error.exit_code == 66
+        assert f"{folder}: cannot be read" in problem.message
 
 
-@pytest.mark.parametrize(
-    ("description", "word"),
-    [
-        ("{", "JSON"),
-        ('{"a": ' * 600 + "1" + "}" * 600, "nested too deeply"),
-        ({"Name": "x"}, "BIDSVersion"),
-        ({"Name": "x", "BIDSVersion": "1.8.0", "DatasetType": "derivative"}, "derivative"),
-    ],
-)
-def test_broken_descriptions(tmp_path: Path, refused, description: dict | str, word: str) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH}, description=description)
-    assert word in refused(InvalidBidsError, find, root)
-    assert stems(find(root, skip_bids_validation=True)) == ["sub-01_T1w"]
+def test_broken_descriptions(tmp_path: Path, refused) -> None:
+    whole = {"Name": "x", "BIDSVersion": "1.8.0", "DatasetType": "derivative"}
+    for description, word in (
+        ("{", "JSON"), ('{"a": ' * 600 + "1" + "}" * 600, "nested too deeply"),
+        ({"Name": "x"}, "has no BIDSVersion; add it"), (whole, "derivative"),
+        ({"Name": "x", "BIDSversion": "1.8.0"}, "rename BIDSversion"),
+    ):  # fmt: skip
+        root = write(tmp_path, {anat("01", None, "T1w"): HIGH}, description=description)
+        assert word in refused(InvalidBidsError, find, root)
+        assert stems(find(root, skip_bids_validation=True)) == ["sub-01_T1w"]
 
 
 def test_what_is_no_dataset_is_told_with_its_remedy(tmp_path: Path, refused) -> None:
@@ -257,40 +229,31 @@ def told(found: Discovery) -> dict[str, list[str]]:
     }
 
 
-def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -> None:
-    root = ds006557(tmp_path / "ds")
-    get(root, "")
-    found = find_low(root, participant_label=("HYPE00",))
+def test_ds006557_fuses_the_three_orientations_of_each_session(hype: Path) -> None:
+    found = find_low(hype, participant_label=("HYPE00",))
     three = ["axi", "cor", "sag"]
     visits = [f"sub-HYPE00_ses-{visit}" for visit in ("HFC", "HFE")]
     assert told(found) == {f"{v}_{suffix}": three for v in visits for suffix in ("T1w", "T2w")}
-    assert {len(source.parts) for source in found.sources} == {3}
     assert "high field (3.0009 T by Imag" in reasons(found)["sub-HYPE00_ses-GE_T2w.nii.gz"]
     # A run's account goes by scans, each under its own path and the outputs' name.
     first = found.scans[0]
     assert first.stem == "sub-HYPE00_ses-HFC_T1w"
     assert first.relative_path.endswith("sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz")
     # HYPE06 lacks the sagittal T1w of HFC: one scan is taken, the isotropic one.
-    other = told(find_low(root, participant_label=("HYPE06",), contrast=("T1w",)))
-    assert other == {
-        "sub-HYPE06_ses-HFC_acq-iso_T1w": ["iso"],
-        "sub-HYPE06_ses-HFE_T1w": three,
-    }
+    other = told(find_low(hype, participant_label=("HYPE06",), contrast=("T1w",)))
+    visits = ["sub-HYPE06_ses-HFC_acq-iso_T1w", "sub-HYPE06_ses-HFE_T1w"]
+    assert other == dict(zip(visits, (["iso"], three), strict=True))
 
 
-def test_fusion_words_and_all_scans_decide(tmp_path: Path, refused) -> None:
-    root = ds006557(tmp_path / "ds", ("HYPE00",))
-    get(root, "")
-    some = {"session_label": ("HFC",), "contrast": ("T1w",)}
-    assert told(find_low(root, lf_fusion="none", **some)) == {
-        "sub-HYPE00_ses-HFC_acq-iso_T1w": ["iso"]
-    }
-    assert told(find_low(root, lf=("acq-cor",), **some)) == {
-        "sub-HYPE00_ses-HFC_acq-cor_T1w": ["cor"]
-    }
-    each = told(find_low(root, all_scans=True, **some))
-    assert sorted(each.values()) == [["axi"], ["cor"], ["iso"], ["sag"]]
-    line = refused(NoMatchError, find_low, root, lf_fusion="mrr", lf=("acq-cor",), **some)
+def test_fusion_words_and_all_scans_decide(hype: Path, refused) -> None:
+    some = {"session_label": ("HFC",), "contrast": ("T1w",), "participant_label": ("HYPE00",)}
+    for words, ways in (
+        ({"lf_fusion": "none"}, ["iso"]), ({"lf": ("acq-cor",)}, ["cor"]),
+        ({"all_scans": True}, ["axi", "cor", "sag", "iso"]),
+    ):  # fmt: skip
+        found = told(find_low(hype, **words, **some))
+        assert found == {f"sub-HYPE00_ses-HFC_acq-{way}_T1w": [way] for way in ways}
+    line = refused(NoMatchError, find_low, hype, lf_fusion="mrr", lf=("acq-cor",), **some)
     assert "not three orthogonal scans to fuse (found coronal)" in line
 
 
