@@ -26,16 +26,11 @@ def names(found: list[Path]) -> list[str]:
 FIRST = ["sub-01_ses-A_T1w", "sub-01_ses-B_T1w"]
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_only_what_is_asked_for(root: Path, tmp_path: Path, kept: bool) -> None:
-    database = tmp_path / "db" if kept else None
-    assert names(index_images(root, ("1",), (), database)[0]) == ["sub-1_T1w"]
-    assert names(index_images(root, ("01",), (), database)[0]) == FIRST
-    found, _ = index_images(root, ("01", "02", "1"), ("B",), database)
-    assert names(found) == ["sub-01_ses-B_T1w", "sub-02_ses-B_T1w"]
-
-
-def test_agrees_with_pybids_itself(root: Path) -> None:
+def test_only_what_is_asked_for_as_pybids_itself_finds_it(root: Path, tmp_path: Path) -> None:
+    for database in (None, tmp_path / "db"):
+        assert names(index_images(root, ("1",), (), database)[0]) == ["sub-1_T1w"]
+        found, _ = index_images(root, ("01", "02", "1"), ("B",), database)
+        assert names(found) == ["sub-01_ses-B_T1w", "sub-02_ses-B_T1w"]
     layout = BIDSLayout(root, validate=False)
     expected = layout.get(datatype="anat", extension=".nii.gz", return_type="filename")
     found, _ = index_images(root, ("01", "02", "03", "1"), every_subject=True)
@@ -52,16 +47,12 @@ def test_a_stale_or_foreign_database_is_noticed_and_remade(root: Path, tmp_path:
     stamp = (database / DATABASE).stat().st_mtime_ns
     assert index_images(root, ("02",), (), database)[1] == []
     assert (database / DATABASE).stat().st_mtime_ns == stamp
-
     (root / anat("01", "A", "T1w")).unlink()
-    found, notes = index_images(root, ("01",), (), database)
-    assert names(found) == ["sub-01_ses-B_T1w"]
-    (note,) = notes
-    assert "out of date" in note
-
-    write(root, {anat("04", "A", "T1w"): HIGH, anat("02", "C", "T2w"): HIGH})
-    assert names(index_images(root, ("04",), (), database)[0]) == ["sub-04_ses-A_T1w"]
-    assert "sub-02_ses-C_T2w" in names(index_images(root, ("02",), (), database)[0])
+    found, (note,) = index_images(root, ("01",), (), database)
+    assert (names(found), "1 of its images are gone, 0 are new" in note) == (FIRST[1:], True)
+    write(root, {anat("04", "A", "T1w"): HIGH, anat("03", "C", "T2w"): HIGH})
+    found, _ = index_images(root, ("03", "04"), ("A", "C"), database)
+    assert names(found) == ["sub-03_ses-A_T1w", "sub-03_ses-C_T2w", "sub-04_ses-A_T1w"]
     assert not list(database.rglob(".tmp-*"))
 
 
@@ -73,11 +64,10 @@ def test_a_damaged_database_is_remade(root: Path, tmp_path: Path) -> None:
         found, notes = index_images(root, ("1",), (), tmp_path / "db")
         assert names(found) == ["sub-1_T1w"]
         assert "remade" in notes[0]
-        assert index_images(root, ("1",), (), tmp_path / "db") == (found, [])
-    (tmp_path / "file").write_text("")
-    again, notes = index_images(root, ("1",), (), tmp_path / "file" / "db")
+    assert index_images(root, ("1",), (), tmp_path / "db") == (found, [])
+    again, (note,) = index_images(root, ("1",), (), file)  # a file where a folder is needed
     assert again == found
-    assert "indexed without it" in notes[0]
+    assert "indexed without it" in note
 
 
 def test_the_index_of_another_program_is_never_changed(root: Path, tmp_path: Path) -> None:
@@ -90,8 +80,8 @@ def test_the_index_of_another_program_is_never_changed(root: Path, tmp_path: Pat
 
 def test_jobs_may_share_a_database(root: Path, tmp_path: Path) -> None:
     """As many as a cluster starts at once, each building what it does not find."""
-    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
-        jobs = [pool.submit(index_images, root, ("01",), (), tmp_path / "db") for _ in range(8)]
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        jobs = [pool.submit(index_images, root, ("01",), (), tmp_path / "db") for _ in range(4)]
         results = [job.result()[0] for job in jobs]
     assert all(names(found) == FIRST for found in results)
     file = tmp_path / "db" / DATABASE
