@@ -83,29 +83,24 @@ def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
         synthesize(turned, model, affine=small)
 
 
-def test_images_in_memory_are_checked_as_files_are(model) -> None:
+def test_what_cannot_be_used_is_refused_and_images_in_memory_are_checked_as_files_are(
+    model,
+) -> None:
     sheared = AFFINE + np.eye(4, k=1) * SPACING / 2
-    spoiled = np.where(VOLUME.mean() < VOLUME, VOLUME, np.nan)
-    for data, grid, fault in (
-        (VOLUME + 0j, AFFINE, "complex"),
-        (spoiled, AFFINE, "NaN"),
-        (VOLUME, sheared, "sheared"),
-    ):
-        with pytest.raises(BadDataError, match=fault):
-            synthesize(nib.Nifti1Image(data, grid), model, mask=VOLUME > 0)
-        with pytest.raises(BadDataError, match=fault):
-            synthesize(data, model, affine=grid, mask=VOLUME > 0)
-
-
-def test_what_cannot_be_used_is_refused(model) -> None:
+    spoiled, given = np.where(VOLUME.mean() < VOLUME, VOLUME, np.nan), {"affine": AFFINE}
+    in_memory = ((VOLUME + 0j, AFFINE, "complex"), (spoiled, AFFINE, "NaN"))
     for kind, fault, image, more in (
-        (UsageError, "affine", VOLUME, {}),
-        (UsageError, "read a file with read_image", "head.nii.gz", {}),
-        (UsageError, "its own affine", nib.Nifti1Image(VOLUME, AFFINE), {"affine": np.eye(4)}),
-        (UsageError, "give both", VOLUME, {"affine": AFFINE, "slice_profile": "gauss"}),
+        *((BadDataError, told, nib.Nifti1Image(data, a), {}) for data, a, told in in_memory),
+        *((BadDataError, told, data, {"affine": a}) for data, a, told in in_memory),
+        (BadDataError, "sheared", VOLUME, {"affine": sheared}),
+        (BadDataError, "sheared", nib.Nifti1Image(VOLUME, sheared), {}),
         (BadDataError, "affine is not finite", VOLUME, {"affine": AFFINE * np.nan}),
         (BadDataError, "affine is missing", nib.Nifti1Image(VOLUME, None), {}),
-        (BadDataError, "mask: is all zero", VOLUME, {"affine": AFFINE, "mask": 0 * VOLUME}),
+        (BadDataError, "mask: is all zero", VOLUME, given | {"mask": 0 * VOLUME}),
+        (UsageError, "affine", VOLUME, {}),
+        (UsageError, "read a file with read_image", "head.nii.gz", {}),
+        (UsageError, "its own affine", nib.Nifti1Image(VOLUME, AFFINE), given),
+        (UsageError, "give both", VOLUME, given | {"slice_profile": "gauss"}),
     ):
         with pytest.raises(kind, match=fault):
             synthesize(image, model, **more)

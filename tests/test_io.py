@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import multiprocessing
 import os
 import resource
-import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -111,27 +112,22 @@ def test_only_temporaries_are_removed(tmp_path: Path) -> None:
 
 # Locks between runs.
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from h2lo_bids.io import exclusive
-with exclusive(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(1)
-"""
 
-
-def test_a_second_run_waits_and_says_for_which_other(tmp_path, capsys):
+def test_a_second_run_waits_and_says_for_which_other(tmp_path: Path) -> None:
     """As for ever, where a machine died and its file server does not know."""
     (tmp_path / "bids").mkdir()
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out/logs/locks/dataset.lock")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    Run(Settings(tmp_path / "bids", tmp_path / "out"), Console(), tmp_path / "x").write_dataset()
-    assert process.wait(5) == 0
-    assert f"waiting for another run in this out_dir (process {process.pid} on " in (
-        capsys.readouterr().out
-    )
+    out, said = tmp_path / "out", io.StringIO()
+    run = Run(Settings(tmp_path / "bids", out), Console(said), tmp_path / "x")
+    second = threading.Thread(target=run.write_dataset, daemon=True)
+    with exclusive(out / "logs/locks/dataset.lock"):
+        second.start()
+        while "waiting" not in said.getvalue():
+            assert second.is_alive()
+            time.sleep(0.01)
+        assert not (out / "dataset_description.json").exists()
+    second.join(20)
+    assert (out / "dataset_description.json").exists()
+    assert f"waiting for another run in this out_dir (process {os.getpid()} on " in said.getvalue()
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
@@ -169,55 +165,38 @@ def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path, refused):
     assert "check the permissions" in line
 
 
-WRITERS, ROUNDS = 4, 12
+WRITERS, ROUNDS = ("A", "B", "C"), 3
 """A round is one race: each writer writes once, so that what is lost stays lost."""
 
 
-def _write_with_a_link_of_its_own(root: Path, number: int, ready) -> None:
-    for k in range(ROUNDS):
-        out = root / f"out{k}"
-        settings = Settings(root / "bids", out, derivatives=((f"d{number}", root),))
-        ready.wait()
-        Run(settings, Console(), out / "logs" / "x").write_dataset()
-
-
-def _report_a_session(root: Path, session: str, ready) -> None:
+def _write_and_report(root: Path, session: str, ready) -> None:
     bids = root / "bids"
     scan = scan_at(bids / anat("01", session, "T1w"))
-    for k in range(ROUNDS // 2):
-        out = root / f"out{k}"
-        settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
-        found = Discovery(sources=(ImageSource(scan, (scan,)),))
-        task = SubjectTask(settings, "01", found, out / "logs")
+    found = Discovery(sources=(ImageSource(scan, (scan,)),))
+    for k in range(ROUNDS):
+        out, own = root / f"out{k}", {"participant_label": ("01",), "session_label": (session,)}
+        settings = Settings(bids, out, derivatives=((session, root),), **own)
         ready.wait()
-        write_report(task, [], [])
+        Run(settings, Console(), out / "logs" / "x").write_dataset()
+        ready.wait()
+        write_report(SubjectTask(settings, "01", found, out / "logs"), [], [])
 
 
-def _together(*works) -> None:
-    """Run functions in processes that begin at the same moment."""
+def test_what_tasks_write_at_the_same_moment_is_all_kept(tmp_path: Path) -> None:
+    """Links to datasets of all, and the pages' sessions, each of a task of its own."""
+    (tmp_path / "bids").mkdir()
     context = multiprocessing.get_context("fork")
-    ready = context.Barrier(len(works))
-    processes = [context.Process(target=work, args=(*args, ready)) for work, *args in works]
+    ready = context.Barrier(len(WRITERS))
+    works = [(tmp_path, session, ready) for session in WRITERS]
+    processes = [context.Process(target=_write_and_report, args=args) for args in works]
     for process in processes:
         process.start()
     for process in processes:
         process.join(240)
         assert process.exitcode == 0
-
-
-def test_links_of_all_writers_are_kept(tmp_path):
-    (tmp_path / "bids").mkdir()
-    _together(*((_write_with_a_link_of_its_own, tmp_path, number) for number in range(WRITERS)))
-    expected = {"raw", *(f"d{number}" for number in range(WRITERS))}
-    for k in range(ROUNDS):
-        content = json.loads((tmp_path / f"out{k}" / "dataset_description.json").read_text())
-        assert set(content["DatasetLinks"]) == expected
+    for out in (tmp_path / f"out{k}" for k in range(ROUNDS)):
+        content = json.loads((out / "dataset_description.json").read_text())
+        assert set(content["DatasetLinks"]) == {"raw", *WRITERS}
+        page = (out / "sub-01.html").read_text()
+        assert [s for s in WRITERS if f"sub-01_ses-{s}_T1w" in page] == [*WRITERS]
     assert not list(tmp_path.rglob(".tmp-*"))
-
-
-def test_a_page_shows_every_session_that_a_task_of_its_own_worked_on(tmp_path):
-    sessions = ("A", "B", "C")
-    _together(*((_report_a_session, tmp_path, session) for session in sessions))
-    for k in range(ROUNDS // 2):
-        page = (tmp_path / f"out{k}" / "sub-01.html").read_text()
-        assert [s for s in sessions if f"sub-01_ses-{s}_T1w" in page] == list(sessions)
