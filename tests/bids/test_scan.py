@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from shapes import reoriented
-from skeletons import HIGH, LOW, anat, find, find_low, name_of, put, write, write_grid
+from skeletons import HIGH, LOW, anat, find, find_low, name_of, write, write_grid
 
 from h2lo_bids.bids.names import Name
 from h2lo_bids.bids.scan import (
@@ -51,18 +51,15 @@ def test_documented_order() -> None:
 NO_HEAD = "part-phase_T1w echo-2_T1w chunk-1_T1w acq-INV1_T1w acq-mprageSetter_T1w"
 NO_HEAD += " acq-localizer_T1w acq-mrsLocAx_T2w acq-FLAIR_T2w acq-t2flair_T2w acq-DIR_T2w"
 """Of HBCD (mrsLocAx) and DLBS (acq-FLAIR_T2w), among others."""
+HEAD = "part-mag_T1w acq-T1FLAIR_T1w acq-Local_T2w acq-BLOCK_T1w"
 
 
-@pytest.mark.parametrize("rest", NO_HEAD.split())
-def test_what_is_no_head(rest: str) -> None:
-    given, entity = name(f"sub-1_{rest}"), rest.partition("-")[0]
-    assert f"--filter {entity}={given.get(entity)}" in (not_an_input(given, []) or "")
-    assert not_an_input(given, [entity]) is None
-
-
-def test_what_is_a_head_and_what_could_not_be_named_even_if_asked_for() -> None:
-    for rest in ("part-mag_T1w", "acq-T1FLAIR_T1w", "acq-Local_T2w", "acq-BLOCK_T1w"):
-        assert not_an_input(name(f"sub-1_{rest}"), []) is None
+def test_what_is_no_head_and_what_could_not_be_named_even_if_asked_for() -> None:
+    for rest in (*NO_HEAD.split(), *HEAD.split()):
+        given, entity = name(f"sub-1_{rest}"), rest.partition("-")[0]
+        told = f"--filter {entity}={given.get(entity)}" in (not_an_input(given, []) or "")
+        assert told is (rest in NO_HEAD.split()), rest
+        assert not_an_input(given, [entity]) is None
     for entity in ("inv", "space", "desc"):
         assert "rename" in (not_an_input(name(f"sub-1_{entity}-1_T1w"), [entity]) or "")
 
@@ -73,26 +70,26 @@ NO_AGENT = "acq-preGd acq-preGad acq-noContrast acq-precontrast acq-SPACE acq-po
 NO_AGENT += " ce-none ses-post_acq-MPRAGE acq-noise acq-ORIGD"
 
 
-@pytest.mark.parametrize("pairs", [*AGENT.split(), *NO_AGENT.split()])
-def test_a_contrast_agent_in_any_entity_comes_last(pairs: str) -> None:
-    given, worst = name(f"sub-1_{pairs}_T1w"), name("sub-1_acq-other_run-9_T1w")
-    assert has_agent(given) is (pairs in AGENT.split())
-    if has_agent(given):
-        assert preference(worst) < preference(given)
+def test_a_contrast_agent_in_any_entity_comes_last() -> None:
+    worst = name("sub-1_acq-other_run-9_T1w")
+    for pairs in (*AGENT.split(), *NO_AGENT.split()):
+        given, agent = name(f"sub-1_{pairs}_T1w"), pairs in AGENT.split()
+        assert has_agent(given) is agent, pairs
+        assert not agent or preference(worst) < preference(given)
 
 
-@pytest.mark.parametrize(
-    ("stem", "sidecar"),
-    [("ce-GD_T1w", {}), ("T1w", {"ContrastBolusIngredient": "GADOLINIUM"}), ("ce-none_T1w", None)],
-)
-def test_the_only_scan_is_used_with_agent_but_never_silently(
-    tmp_path: Path, stem: str, sidecar: dict | None
-) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, stem): HIGH | (sidecar or {})})
-    write_grid(root / anat("01", None, stem), (3.0, 3.0, 3.0), (60, 60, 60))
+def test_the_only_scan_is_used_with_agent_but_never_silently(tmp_path: Path) -> None:
+    gado = HIGH | {"ContrastBolusIngredient": "GADOLINIUM"}
+    told = {"ce-GD_T1w": HIGH, "T1w": gado, "ce-none_T1w": HIGH}
+    images = {anat(str(n), None, stem): told[stem] for n, stem in enumerate(told)}
+    root = write(tmp_path / "ds", images)
+    for path in images:
+        write_grid(root / path, (3.0, 3.0, 3.0), (60, 60, 60))
     found = find(root)
-    assert len(found.scans) == 1
-    assert ["contrast agent" in text for text in found.warnings] == [True] * (sidecar is not None)
+    assert len(found.scans) == 3
+    (warning,) = found.warnings
+    assert "contrast agent" in warning
+    assert "(2 images: sub-0_ce-GD_T1w.nii.gz, sub-1_T1w.nii.gz)" in warning
 
 
 def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> None:
@@ -124,26 +121,20 @@ def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: 
     assert [scan.stem for scan in find(root).scans] == ["sub-01_acq-CUBE_T2w"]
 
 
-@pytest.mark.parametrize(
-    ("sidecar", "quoted"),
-    [
-        ({"SpacingBetweenSlices": 5}, ["SpacingBetweenSlices", "reads 5", "2 x 2 x 2.5 mm"]),
-        ({"SliceThickness": 6}, ["SliceThickness", "reads 6", "2 x 2 x 2.5 mm"]),
-        ({"PixelSpacing": [2, 1]}, ["PixelSpacing", "reads [2, 1]", "2 x 2 x 2.5 mm"]),
-        # Slices of 3 mm that overlap, or have gaps, or were interpolated to half of 5 mm.
-        ({"SliceThickness": 3, "SpacingBetweenSlices": 2.5}, []),
-        ({"SliceThickness": 5}, []),
-        ({"SliceThickness": 9, "SpacingBetweenSlices": 2.5}, []),
-        ({"SliceThickness": "thin", "PixelSpacing": {}}, []),
-    ],
-)
-def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[str]) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH | sidecar})
-    write_grid(root / anat("01", None, "T1w"), (2.0, 2.0, 2.5), (60, 60, 60))
-    warnings = find(root).warnings
-    assert len(warnings) == bool(quoted)
-    for word in quoted:
-        assert word in warnings[0]
+def test_voxels_against_the_sidecar(tmp_path: Path) -> None:
+    wrong = {"SpacingBetweenSlices": 5}, {"SliceThickness": 6}, {"PixelSpacing": [2, 1]}
+    # Slices of 3 mm that overlap, or have gaps, or were interpolated to half of 5 mm.
+    right = ({"SliceThickness": 3, "SpacingBetweenSlices": 2.5}, {"SliceThickness": 5})
+    right += ({"SliceThickness": 9, "SpacingBetweenSlices": 2.5},)
+    right += ({"SliceThickness": "thin", "PixelSpacing": {}},)
+    told = {anat(str(n), None, "T1w"): HIGH | more for n, more in enumerate((*wrong, *right))}
+    root = write(tmp_path / "ds", told)
+    for path in told:
+        write_grid(root / path, (2.0, 2.0, 2.5), (60, 60, 60))
+    for given, text in zip(wrong, find(root).warnings, strict=True):
+        ((key, value),) = given.items()
+        assert f"{key} in the sidecar reads {value}, " in text
+        assert "2 x 2 x 2.5 mm" in text
 
 
 def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path: Path) -> None:
@@ -158,14 +149,12 @@ def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path
 
 
 def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "acq-axi_T1w"): None})
-    put(root / "T1w.json", LOW)
-    write_grid(root / anat("01", None, "acq-axi_T1w"), (1.6, 5.0, 1.6), (120, 40, 120))
+    root = write(tmp_path / "ds", {anat(n, None, "acq-axi_T1w"): LOW for n in "12"})
+    write_grid(root / anat("1", None, "acq-axi_T1w"), (1.6, 5.0, 1.6), (120, 40, 120))
+    write_grid(root / anat("2", None, "acq-axi_T1w"), (1.6, 1.6, 5.0), (120, 120, 40))
     (warning,) = find_low(root).warnings
-    assert "acq-axi means axial slices" in warning
+    assert "sub-1_acq-axi_T1w.nii.gz: acq-axi means axial slices" in warning
     assert "coronal" in warning
-    write_grid(root / anat("01", None, "acq-axi_T1w"), (1.6, 1.6, 5.0), (120, 120, 40))
-    assert not find_low(root).warnings
 
 
 @pytest.mark.parametrize(
