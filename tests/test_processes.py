@@ -87,8 +87,7 @@ def test_each_job_has_a_process_of_its_own_that_need_not_import(tmp_path, pool):
     jobs = [_job(tmp_path, "double", n, str(n)) for n in range(4)]
     ends, events = _run(pool, jobs, on_start=lambda job: began.append(job.name))
     assert {name: end.result for name, end in ends.items()} == {"0": 0, "1": 2, "2": 4, "3": 6}
-    pids = {event["pid"] for _, event in events}
-    assert len(pids - {os.getpid()}) == 4
+    assert len({event["pid"] for _, event in events} - {os.getpid()}) == 4
     assert all(event["imported"] for _, event in events)
     assert began == ["0", "1", "2", "3"]
 
