@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +199,28 @@ def _read_cohort(path: Path) -> None:
         json.dumps(Cohort((scan,)).identity(), allow_nan=False)
 
 
-def _saved(folder: Path) -> Path:
-    return write_bundle(folder / "model", "T1w", extras={"notes/more.txt": b"x"})
+@cache
+def _bundle() -> dict[str, bytes]:
+    """Return the files of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_bundle(Path(folder) / "model", "T1w", extras={"notes/more.txt": b"x"})
+        files = (path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def _read_metadata(path: Path) -> None:
-    place = _saved(path.parent)
-    path.replace(place / "metadata.json")
+def _read_bundle(folder: Path, changed: dict[str, bytes]) -> None:
+    place = folder / "model"
+    for name, content in {**_bundle(), **changed}.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
     members(_read_model(place))
+
+
+def _read_weights(path: Path) -> None:
+    weights, record = path.read_bytes(), json.loads(_bundle()["metadata.json"])
+    record["sha256"] = sha256(weights)  # a liar's digest is right
+    told = json.dumps(record).encode()
+    _read_bundle(path.parent, {"weights.safetensors": weights, "metadata.json": told})
 
 
 def _read_model(path: Path) -> Bundle:
@@ -213,15 +228,6 @@ def _read_model(path: Path) -> Bundle:
     ModelInfo.from_metadata(bundle.metadata, bundle.card)
     load_model(bundle)
     return bundle
-
-
-def _read_weights(path: Path) -> None:
-    place = _saved(path.parent)
-    record = json.loads((place / "metadata.json").read_text())
-    record["sha256"] = sha256(path.read_bytes())  # a liar's digest is right
-    path.replace(place / "weights.safetensors")
-    (place / "metadata.json").write_text(json.dumps(record))
-    load_model(load_bundle(place))
 
 
 def _checkpoints() -> list[bytes]:
@@ -302,9 +308,13 @@ TARGETS = {
         "folds/T1w/h2lo/fold-0/record.json",
     ),
     "card": Target(_texts(_CARD), read_card),
-    "bundle-metadata": Target(_written("metadata.json", _saved), _read_metadata, "metadata.json"),
+    "bundle-metadata": Target(
+        lambda: [_bundle()["metadata.json"]],
+        lambda path: _read_bundle(path.parent, {"metadata.json": path.read_bytes()}),
+        "metadata.json",
+    ),
     "weights": Target(
-        _written("weights.safetensors", _saved), _read_weights, "weights.safetensors"
+        lambda: [_bundle()["weights.safetensors"]], _read_weights, "weights.safetensors"
     ),
     "checkpoint": Target(_checkpoints, _read_model, "T1w.pth"),
     "cohort": Target(
