@@ -17,12 +17,8 @@ from typing import Any
 
 
 @cache
-def _text(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
-
-
 def load(name: str) -> Any:
-    """Read one file of the specification.
+    """Read one file of the specification, once.
 
     Parameters
     ----------
@@ -32,14 +28,14 @@ def load(name: str) -> Any:
     Returns
     -------
     dict or list for ``.json`` and ``.yml``, list of dict (one per row) for ``.tsv``.
-    The object is fresh: changing it harms nobody.
+    The object is shared by all that ask for it, and not to be changed.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     """
-    text = _text(name)
+    text = (files(__package__) / name).read_text(encoding="utf-8")
     if name.endswith(".json"):
         return json.loads(text)
     if name.endswith(".tsv"):

@@ -56,7 +56,7 @@ def derivative_path(
     for key, value in fields.items():
         if key not in _NOT_LABELS and not _LABEL.fullmatch(value):
             raise ValueError(f"{key}-{value}: a BIDS label holds letters and digits only")
-    for output in _spec("outputs").values():
+    for output in bids_app_spec.load("io_spec.json")["outputs"].values():
         name = _fill(output["pattern"], fields)
         if name is not None:
             return Path(out_dir) / name
@@ -84,12 +84,6 @@ def sidecar_path(path: Path) -> Path:
     """Give the JSON that belongs to an image, transform or table."""
     name = re.sub(r"\.(nii\.gz|h5|tsv)$", "", path.name)
     return path.with_name(f"{name}.json")
-
-
-@cache
-def _spec(part: str) -> dict[str, Any]:
-    content: dict[str, Any] = bids_app_spec.load("io_spec.json")[part]
-    return content
 
 
 def _fill(pattern: str, fields: Mapping[str, str]) -> str | None:
@@ -121,13 +115,13 @@ def result_path(out_dir: str | Path, key: str, **fields: str | int) -> Path:
 
 def result_files(out_dir: str | Path, key: str, **fields: str | int) -> tuple[Path, ...]:
     """Name every file of a result."""
-    begin = _filled(key, fields)
-    return tuple(Path(out_dir) / (begin + end) for end in _spec("results")[key].get("files", [""]))
+    begin, ends = _filled(key, fields), _result(key).get("files", [""])
+    return tuple(Path(out_dir) / (begin + end) for end in ends)
 
 
 def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
     """Return the pattern, for `Path.glob`, of all results of a kind."""
-    path = _spec("results")[key]["path"]
+    path = _result(key)["path"]
     return str(path.format(**dict.fromkeys(_BLANK.findall(path), "*") | fields)) + end
 
 
@@ -135,7 +129,12 @@ def _filled(key: str, fields: dict[str, str | int]) -> str:
     for name, value in fields.items():
         if not _WORD.fullmatch(str(value)):
             raise ValueError(f"{name} {value!r} cannot stand in the name of a result")
-    return str(_spec("results")[key]["path"].format(**fields))
+    return str(_result(key)["path"].format(**fields))
+
+
+def _result(key: str) -> dict[str, Any]:
+    found: dict[str, Any] = bids_app_spec.load("io_spec.json")["results"][key]
+    return found
 
 
 def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
