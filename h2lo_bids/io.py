@@ -100,9 +100,10 @@ def check_content(path: Path) -> None:
     """Make sure that a file can be read and is no placeholder of git-annex or Git LFS."""
     absent = f"content not present, run: datalad get {path}"
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        if not stat.S_ISREG(kind := path.stat().st_mode):
             # Opening a pipe would wait for a writer for ever.
-            raise MissingInputError(f"{path}: is not a regular file; remove or rename it")
+            what = "a folder, not a file" if stat.S_ISDIR(kind) else "not a regular file"
+            raise MissingInputError(f"{path}: is {what}; remove or rename it")
         with path.open("rb") as stream:
             start = stream.read(len(_LFS))
     except FileNotFoundError as error:
@@ -114,8 +115,6 @@ def check_content(path: Path) -> None:
                 "datalad, or make that folder visible in the container"
             ) from error
         raise MissingInputError(f"{path}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise MissingInputError(f"{path}: is a folder, not a file; remove or rename it") from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise MissingInputError(f"{path}: is a link to itself; remove it") from error
