@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
-from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.query import ENHANCED, HIGH, LOW, Conditions, Filter, describe, mismatch
 from h2lo_bids.bids.scan import (
@@ -79,13 +78,11 @@ def discover(settings: Settings) -> Discovery:
 def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str]) -> str:
     """Report in one line what was searched and what exists."""
     filters = "; ".join(f"{suffix}: {describe(of)}" for suffix, of in asked.items())
-    folders = [search.root / f"sub-{label}" for label in search.subjects]
-    visits = sorted({name[4:] for folder in folders for name in sessions_of(folder)})
     text = (
         f"{search.root}: no scan to work on; searched subjects {listed(search.subjects)}, sessions "
         f"{listed(search.settings.session_label) or 'all'}, images {'/'.join(search.suffixes)}, "
         f"filters {filters}; found {counted(len(search.existing), 'subject')}, "
-        f"sessions {listed(visits) or 'none'}"
+        f"sessions {listed(search.visits()) or 'none'}"
     )
     return f"{text}, and images were skipped: {'; '.join(reasons[:3])}" if reasons else text
 

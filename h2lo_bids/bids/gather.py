@@ -172,6 +172,11 @@ class Search:
         else:
             self.refuse(path, reason, InvalidBidsError)
 
+    def visits(self) -> list[str]:
+        """List the sessions that chosen subjects have."""
+        folders = (self.root / f"sub-{label}" for label in self.subjects)
+        return sorted({name[4:] for folder in folders for name in index.sessions_of(folder)})
+
     def empty(self, label: str) -> str:
         """Explain why a subject gives no image."""
         return index.empty_subject(
@@ -236,12 +241,10 @@ def find_images(search: Search) -> list[Scan]:
 
 def _absent_sessions(search: Search) -> None:
     """Report sessions that no chosen subject has; one in other case is a problem."""
-    folders = (search.root / f"sub-{label}" for label in search.subjects)
-    there = {name[4:] for folder in folders for name in index.sessions_of(folder)}
+    there = search.visits()
     for label in (label for label in search.settings.session_label if label not in there):
         near = nearest(label, there, similar=True)
-        known = listed(sorted(there)) or "none"
-        hint = f"did you mean {near}?" if near else f"found sessions {known}"
+        hint = f"did you mean {near}?" if near else f"found sessions {listed(there) or 'none'}"
         text = f"no chosen subject has a session {label}; {hint}"
         (search.refuse if nearest(label, there) else search.doubt)(search.root, text)
 
