@@ -57,13 +57,14 @@ class PairDiscovery(Result):
     pairs: tuple[PairSource, ...] = ()
 
 
+@dataclass(eq=False)
 class AmbiguousError(Exception):
     """Several scans could be meant; ``side`` is the option that decides, ``words`` an example."""
 
-    def __init__(
-        self, candidates: Sequence[Scan], side: str, words: Filter, also: str = ""
-    ) -> None:
-        self.candidates, self.side, self.words, self.also = tuple(candidates), side, words, also
+    candidates: Sequence[Scan]
+    side: str
+    words: Filter
+    also: str = ""
 
 
 class UnpairedError(Exception):

@@ -148,17 +148,13 @@ def _equal(actual: str | None, wanted: str | None) -> bool:
     return wanted in ("*", actual)
 
 
-def _entity(name: str) -> str:
-    short = LONG_TO_SHORT.get(name, name)
-    if short not in ORDER and short not in _FILE_FIELDS:
+def _condition(name: str, value: object) -> tuple[str, Accepted]:
+    entity = LONG_TO_SHORT.get(name, name)
+    if entity not in ORDER and entity not in _FILE_FIELDS:
         known = sorted({*LONG_TO_SHORT, *ORDER, *_FILE_FIELDS})
         meant = wording.did_you_mean(name, known) or f"; the entities are {', '.join(known)}"
         raise UsageError(f"unknown entity {name!r} in a filter{meant}")
-    return short
-
-
-def _condition(name: str, value: object) -> tuple[str, Accepted]:
-    entity, items = _entity(name), value if isinstance(value, list | tuple) else [value]
+    items = value if isinstance(value, list | tuple) else [value]
     return entity, tuple(_value(entity, item) for item in items)
 
 
