@@ -26,7 +26,7 @@ from h2lo_bids.wording import counted, listed
 
 DATABASE = "h2lo/layout_index.sqlite"
 """In a folder of ours: another program's index would be replaced by one without metadata."""
-_SUBJECT = re.compile(r"sub-([A-Za-z0-9+]+)")
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 _SESSION = re.compile(r"ses-[A-Za-z0-9+]+")
 _LIKE_SUBJECT = re.compile(r"(?i)(?:subject|subj|sub|participant|patient)(?=[-_. ]|\d)[-_. ]*")
 _LIKE_SESSION = re.compile(r"(?i)(?:session|sess|ses)(?=[-_. ]|\d)[-_. ]*")
@@ -185,22 +185,19 @@ def visits_of(subject: Path, sessions: Collection[str] = ()) -> list[Path]:
 def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
     """List the subjects that have a folder, by looking at folder names only."""
     with os.scandir(bids_dir) as entries:
-        named = [
-            (match[1], entry) for entry in entries if (match := _SUBJECT.fullmatch(entry.name))
-        ]
+        named = [entry for entry in entries if _SUBJECT.fullmatch(entry.name)]
     # Only links are looked at; `Path.is_dir` would raise at one into a closed folder.
-    folders = (n for n, e in named if e.is_dir(follow_symlinks=False) or os.path.isdir(e))  # noqa: PTH112
-    return tuple(sorted(folders))
+    folders = (e for e in named if e.is_dir(follow_symlinks=False) or os.path.isdir(e))  # noqa: PTH112
+    return tuple(sorted(entry.name[4:] for entry in folders))
 
 
-def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
-    """Read ``participants.tsv``, with or without ``sub-`` in its first column."""
+def read_participants(bids_dir: str | Path) -> set[str]:
+    """Read the labels in ``participants.tsv``, where they may lack ``sub-``."""
     try:
         rows = list(table_rows(read_text(Path(bids_dir) / "participants.tsv")))
     except (OSError, ValueError):
-        return {}
-    labelled = ((row.get("participant_id", "").strip().removeprefix("sub-"), row) for row in rows)
-    return {label: row for label, row in labelled if label}
+        return set()
+    return {row.get("participant_id", "").strip().removeprefix("sub-") for row in rows} - {""}
 
 
 class Odd(NamedTuple):

@@ -127,11 +127,6 @@ def _read_description(path: Path) -> None:
     read_description(raw)
 
 
-def _read_participants(path: Path) -> None:
-    rows = read_participants(path.parent).values()
-    assert all(isinstance(value, str) for row in rows for value in row.values())
-
-
 def _read_record(path: Path) -> None:
     folder = path.parent
     for part in pair_paths(folder, (("sub", "01"),), "T1w").values():
@@ -287,7 +282,9 @@ TARGETS = {
     "filter": Target(_texts(_FILTER), _read_filter, "filter.json"),
     "description": Target(_texts(_DESCRIPTION), _read_description, "raw/dataset_description.json"),
     "participants": Target(
-        _texts("participant_id\tage\nsub-01\t3\n"), _read_participants, "participants.tsv"
+        _texts("participant_id\tage\nsub-01\t3\n"),
+        lambda path: _is_text(read_participants(path.parent)),
+        "participants.tsv",
     ),
     "folds-tsv": Target(
         _texts(_FOLDS), lambda path: read_folds(path, ["01", "02", "03"], "T1w"), "folds.tsv"
