@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +145,7 @@ def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
 
 def columns_of(table: str, **more: Any) -> Columns:
     """Describe the columns of a table of ``bids_app_spec/columns.yml``, and more behind them."""
-    return columns(**_tables()[table], **more)
-
-
-@cache
-def _tables() -> dict[str, dict[str, Any]]:
-    tables: dict[str, dict[str, Any]] = bids_app_spec.load("columns.yml")
-    return tables
+    return columns(**bids_app_spec.load("columns.yml")[table], **more)
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
