@@ -282,10 +282,9 @@ def _source(bids_dir: Path) -> dict[str, str]:
     told = _described(bids_dir) or {}
     doi, name = told.get("DatasetDOI"), told.get("Name")
     named = {"Name": name} if isinstance(name, str) and name else {}
-    if not isinstance(doi, str) or "10." not in doi:
+    if not isinstance(doi, str) or not (bare := re.search(r"10\.\d{4,}.*/.*", doi)):
         return {"URL": bids_dir.as_uri(), **named}
-    bare = doi[doi.index("10.") :]
-    return {"DOI": bare, "URL": f"https://doi.org/{bare}", **named}
+    return {"DOI": bare[0], "URL": f"https://doi.org/{bare[0]}", **named}
 
 
 def other_source(out_dir: Path, bids_dir: Path) -> str | None:

@@ -101,6 +101,8 @@ def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: P
     write_dataset_files(out, bids_dir=raw)
     assert other_source(out, other) is None
     assert (out / "logs/CITATION.bib").read_text() == bibtex()
+    describe(raw, DatasetDOI="as of v10.2")  # which is none
+    assert description(raw)["SourceDatasets"] == [{"URL": raw.as_uri(), "Name": "A"}]
     put(out / "dataset_description.json", {"SourceDatasets": "odd"})
     assert other_source(out, raw) is None
 

@@ -263,7 +263,7 @@ _FILTER = json.dumps(
      "lf_t2w": {"subject": "sub-01", "extension": ".nii.gz"}}
 )  # fmt: skip
 _DESCRIPTION = json.dumps(
-    {"Name": "a", "BIDSVersion": "1.10.0", "DatasetDOI": "doi:10.1/x", "DatasetType": "raw",
+    {"Name": "a", "BIDSVersion": "1.10.0", "DatasetDOI": "doi:10.18112/x", "DatasetType": "raw",
      "GeneratedBy": [{"Name": "H2LO-BIDS"}], "DatasetLinks": {"raw": "file:///raw"}}
 )  # fmt: skip
 _FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
