@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
+from collections.abc import Iterator
 from typing import Any
 
 EVIL = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>]]>{{7*7}}\u202e\x1b"
@@ -53,8 +55,7 @@ def mutate_json(content: Any, rng: random.Random) -> Any:
         places = list(_places(content))
         if not places:
             return copy.deepcopy(rng.choice(VALUES))
-        holder, key = rng.choice(places)
-        kind = rng.randrange(8)
+        (holder, key), kind = rng.choice(places), rng.randrange(8)
         if kind == 0:
             del holder[key]
         elif kind == 1 and isinstance(holder, list):
@@ -67,23 +68,19 @@ def mutate_json(content: Any, rng: random.Random) -> Any:
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Damage a document: as JSON where it is some, else as bytes."""
-    try:
+    """Damage a document: more often as JSON than as bytes where it is some."""
+    with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(data)
-    except (ValueError, RecursionError):
-        return mutate_bytes(data, rng)
-    if rng.random() < 0.4:
-        return mutate_bytes(data, rng)
-    # As an attacker would: with NaN, lone surrogates and huge numbers.
-    return json.dumps(mutate_json(content, rng)).encode("utf-8", errors="surrogatepass")
+        if rng.random() > 0.4:
+            # As an attacker would: with NaN, lone surrogates and huge numbers.
+            return json.dumps(mutate_json(content, rng)).encode("utf-8", errors="surrogatepass")
+    return mutate_bytes(data, rng)
 
 
-def _places(content: Any) -> Any:
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
     """Yield each part of a value as what holds it, and its key there."""
-    if isinstance(content, dict):
-        items: Any = list(content.items())
-    else:
-        items = list(enumerate(content)) if isinstance(content, list) else []
-    for key, value in items:
-        yield content, key
-        yield from _places(value)
+    if isinstance(content, dict | list):
+        keys = list(content) if isinstance(content, dict) else range(len(content))
+        for key in keys:
+            yield content, key
+            yield from _places(content[key])
