@@ -283,7 +283,7 @@ TARGETS = {
     "description": Target(_texts(_DESCRIPTION), _read_description, "raw/dataset_description.json"),
     "participants": Target(
         _texts("participant_id\tage\nsub-01\t3\n"),
-        lambda path: _is_text(read_participants(path.parent)),
+        lambda path: "".join(read_participants(path.parent)).encode(),
         "participants.tsv",
     ),
     "folds-tsv": Target(
