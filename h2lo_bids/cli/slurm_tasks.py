@@ -129,9 +129,11 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     items: dict[tuple[str, str], dict[Path | None, str]] = defaultdict(dict)
     for owner, source, path in owned:
         items[owner[1], "" if owner[1] in whole else owner[2]][path] = source
-    # Each a file, a model's folder or one that holds several.
-    given = [path for flag, path in settings.inputs() if flag in ("--model", "--condition")]
-    models = {*given, *(file for path in given for file in path.glob(f"**/{METADATA}"))}
+    inputs = [*settings.inputs()]
+    given = {path for _, path in inputs if path.is_file()}  # such as a template
+    for flag, path in inputs:
+        if flag in ("--model", "--condition"):  # a model's folder, or one that holds several
+            given.update(path.glob(f"**/{METADATA}"))
     sidecars, parts = Sidecars(root), [part for item in found.sources for part in item.parts]
     beside = {part.relative_path: {*_beside(settings, sidecars, part)} for part in parts}
     tasks = []
@@ -140,11 +142,11 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
         visits = (session,) if session else settings.session_label
         words = ("--participant-label", subject, *(("--session-label", *visits) if visits else ()))
         scans = {part for source in made.values() for part in source.split(" ")}
-        inputs = models.union((root / scan for scan in scans), *(beside.get(s, ()) for s in scans))
+        read = given.union((root / scan for scan in scans), *(beside.get(s, ()) for s in scans))
         paths = [path for path in made if path is not None]
         # Images that are newer are of another command, maybe of another dataset.
         images = [path for path in paths if path.suffix == ".gz"]
-        done = None not in made and _is_done(states.get(name), inputs, images, paths)
+        done = None not in made and _is_done(states.get(name), read, images, paths)
         tasks.append(Task(name, words, done))
     _warn(found, root, tasks)
     common = replace(settings, participant_label=(), session_label=())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,10 @@ def dataset(tmp_path, capsys):
     """Return a function that writes scripts for a dataset of two, and what it says."""
     write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
 
-    def run(*words: str, level: str = "participant", options: bool = False):
+    def run(*words: str, level: str = "participant", cluster: Sequence[str] = ()):
         out = tmp_path / "out"
         quick = ["--skull-strip", "skip", "--skip-bids-validation"]
-        before, after = ((), words) if options else (words, ())  # of the cluster, or of h2lo
-        code = main([*before, str(tmp_path / "bids"), str(out), level, *quick, *after])
+        code = main([*cluster, str(tmp_path / "bids"), str(out), level, *quick, *words])
         said = capsys.readouterr()
         return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
 
@@ -52,53 +52,48 @@ def make_outputs(words: list[str], name: str) -> None:
             make(item.path)
 
 
-def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
-    code, said, folder = dataset("--requeue")  # stands right before the input's folder
+def test_a_rerun_submits_what_is_missing_and_what_is_older_than_its_input(dataset, tmp_path):
+    make(mask := tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    model = write_bundle(tmp_path / "models/h2lo_T1w", "T1w")
+    make(filters := tmp_path / "filters.json", 1e9, "{}")
+    words = ("--derivatives", f"masks={tmp_path / 'masks'}", "--model", str(model.parent))
+    words += ("--bids-filter-file", str(filters))
+    code, said, folder = dataset(*words, cluster=["--requeue"])  # right before the input's folder
     assert "--signal=B:USR1@60" in (folder / "participant.sh").read_text()
     assert (code, said.splitlines()[0]) == (0, "participant: 2 of 2 tasks to submit")
     finish(folder, "sub-01", 0)
     finish(folder, "sub-02", 65)
-    assert "1 of 2 tasks" in dataset()[1]
+    assert "1 of 2 tasks" in dataset(*words)[1]
     assert "array participant 0 1 " in (folder / "submit.sh").read_text()
     finish(folder, "sub-02", 0)
-    assert "all 2 tasks are done" in dataset()[1]
-    # A lost output, or an input that was changed since, is done anew; so is all with --all, and
-    # what a run on another dataset has replaced.
+    assert "all 2 tasks are done" in dataset(*words)[1]
+    # What a run on another dataset has replaced is done anew, too, and with --all everything.
     image, report = (
         folder.parents[2] / "sub-01" / name
         for name in ("anat/sub-01_desc-lowfield_T1w.nii.gz", "figures/sub-01_desc-report_T1w.json")
     )
     for spoil in (image.unlink, report.unlink, lambda: os.utime(image, (4e9, 4e9))):
         spoil()
-        assert "1 of 2 tasks" in dataset()[1]
+        assert "1 of 2 tasks" in dataset(*words)[1]
         finish(folder, "sub-01", 0)
     os.utime(report, (4e9, 4e9))  # a page was made again
-    assert "all 2 tasks are done" in dataset()[1]
-    os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
-    assert "1 of 2 tasks" in dataset()[1]
-    assert "2 of 2 tasks" in dataset("--all")[1]
-
-
-def test_what_was_corrected_or_fitted_anew_is_done_anew(dataset, tmp_path):
-    mask = tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
-    model = write_bundle(tmp_path / "models/h2lo_T1w", "T1w")
-    make(mask)
-    words = ("--derivatives", f"masks={tmp_path / 'masks'}", "--model", str(model.parent))
-    folder = dataset(*words, options=True)[2]
-    for name in ("sub-01", "sub-02"):
-        finish(folder, name, 0)
-    assert "all 2 tasks are done" in dataset(*words, options=True)[1]
-    sidecar = tmp_path / "bids/sub-02/anat/sub-02_T1w.json"
-    inherited = tmp_path / "bids/T1w.json"
-    make(inherited, 1e9, "{}")
-    for path, count in ((mask, 1), (sidecar, 1), (inherited, 2), (model / "metadata.json", 2)):
+    assert "all 2 tasks are done" in dataset(*words)[1]
+    assert "2 of 2 tasks" in dataset(*words, cluster=["--all"])[1]
+    # So is what was corrected, or fitted anew.
+    bids = tmp_path / "bids"
+    make(bids / "T1w.json", 1e9, "{}")
+    for path, count in (
+        (mask, 1), (bids / "sub-02/anat/sub-02_T1w.nii.gz", 1),
+        (bids / "sub-02/anat/sub-02_T1w.json", 1), (bids / "T1w.json", 2),
+        (model / "metadata.json", 2), (filters, 2),
+    ):  # fmt: skip
         os.utime(path, (4e9, 4e9))
-        assert f"{count} of 2 tasks" in dataset(*words, options=True)[1], path
+        assert f"{count} of 2 tasks" in dataset(*words)[1], path
         os.utime(path, (1e9, 1e9))
     make(folder / "state/participant/.sub-01.begun", 2e9)  # and changed while it ran
     record(folder, "participant", "sub-01", when=3e9)
     os.utime(mask, (2.5e9, 2.5e9))
-    assert "1 of 2 tasks" in dataset(*words, options=True)[1]
+    assert "1 of 2 tasks" in dataset(*words)[1]
 
 
 def test_the_mask_of_each_scan_that_is_fused_counts(tmp_path):
@@ -140,12 +135,12 @@ def test_what_no_task_tells_is_said_and_no_other_session_is_taken(dataset, tmp_p
         assert line.startswith("h2lo-slurm: warning: ")
     # What leaves no task is an error.
     (bids / "sub-01/ses-A").mkdir()
-    code, said, _ = dataset("--session-label", "a", options=True)
+    code, said, _ = dataset("--session-label", "a")
     assert (code, said.count("did you mean A?")) == (18, 1)
     assert said.splitlines()[-1].startswith("h2lo-slurm: error: ")
     # Of participants that are named, one lacks the session: its others are not taken instead.
     write_scan(bids / "sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz")
-    dataset("--session-label", "A", "--participant-label", "01", "03", options=True)
+    dataset("--session-label", "A", "--participant-label", "01", "03")
     tasks = (folder / "participant.tsv").read_text().splitlines()
     assert tasks[-1] == "sub-03\t--participant-label 03 --session-label A"
     assert any(t.endswith("\t--participant-label 01 --session-label A") for t in tasks)
@@ -183,27 +178,21 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     assert done() == [[True, False], [False]]
 
 
-def test_what_cannot_be_used_is_a_task_whose_failure_stands_in_the_table(dataset, tmp_path):
+def test_tasks_keep_their_lines_and_what_cannot_be_used_has_one(dataset, tmp_path):
     folder = dataset()[2]
     finish(folder, "sub-01", 0)
-    annex(tmp_path / "bids" / "sub-03" / "ses-A" / "anat" / "sub-03_ses-A_T1w.nii.gz")
+    write_scan(tmp_path / "bids/sub-00/anat/sub-00_T1w.nii.gz", seed=9)
+    annex(tmp_path / "bids/sub-03/ses-A/anat/sub-03_ses-A_T1w.nii.gz")
     finish(folder, "sub-03_ses-A", 0)  # when its image was still there
-    assert "2 of 3 tasks" in dataset()[1]
-    assert (
-        "\nsub-03_ses-A\t--participant-label 03 --session-label A\n"
-        in (folder / "participant.tsv").read_text()
-    )
-
-
-def test_tasks_keep_their_lines(dataset, tmp_path):
-    folder = dataset()[2]
-    write_scan(tmp_path / "bids" / "sub-00" / "anat" / "sub-00_T1w.nii.gz", seed=9)
-    dataset("--max-array", "2")
+    assert "3 of 4 tasks" in dataset(cluster=["--max-array", "2"])[1]
     lines = (folder / "participant.tsv").read_text().splitlines()
-    assert lines == [f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")]
+    assert lines == [
+        *(f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")),
+        "sub-03_ses-A\t--participant-label 03 --session-label A",
+    ]
     # An array counts from the line that its script is given.
     text = (folder / "submit.sh").read_text()
-    assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
+    assert 'array participant 0 1 "$@"\narray participant 2 0-1 "$@"\n' in text
 
 
 def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
@@ -224,7 +213,7 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     assert "jobs=:8:9 " in text
     squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error' >&2; exit 1\n")
     assert "warning: squeue ended with code 1 (slurm_load_jobs error): tasks" in dataset()[1]
-    assert dataset("--submit")[0] == 75
+    assert dataset(cluster=["--submit"])[0] == 75
     monkeypatch.setenv("PATH", str(tmp_path))  # as in a container
     assert "warning: squeue is not available: tasks in the queue would be" in dataset()[1]
 
@@ -256,21 +245,16 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
     assert rows[2][3] == f"{folder}/log/participant-5_1.log"
 
 
-@pytest.mark.parametrize(
-    ("words", "level", "text"),
-    [
+def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
+    for words, level, text in (
         (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
         (("--scratch", "${TMPDIR:-/tmp}"), "participant", "${TMPDIR:-/tmp}: give variables as $N"),
         (("--setup=x\ny",), "participant", "more than one line"),
         (("--image", "/no.sif"), "participant", "--image /no.sif"),
         ((), "evaluate", "evaluate is one job"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused_in_one_line(dataset, words, level, text):
-    code, said, _ = dataset(*words, level=level)
-    assert code == 64
-    assert text in said
-    assert len(said.splitlines()) == 1
+    ):
+        code, said, _ = dataset(level=level, cluster=words)
+        assert (code, text in said, len(said.splitlines())) == (64, True, 1), said
 
 
 # Fits divided into tasks: pairs, folds, and the one that collects.
