@@ -271,7 +271,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {other} and {key} are the same option; remove one of them")
         if flag in ("--help", "--version", "--config-file"):
             raise UsageError(f"{path}: {key} is not allowed in a configuration; remove it")
-        if key == "verbose" and value in range(10):
+        if key == "verbose" and isinstance(value, int) and value in range(10):
             words += [flag] * value
         elif isinstance(value, bool) or value == []:
             # The parser knows what takes no value, and refuses a name that is unknown.

@@ -220,6 +220,7 @@ def test_a_file_takes_what_the_command_line_takes_which_wins(tmp_path):
         ("nprocs = 2\nn_cpus = 8", "nprocs and n_cpus are the same option; remove one of them"),
         ("a = " + "[" * 100_000, "not TOML"),
         ("verbose = 99999999999", "unrecognized arguments: 99999999999"),
+        ("verbose = 1.0", "unrecognized arguments: 1.0"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, refused, text, expected):
