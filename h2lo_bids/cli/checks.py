@@ -94,7 +94,11 @@ def check_models_and_templates(
     for suffix, bundle in bundles_for(settings, suffixes).items():
         load_model(bundle)
         check_extras(settings, bundle)
-        send(note(f"{suffix}: model {_described(bundle)}"))
+        kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
+        trained = {"none": "not trained", "unknown": "of unknown training"}
+        training = trained.get(kind, f"trained on {kind} pairs")
+        name = bundle.metadata.get("name", bundle.path.name)
+        send(note(f"{suffix}: model {name}, {training}, SHA-256 {bundle.sha256[:12]}"))
     if _tries(settings):
         from h2lo_bids.trial.condition import conditions_of
 
@@ -125,15 +129,6 @@ def _find_template(settings: Settings, space: str, suffix: str) -> templates.Tem
         raise MissingInputError(f"{err}{meant}") from err
     load_checked(files[0])
     return files
-
-
-def _described(bundle: Bundle) -> str:
-    """Name a model, and what it was trained on."""
-    kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
-    name = bundle.metadata.get("name", bundle.path.name)
-    training = {"none": "not trained", "unknown": "of unknown training"}
-    trained = training.get(kind, f"trained on {kind} pairs")
-    return f"{name}, {trained}, SHA-256 {bundle.sha256[:12]}"
 
 
 def _check_places(settings: Settings) -> None:

@@ -13,10 +13,6 @@ from h2lo_bids.imaging.templates import templateflow_home
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE, THREAD_VARIABLES
 
-SUBJECT_GB = 2.0
-"""Peak memory of one subject without registration, GB, as measured."""
-REGISTRATION_GB = 3.0
-"""The same with registration to a template, GB, as measured."""
 _MAX_THREADS = 4
 _CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _SOCKET_PATH = 60  # what is left of a socket's 107 bytes after Python's own file names
@@ -32,7 +28,7 @@ def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]
     """Return how many participants are done at a time, and a warning if the memory looks small."""
     nprocs = settings.nprocs or available_processors()
     memory = settings.mem or available_memory_gb()
-    need = REGISTRATION_GB if settings.standard_spaces else SUBJECT_GB
+    need = 3.0 if settings.standard_spaces else 2.0  # with registration or not, as measured
     limit = max(1, min(subjects, nprocs // step_threads(settings), int(memory // need)))
     if memory >= need:
         return limit, ""
@@ -45,7 +41,7 @@ def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]
 def step_threads(settings: Settings) -> int:
     """Return the threads of one step, for any number of subjects: they decide its last bits."""
     nprocs = settings.nprocs or available_processors()
-    return min(settings.omp_nthreads or min(nprocs, _MAX_THREADS), nprocs)
+    return min(settings.omp_nthreads or _MAX_THREADS, nprocs)
 
 
 def fit_threads(settings: Settings) -> int:
