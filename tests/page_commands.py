@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import chdir
+from importlib import import_module
 from itertools import pairwise
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
@@ -30,16 +31,16 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = {"h2lo": "run", "h2lo-phantom": "phantom", "h2lo-slurm": "slurm"}
-FIT = "--resolution 8 --folds 2 --validate-every 2"
+FIT = "--resolution 8 --validate-every 2"
 SMALL = {
     "participant": "--sloppy",
     "participant enhance": "",
     "participant pairs": "--resolution 8",
     "trial": "--sloppy --realisations 2",
-    "group": f"{FIT} --steps 4 --crop 12",
-    "benchmark": f"{FIT} --steps 4 --method arnold",
-    "group enhance": f"{FIT} --schedule-factor 0.01 --features 2",
-    "benchmark enhance": f"{FIT} --schedule-factor 0.01 --features 2 --arm real arnold",
+    "group": f"{FIT} --folds 0 --steps 4 --crop 12",
+    "benchmark": f"{FIT} --folds 2 --steps 4 --method arnold",
+    "group enhance": f"{FIT} --folds 0 --schedule-factor 0.01 --features 2",
+    "benchmark enhance": f"{FIT} --folds 2 --schedule-factor 0.01 --features 2 --arm real arnold",
     "h2lo-phantom": "--subjects 1 --resolution 4 --lesion-diameter 8",
 }
 HOW = {
@@ -93,6 +94,7 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
         # Places of the examples lie in the folder, and `...` stands for further options.
         text = re.sub(r"(?<![\w:])/(?=(?:data|opt)/)", f"{folder}/", text)
         text = re.sub(r" \.\.\.$", "", text, flags=re.MULTILINE)
+        text = text.replace('load_model("T1w")', 'load_model("untrained/T1w/whole")')
         words = [sys.executable, "-c"] if language == "python" else ["/bin/bash", "-euc"]
         code, out, err = run_block([*words, text], folder, {**env, "BLOCK": language})
         if code:
@@ -126,8 +128,6 @@ def run_block(words: list[str], folder: Path, env: dict[str, str]) -> tuple[int,
 
 def run_here(name: str, words: list[str], folder: str, env: dict[str, str]) -> tuple:
     """Run one of our programs in this process, as in that folder and environment."""
-    from importlib import import_module
-
     from heads import call
 
     program = import_module(f"h2lo_bids.cli.{MODULES[name]}").main
@@ -243,13 +243,12 @@ def program(name: str, words: list[str]) -> int:
 
 def parse(name: str, words: list[str]) -> int:
     """Parse a command line."""
-    from h2lo_bids.cli import phantom, slurm
-    from h2lo_bids.cli.parser import read_settings
-
     if name == "h2lo":
+        from h2lo_bids.cli.parser import read_settings
+
         read_settings(words)
     else:
-        {"h2lo-phantom": phantom, "h2lo-slurm": slurm}[name].build_parser().parse_args(words)
+        import_module(f"h2lo_bids.cli.{MODULES[name]}").build_parser().parse_args(words)
     return 0
 
 
