@@ -22,7 +22,7 @@ from h2lo_bids.cli import slurm_tasks
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import complain, printable
 from h2lo_bids.cli.parser import INTERRUPTED, Parser, read_settings
-from h2lo_bids.errors import H2loError, InputOutputError, TemporaryError, UsageError
+from h2lo_bids.errors import H2loError, TemporaryError, UsageError, recorded
 from h2lo_bids.io import atomic_write_text, digest
 from h2lo_bids.reports.page import template_of
 from h2lo_bids.settings import Settings, convert
@@ -69,11 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``h2lo-slurm`` on words, those of the process if None; return its exit code."""
     try:
         return _write_run(build_parser().parse_args(argv))
-    except H2loError as err:
-        text, code = str(err), err.exit_code
-    except PermissionError as err:  # most often another user's, who has umask 077
-        remedy = "ask its owner for access, or choose another out_dir"
-        text, code = f"{err.filename}: {err.strerror}; {remedy}", InputOutputError.exit_code
+    except (H2loError, OSError) as err:  # as where out_dir is another user's, who has umask 077
+        known = recorded(err)
+        text, code = str(known), known.exit_code
     except KeyboardInterrupt:
         text, code = "interrupted; repeat the command", INTERRUPTED
     return complain("h2lo-slurm", text, code)

@@ -255,6 +255,8 @@ def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
     ):
         code, said, _ = dataset(level=level, cluster=words)
         assert (code, text in said, len(said.splitlines())) == (64, True, 1), said
+    code, said, _ = dataset("--model", "x" * 300)
+    assert (code, "File name too long; check" in said, len(said.splitlines())) == (66, True, 1)
 
 
 # Fits divided into tasks: pairs, folds, and the one that collects.
