@@ -17,23 +17,20 @@ from h2lo_bids.imaging.templates import templateflow_home
 from h2lo_bids.settings import Settings
 
 
-@pytest.fixture
-def group(tmp_path):
-    """Return the folder of a control group, version 2, two levels deep, and where it is named."""
-    folder = tmp_path / "cgroup" / "a" / "b"
+def test_the_tightest_limit_above_a_process_counts(tmp_path):
+    folder, places = tmp_path / "cgroup/a/b", (tmp_path / "cgroup", tmp_path / "self")
     folder.mkdir(parents=True)
-    (tmp_path / "self").write_text("0::/a/b\n")
-    return folder, (tmp_path / "cgroup", tmp_path / "self")
-
-
-def test_the_tightest_limit_above_a_process_counts(group):
-    folder, places = group
+    places[1].write_text("0::/a/b\n")
     (folder.parent / "memory.max").write_text("3000000000\n")
     (folder.parent / "memory.current").write_text("2000000000\n")
     (folder.parent / "memory.stat").write_text("anon 5\ninactive_file 500000000\n")
     (folder / "memory.max").write_text("max\n")
     free = resources.available_memory_gb(*places)
     assert free == pytest.approx(min(1.5, psutil.virtual_memory().available / 1e9))
+    (folder / "cpu.max").write_text("max 100000\n")
+    assert resources.available_processors(*places) == len(os.sched_getaffinity(0))
+    (folder / "cpu.max").write_text("100000 100000\n")
+    assert resources.available_processors(*places) == 1
 
 
 def test_version_one_of_control_groups(tmp_path):
@@ -45,14 +42,6 @@ def test_version_one_of_control_groups(tmp_path):
     table = tmp_path / "self"
     table.write_text("7:memory:/docker\n3:cpu,cpuacct:/docker\n")
     assert resources.available_memory_gb(tmp_path, table) == pytest.approx(0.6)
-
-
-def test_a_quota_of_processors_is_heard(group):
-    folder, places = group
-    (folder / "cpu.max").write_text("100000 100000\n")
-    assert resources.available_processors(*places) == 1
-    (folder / "cpu.max").write_text("max 100000\n")
-    assert resources.available_processors(*places) >= 1
 
 
 def _settings(**changes) -> Settings:
