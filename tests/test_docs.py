@@ -21,7 +21,6 @@ from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, grids_of, output_sidecars
-from h2lo_bids.settings import Settings
 from h2lo_bids.training.options import frame_of
 from pipelines.pairs import PairOptions, pair_fingerprint
 
@@ -148,16 +147,15 @@ H2LO = [
 ]
 
 
-def words_of(line: str, task: int = 3) -> list[str]:
+def words_of(line: str) -> list[str]:
     """Let the shell take a command apart, as in a task of a job array."""
-    script = f"h2lo() {{ printf '%s\\n' \"$@\"; }}\nSLURM_ARRAY_TASK_ID={task}\n{line}"
+    script = f"h2lo() {{ printf '%s\\n' \"$@\"; }}\nSLURM_ARRAY_TASK_ID=3\n{line}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
-@pytest.fixture
-def asking(tmp_path):
-    """Return a function that asks as a line does, of what the page tells to fetch by then."""
+def test_every_command_finds_its_pairs_and_they_are_prepared_as_the_fits_take_them(tmp_path):
+    """Of what the page tells to fetch by then."""
 
     @cache
     def fetched(*names: str) -> Path:
@@ -165,19 +163,12 @@ def asking(tmp_path):
         get(root, "ses-GE", "_mrr", *names)
         return root
 
-    def asked_by(line: str) -> Settings:
+    made: dict[Path, set[str]] = {}
+    for line in H2LO:
         asked = read_settings(words_of(line))
         root = fetched(*(["ses-HFC"] if "--lf" in shlex.split(line) else []))
         given = tuple((n, root / p.relative_to(asked.bids_dir)) for n, p in asked.derivatives)
-        return replace(asked, bids_dir=root, derivatives=given, skip_bids_validation=True)
-
-    return asked_by
-
-
-def test_every_command_finds_its_pairs_and_they_are_prepared_as_the_fits_take_them(asking) -> None:
-    made: dict[Path, set[str]] = {}
-    for line in H2LO:
-        asked = asking(line)
+        asked = replace(asked, bids_dir=root, derivatives=given, skip_bids_validation=True)
         found = discover_pairs(asked)
         assert not found.problems, line
         counts = [sum(pair.contrast == c for pair in found.pairs) for c in ("T1w", "T2w")]
