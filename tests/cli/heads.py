@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import functools
 import importlib
 import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,19 +41,12 @@ def importable() -> dict[str, str]:
 
 def start(bids: Path, out: Path, level: str, *words, code=None, popen=False):
     """Run the program as users do and check its exit code, or with `popen` only start it."""
-    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
-    options = {
-        "args": [*command, *map(str, words)],
-        "env": {**os.environ, **importable()},
-        "text": True,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-    }
+    given = (sys.executable, "-m", "h2lo_bids.cli.run", bids, out, level, *words)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    how = {"args": [*map(str, given)], "env": {**os.environ, **importable()}, **pipes}
     if popen:
-        # Whoever started the tests in the background had them ignore Ctrl-C.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(**options, preexec_fn=heed)
-    return _checked(subprocess.run(**options, check=False, timeout=1800), code)
+        return subprocess.Popen(**how)
+    return _checked(subprocess.run(**how, check=False, timeout=1800), code)
 
 
 def run(bids: Path, out: Path, level: str, *words, code=None):
