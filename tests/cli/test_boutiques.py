@@ -61,14 +61,15 @@ def example(item: dict) -> list[str]:
 def test_a_level_takes_what_it_does_not_disable_and_hands_it_on(level):
     disabled, start = INPUTS["analysis_level"]["value-disables"][level], ["/b", "/o", level]
     for name in sorted(OPTIONS.keys() - {"verbose"}):
-        taken = 0
+        taken = False
         for mode in ([], ["--pairs"], ["--task", "enhance"]):
             with contextlib.suppress(UsageError):
                 given = read_settings([*start, *example(INPUTS[name]), *mode])
                 assert getattr(given, name) != OPTIONS[name].default
                 assert read_settings(given.words()) == given
-                taken += 1
-        assert bool(taken) is (name not in disabled), name
+                taken = True
+                break
+        assert taken is (name not in disabled), name
 
 
 def test_outputs_are_found_by_their_patterns():

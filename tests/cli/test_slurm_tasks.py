@@ -52,6 +52,12 @@ def make_outputs(words: list[str], name: str) -> None:
             make(item.path)
 
 
+def done(words: list[str], folder: Path) -> list[list[bool]]:
+    """Tell of each stage which tasks are done."""
+    found = stages_of(read_settings(words), folder)
+    return [[task.done for task in stage.tasks] for stage in found]
+
+
 def test_a_rerun_submits_what_is_missing_and_what_is_older_than_its_input(dataset, tmp_path):
     make(mask := tmp_path / "masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
     model = write_bundle(tmp_path / "models/h2lo_T1w", "T1w")
@@ -106,15 +112,10 @@ def test_the_mask_of_each_scan_that_is_fused_counts(tmp_path):
         make(masks[-1])
     make_outputs(words, "sub-01")
     record(tmp_path / "run", "participant", "sub-01")
-
-    def done() -> bool:
-        (stage,) = stages_of(read_settings(words), tmp_path / "run")
-        return stage.tasks[0].done
-
-    assert done()
+    assert done(words, tmp_path / "run") == [[True]]
     for mask in masks:
         os.utime(mask, (4e9, 4e9))
-        assert not done(), mask
+        assert done(words, tmp_path / "run") == [[False]], mask
         os.utime(mask, (1e9, 1e9))
 
 
@@ -151,31 +152,27 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]
     model = write_bundle(tmp_path / "model", "T1w")
     words += ["--condition", "thin", f"model={model}", "--skip-bids-validation"]
-    asked, run = read_settings(words), tmp_path / "out/logs/slurm/trial-1"
-
-    def done() -> list[list[bool]]:
-        return [[task.done for task in stage.tasks] for stage in stages_of(asked, run)]
-
-    assert done() == [[False, False], [False]]
-    first, last = stages_of(asked, run)
+    run = tmp_path / "run"
+    first, last = stages_of(read_settings(words), run)
     assert (first.name, last.name, last.settings.collect) == ("participant", "collect", True)
+    assert [task.name for task in first.tasks] == ["sub-01", "sub-02"]
     for name in ("sub-01", "sub-02"):
         make_outputs(words, name)
     ratings = tmp_path / "out/trial/ratings/sub-02_T1w_x.tsv"
     (tmp_path / "out/trial.html").touch()
     for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
         record(run, stage, name)
-    assert done() == [[True, True], [True]]
+    assert done(words, run) == [[True, True], [True]]
     lesions = tmp_path / "sub-01/anat/sub-01_desc-lesions_mask.nii.gz"
     make(lesions)
     for path, rest in ((lesions, True), (model / "metadata.json", False)):
         os.utime(path, (4e9, 4e9))  # drawn again, fitted again
-        assert done() == [[False, rest], [False]]
+        assert done(words, run) == [[False, rest], [False]]
         os.utime(path, (1e9, 1e9))
     os.utime(ratings, (4e9, 4e9))  # rated again since
-    assert done() == [[True, True], [False]]
+    assert done(words, run) == [[True, True], [False]]
     ratings.unlink()
-    assert done() == [[True, False], [False]]
+    assert done(words, run) == [[True, False], [False]]
 
 
 def test_tasks_keep_their_lines_and_what_cannot_be_used_has_one(dataset, tmp_path):
