@@ -84,7 +84,6 @@ def test_values_follow_from_the_operator_evaluated_in_full(first, root, models):
     np.testing.assert_allclose(preproc.get_fdata(), volume, atol=1e-6)
     coarse = nib.load(anat / "sub-01_res-6x6x10_desc-lowfield_T1w.nii.gz")
     assert coarse.header.get_zooms() == pytest.approx((6, 6, 10))
-    assert 0 < coarse.get_fdata().max() <= 1
 
 
 def test_the_functions_for_notebooks_give_the_image_that_is_written(first, root, models):
@@ -136,8 +135,6 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
     assert "given" in sidecar["BrainExtractionMethod"]
     assert "sub-01: sub-01_T2w: brain mask computed, as there is no " in done.stdout
     assert "bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
-    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
-    assert description["DatasetLinks"]["mine"] == (tmp_path / "masks").as_uri()
 
 
 def test_a_run_again_with_another_participant_at_the_same_time_has_the_same_bytes(
