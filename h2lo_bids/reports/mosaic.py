@@ -250,8 +250,10 @@ def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 def picture_uri(pixels: npt.NDArray[np.uint8], kind: str = "png") -> str:
     """Encode a picture, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side."""
-    from PIL import Image
+    from PIL import Image, ImageFile
 
+    # Pillow gives up on a JPEG that is larger, as of noise.
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 4 * MAX_PIXELS**2)
     picture = Image.fromarray(pixels)
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
     buffer = io.BytesIO()
