@@ -235,10 +235,9 @@ def training_curves(runs: Sequence[Run], titles: Mapping[str, str], column: str)
         if validated and {"best_step", "best_psnr"} <= run.record.keys():
             best = run.record["best_step"], run.record["best_psnr"]
             axes.scatter(*best, 42, color=shade, linewidths=0, zorder=3)
-    levels = {run.fold: run.record.get("identity_psnr") for run in runs if validated}
-    known = [level for level in levels.values() if level is not None]
-    if known:
-        level = float(np.mean(known))
+    known = [run for run in runs if validated and "identity_psnr" in run.record]
+    if levels := {run.fold: run.record["identity_psnr"] for run in known}:
+        level = float(np.mean([*levels.values()]))
         axes.axhline(level, color=_LIGHT["hf"], linewidth=1.5, linestyle=_DASHES)
         axes.annotate(f"{titles[IDENTITY]} {level:.2f}", (1, level), (0, 5), ha="right",
                       color=_LIGHT["dim"], xycoords=("axes fraction", "data"),
