@@ -33,17 +33,13 @@ def report_folder(head, tmp_path_factory: pytest.TempPathFactory):
         nib.Nifti1Image(data.astype(np.float32), head.mask.affine) for data in (high * mask, low)
     )
     scans = []
-    for suffix in ("T1w", "T2w"):
+    whole = {"image": head.image, "image_mask": head.mask, "mask": head.mask}
+    moved = {"template": head.image, "moved": hf, "mask": head.mask}
+    for suffix, spaces in (("T1w", ("MNI", "MNI2")), ("T2w", ())):
         stem = f"sub-01_ses-HF_{suffix}"
-        figures = make_figures(
-            out, stem, "synthesize", image=head.image, image_mask=head.mask, before=hf, after=lf,
-            mask=head.mask,
-        )  # fmt: skip
-        if suffix == "T1w":
-            for space in ("MNI", "MNI2"):
-                figures += make_registration_figures(
-                    out, stem, template=head.image, moved=hf, mask=head.mask, space=space
-                )
+        figures = make_figures(out, stem, "synthesize", before=hf, after=lf, **whole)
+        for space in spaces:
+            figures += make_registration_figures(out, stem, space=space, **moved)
         scans.append(make_scan(stem, suffix, figures))
     return out, make_report(tuple(scans))
 

@@ -39,28 +39,26 @@ def make_group(out: Path, sample: Sample | None = None) -> Path:
     sample = sample or Sample()
     for contrast in sample.contrasts:
         make_pairs(out, contrast, sample)
-        scores = [
-            score
-            for fold in range(sample.folds)
-            for method in sample.methods
-            for score in make_fold(out, contrast, method, fold, sample)
-        ]
+        scores = []
+        for fold in range(sample.folds):
+            for method in sample.methods:
+                scores += make_fold(out, contrast, method, fold, sample)
         if scores:
             write_tables(out / f"group_{contrast}", scores, tabulate(scores, METHODS))
         write_bundle(out / f"models/h2lo_{contrast}", contrast, card="# The card\n\nOf a model.\n")
-    folds = tuple(Fold(fold, **parts(sample, fold)) for fold in range(sample.folds))
-    if folds:
+    if sample.folds:
+        folds = tuple(division(sample, fold) for fold in range(sample.folds))
         write_splits(out / "splits.tsv", dict.fromkeys(sample.contrasts, folds))
     config = '[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n'
     atomic_write_text(out / "logs" / "20260101T000000_x" / "config.toml", config)
     return out
 
 
-def parts(sample: Sample, fold: int) -> dict[str, tuple[str, ...]]:
+def division(sample: Sample, fold: int) -> Fold:
     """Divide the subjects of one fold."""
-    test = sample.subjects[fold :: max(sample.folds, 1)]
-    rest = [name for name in sample.subjects if name not in test]
-    return {"train": tuple(rest[1:]), "validation": tuple(rest[:1]), "test": test}
+    test = sample.subjects[fold :: sample.folds]
+    rest = tuple(name for name in sample.subjects if name not in test)
+    return Fold(fold, rest[1:], rest[:1], test)
 
 
 def make_fold(
@@ -73,16 +71,24 @@ def make_fold(
     if not done:
         (folder / "record.json").unlink(missing_ok=True)
         return []
-    test = parts(sample, fold)["test"]
-    write_json(folder / "record.json", record(contrast, method, fold, sample))
-    write_pictures(folder / "pictures.npz", test, seed=list(METHODS).index(method))
-    write_scores(folder / "scores.tsv", scores := make_scores(test, method, fold))
+    parts = division(sample, fold)
+    record = {
+        "contrast": contrast, "method": method, "title": sample.title or METHODS[method],
+        "fold": parts.recorded, "options": {"learning_rate": 3e-4, "sampling": "patch"},
+        "seed": 42, "steps": 400, "best_step": 360, "best_psnr": 28.0 + 0.2 * fold,
+        "identity_psnr": 23.5, "seconds": 754.0, "parameters": 581_409, "simulated": True,
+        "software": {"h2lo-bids": "0.2.0", "torch": "2.13.0"},
+        "warnings": ["The validation PSNR was still rising."] if fold == 0 else [],
+    }  # fmt: skip
+    write_json(folder / "record.json", record)
+    write_pictures(folder / "pictures.npz", parts.test, seed=list(METHODS).index(method))
+    write_scores(folder / "scores.tsv", scores := make_scores(parts.test, method, fold))
     return scores
 
 
-def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b")) -> Path:
-    """Write the evaluation of some models on the pairs of two subjects."""
-    sample = Sample(subjects=("P00", "P01", "P02"), folds=0)
+def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b"), **more) -> Path:
+    """Write the evaluation of some models on the pairs of three subjects."""
+    sample = Sample(subjects=("P00", "P01", "P02"), **more)
     make_pairs(out, "T1w", sample)
     scores = []
     for number, model in enumerate(models):
@@ -96,39 +102,17 @@ def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b")) -
     return out
 
 
-def record(contrast: str, method: str, fold: int, sample: Sample) -> dict:
-    """Give what a fold records."""
-    return {
-        "contrast": contrast,
-        "method": method,
-        "title": sample.title or METHODS[method],
-        "fold": {"index": fold, **parts(sample, fold)},
-        "options": {"learning_rate": 3e-4, "sampling": "patch"},
-        "seed": 42,
-        "steps": 400,
-        "best_step": 360,
-        "best_psnr": 28.0 + 0.2 * fold,
-        "identity_psnr": 23.5,
-        "seconds": 754.0,
-        "parameters": 581_409,
-        "simulated": True,
-        "software": {"h2lo-bids": "0.2.0", "torch": "2.13.0"},
-        "warnings": ["The validation PSNR was still rising."] if fold == 0 else [],
-    }
-
-
 def make_scores(subjects: tuple[str, ...], method: str, fold: int | None) -> list[Score]:
     """Draw scores: the method's, and the identity's, which do not depend on the method."""
+    level = np.array([23.5, 90, 0.92, 0.12, 0.5, 0.2, 0.15, 0.3])
+    gain = np.array([5, 5, 0.05, -0.08, 0.4, -0.17, -0.13, 0.2])
     scores = []
     for subject in subjects:
-        for name in ("identity", method):
+        for name, middle in (("identity", level), (method, level + gain)):
             rng = np.random.default_rng([sum(map(ord, name + subject)), (fold or 0) + 1])
-            gain = 0.0 if name == "identity" else 1.0
-            middle = (23.5 + 5 * gain, 90 + 5 * gain, 0.92 + 0.05 * gain, 0.12 - 0.08 * gain)
-            more = (0.5 + 0.4 * gain, 0.2 - 0.17 * gain, 0.15 - 0.13 * gain, 0.3 + 0.2 * gain)
             for region in ("foreground", "whole"):
-                noisy = [v * (1 + 0.02 * rng.standard_normal()) for v in (*middle, *more)]
-                values = dict(zip(SCORED, noisy, strict=True))
+                noisy = middle * (1 + 0.02 * rng.standard_normal(len(middle)))
+                values = dict(zip(SCORED, noisy.tolist(), strict=True))
                 scores.append(Score(subject, name, fold, region, values))
     return scores
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -22,12 +23,20 @@ from group_samples import (
 from heads import rows_of
 from report_samples import EVIL, Page, assert_sealed, points
 
-from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
+from h2lo_bids.evaluation.catalogue import (
+    CATALOGUE,
+    CLIPPED,
+    CONVENTIONS,
+    OWN,
+    RELEASE,
+    STRANGER,
+)
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism, write_scores
 from h2lo_bids.evaluation.table import tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.group_data import read_contrasts
-from h2lo_bids.reports.group_pictures import Subject, draw_subject, overlay
+from h2lo_bids.reports.group_pictures import overlay
+from h2lo_bids.reports.group_views import contrast_view
 from h2lo_bids.reports.records import Failure
 
 SMALL = Sample(subjects=("A", "B", "C"), methods=("h2lo",), folds=1)
@@ -57,58 +66,46 @@ def table_of(html: str, label: str) -> list[list[str]]:
     return [[" ".join(Page(c).text.replace("\xa0", " ").split()) for c in row] for row in cells]
 
 
-def tsv(path, **wanted) -> list[dict[str, str]]:
-    return [row for row in rows_of(path) if wanted.items() <= row.items()]
-
-
-def test_the_table_is_that_of_the_summary_file(group_folder, html):
-    head, *rows = table_of(html, "Table 1, T1w")
-    assert [row[0] for row in rows] == ["HF image", *METHODS.values()]
-    assert head[1:-1] == [metric.heading for metric in CATALOGUE.values()]
-    shown = {row[0]: dict(zip(CATALOGUE, row[1:], strict=False)) for row in rows}
-    named = {"identity": "HF image", **METHODS}
-    lines = tsv(group_folder / "group_T1w_summary.tsv")
-    assert len(lines) == 4 * len(CATALOGUE)
-    for line in lines:
-        digits = CATALOGUE[line["metric"]].digits
-        expected = f"{float(line['mean']):.{digits}f} ± {float(line['std']):.{digits}f}"
-        assert shown[named[line["method"]]][line["metric"]] == expected
-    assert {row[-1] for row in rows[1:]} == {"581,409"}
+def test_figures_are_those_of_the_files(group_folder, html):
+    lines = (group_folder / "group_T1w_table.md").read_text().splitlines()
+    head, _, *rows = (line.strip("| ").split(" | ") for line in lines if line[0:1] == "|")
+    printed = [[re.sub(r"</?u>|\*\*", "", cell) for cell in row] for row in (head, *rows)]
+    shown = table_of(html, "Table 1, T1w")
+    assert [row[: len(head)] for row in shown] == printed  # and NMI, which the paper's has not
+    assert shown[0][1:-1] == [metric.heading for metric in CATALOGUE.values()]
+    assert [row[-1] for row in shown[2:]] == ["581,409"] * 3
     part = html.split('aria-label="Table 1, T1w"')[1].split("</table>")[0]
-    best = min((x for x in lines if x["metric"] == "js"), key=lambda line: float(line["mean"]))
-    row = part.split(f'<th scope="row">{METHODS[best["method"]]}</th>')[1].split("</tr>")[0]
-    assert 'class="first"' in row.split("<td")[1 + list(CATALOGUE).index("js")]
-
-
-def test_intervals_and_tests_are_those_of_the_files(group_folder, html):
-    intervals = table_of(html, "Confidence intervals, T1w")
-    (line,) = tsv(group_folder / "group_T1w_summary.tsv", method="h2lo", metric="psnr")
-    assert f"{float(line['ci_low']):.2f} to {float(line['ci_high']):.2f}" == intervals[2][1]
-    rows = {row[0]: row for row in table_of(html, "Paired tests, T1w")}
-    wanted = {"method": "h2lo", "versus": "identity", "metric": "psnr"}
-    (line,) = tsv(group_folder / "group_T1w_comparisons.tsv", **wanted)
-    cell = rows["H2LO against HF image"][1]
-    assert cell == f"+{float(line['difference']):.2f}p = {float(line['p_holm']):.3f}"
+    classes = re.findall(r'<td[^>]*><span class="(\w*)">', part)
+    marks = [["first" * ("**" in c) or "second" * ("<u>" in c) for c in row[1:]] for row in rows]
+    assert np.reshape(classes, (4, -1))[:, : len(head) - 1].tolist() == marks
+    summary = rows_of(group_folder / "group_T1w_summary.tsv")
+    (line,) = (x for x in summary if (x["method"], x["metric"]) == ("h2lo", "psnr"))
+    bounds = f"{float(line['ci_low']):.2f} to {float(line['ci_high']):.2f}"
+    assert table_of(html, "Confidence intervals, T1w")[2][1] == bounds
+    tests = rows_of(group_folder / "group_T1w_comparisons.tsv")
+    line = next(x for x in tests if (x["method"], x["metric"]) == ("h2lo", "psnr"))
+    (row,) = (r for r in table_of(html, "Paired tests, T1w") if r[0] == "H2LO against HF image")
+    assert row[1] == f"+{float(line['difference']):.2f}p = {float(line['p_holm']):.3f}"
     # Two methods are compared with h2lo, more with the identity.
     assert "With 6 participants no corrected p can be below 0.062" in html
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder, convention):
+def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder):
     make_fold(folder, "T1w", "h2lo-mlp", 0, TWO)
     raw = {"psnr": 11.25, "ssim": 60.0, "ncc": 0.5}
     scores = []
     for path in folder.glob("folds/T1w/*/fold-*/scores.tsv"):
         write_scores(path, own := [replace(s, unclipped=raw) for s in read_scores(path)])
         scores += own
-    block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=convention)
+    block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=RELEASE)
     write_tables(folder / "group_T1w", scores, block)
     html = page_of(folder)
-    assert CONVENTIONS[convention] in Page(html).text
-    assert ("11.25" in html) == (convention == "release")
+    assert CONVENTIONS[RELEASE] in Page(html).text
+    assert "11.25" in html
     named = {row[0] for row in table_of(html, "Paired tests, T1w")}
     assert "H2LO against H2LO w/o SIREN" in named
     assert "H2LO w/o SIREN against H2LO" not in named
+    assert page_of(folder) == html
 
 
 def test_every_section_is_there_and_every_picture_told(html):
@@ -126,7 +123,7 @@ def test_every_section_is_there_and_every_picture_told(html):
     assert {part: sum(part in label for label in labels) for part in counts} == counts
     for told in (
         "h2lo bids out group", "still rising", "torch", "42", "12 min 34 s", "Simulated data.",
-        "9 of 9", "The card", "HF image 23.50", "No errors to report.",
+        "9 of 9", "The card", "HF image 23.50", "No errors to report.", CONVENTIONS[CLIPPED],
     ):  # fmt: skip
         assert told in page.text
 
@@ -137,21 +134,14 @@ def test_flagged_pairs_and_the_median_subject_come_first(group_folder, html):
         assert told in first
     assert "flagged" not in second
     assert "1 of 6 pairs flagged" in html
-    scores = tsv(group_folder / "group_T1w_scores.tsv", method="h2lo", region="whole")
-    psnr = {line["participant_id"][4:]: float(line["psnr"]) for line in scores}
+    scores = rows_of(group_folder / "group_T1w_scores.tsv")
+    whole = (s for s in scores if (s["method"], s["region"]) == ("h2lo", "whole"))
+    psnr = {line["participant_id"][4:]: float(line["psnr"]) for line in whole}
     middle = sorted(psnr, key=lambda name: psnr[name])[2]
     chosen = re.findall(r'class="pick-0" checked>([^<]*)</label>', html)
     assert chosen == [f"{middle} (median)"]
-
-
-@pytest.mark.parametrize(("source", "target"), [("HF image", "LF"), ("LF image", "HF")])
-def test_differences_are_from_the_real_image_of_the_task(source, target):
-    plane = np.ones((3, 20, 20), np.float32)
-    subject = Subject("A", plane, plane / 2, {"m": plane / 2}, {})
-    given = (subject, "T1w", {"identity": source, "m": "M"}, {"m": 29.5})
-    drawing = draw_subject(*given, white=1.0, scale=0.1)
-    for words in (f">Real {target}<", f"real {target}|", "29.50 dB"):
-        assert words in drawing
+    for words in (">Real LF<", "real LF|", f">{psnr[middle]:.2f} dB<"):
+        assert words in unquote(html)
 
 
 def test_edges_are_the_head_and_the_border_between_two_tissues():
@@ -167,41 +157,43 @@ def test_edges_are_the_head_and_the_border_between_two_tissues():
     assert re.findall(r">([LRPA])</text>", drawing) == ["L", "R", "L", "R", "P", "A"]
 
 
-def test_unfinished_and_later_folds(folder):
+def test_unfinished_folds_and_those_of_an_earlier_division(folder):
+    """Test subjects of an earlier division may be those that the present folds were fitted on."""
+    make_fold(folder, "T1w", "h2lo", 3, Sample(subjects=("A", "B", "C", "X"), folds=4))
     make_fold(folder, "T1w", "h2lo-nograd", 0, TWO, done=False)
     make_fold(folder, "T1w", "h2lo-nograd", 1, TWO)
     (folder / "group_T1w_scores.tsv").unlink()
     text = text_of(folder)
-    assert "T1w, H2LO w/o L_grad: fold 0 not finished" in text
-    assert "3 of 4" in text
-    assert "H2LO w/o L_grad †: 1 of 2 folds; fold 0 is not finished." in text
+    for told in (
+        "T1w, H2LO w/o L_grad: fold 0 not finished", "3 of 4",
+        "H2LO w/o L_grad †: 1 of 2 folds; fold 0 is not finished.",
+        "T1w, H2LO, fold 3: fitted on another division of the subjects; skipped",
+        "of the means of 2 folds (3 participants)",
+    ):  # fmt: skip
+        assert told in text
     assert re.search(r"PSNR of H2LO [\d.]+ .*, H2LO w/o L_grad † [\d.]+ .*, HF image", text)
     make_fold(folder, "T1w", "h2lo-nograd", 1, TWO, done=False)
     make_fold(folder, "T1w", "h2lo-nograd", 0, TWO)
-    assert "T1w, H2LO w/o L_grad: fold 1 not finished" in text_of(folder)
-    assert "of the means of 2 folds (3 participants)" in text
+    (contrast,) = read_contrasts(folder, "group", [])
+    assert contrast.missing == ("T1w, H2LO w/o L_grad: fold 1 not finished",)
 
 
 def test_the_table_has_the_collected_methods_with_their_folds_as_they_are_now(folder):
+    fold = folder / "folds/T1w/h2lo/fold-1"
+    write_realism(fold / "realism.tsv", [Realism("synthesized", "h2lo", "A", 0, {"noise": 0.1})])
+    shutil.copytree(fold.parent, folder / "folds/T1w/h2lo-first")  # what collecting has left out
+    scores = read_scores(fold / "scores.tsv")
+    anew = [replace(s, values=dict.fromkeys(s.values, 7.5)) for s in scores]
+    write_scores(fold / "scores.tsv", anew)
     problems: list[str] = []
-    make_fold(folder, "T1w", "h2lo-nograd", 0, TWO)  # which collecting has left out
-    path = folder / "folds/T1w/h2lo/fold-1/scores.tsv"
-    anew = [replace(s, values=dict.fromkeys(s.values, 7.5)) for s in read_scores(path)]
-    write_scores(path, anew)
     (contrast,) = read_contrasts(folder, "group", problems)
     assert [row.name for row in contrast.block.rows] == ["identity", "h2lo"]
     fold_means = dict(contrast.block.rows[1].summary["ncc"].fold_means)
     assert fold_means[1] == 7.5 != fold_means[0]
-    assert problems == ["T1w, H2LO w/o L_grad, fold 0: was not collected; not in the table"]
-
-
-def test_folds_of_an_earlier_division_are_left_out(folder):
-    """Their test subjects may be those that the present folds were fitted on."""
-    make_fold(folder, "T1w", "h2lo", 3, Sample(subjects=("A", "B", "C", "X"), folds=4))
-    text = text_of(folder)
-    assert "T1w, H2LO, fold 3: fitted on another division of the subjects; skipped" in text
-    assert "of the means of 2 folds (3 participants)" in text
-    assert "2 of 2" in text
+    assert problems == [f"T1w, H2LO, fold {n}: was not collected; not in the table" for n in (0, 1)]
+    # Fits that were kept under another name have a row of their own.
+    realism = contrast_view(contrast, folder)["realism"]
+    assert [row["title"] for row in realism["rows"]] == ["H2LO", "H2LO"]
 
 
 def test_a_training_without_folds_and_an_empty_folder_have_a_page(tmp_path):
@@ -214,9 +206,18 @@ def test_a_training_without_folds_and_an_empty_folder_have_a_page(tmp_path):
     assert "No pair, fold or score was found" in Page(path.read_text()).text
 
 
-def test_the_evaluation_of_given_models(tmp_path):
+def test_the_evaluation_of_given_models_and_realism_averaged_over_participants(tmp_path):
     out = make_evaluation(tmp_path)
     shutil.copytree(out / "evaluation/T1w/site-a", out / "evaluation/T1w/older")
+    for model, gain in (("site-a", 0.0), ("site-b", 0.1)):
+        rows = [Realism("reference", "<i>.nii", "", None, {"level_low": 0.4, "noise": 0.05})]
+        for n, subject in enumerate(("P00", "P01", "P02")):
+            for kind, image, own in (("target", "", 0.5), ("synthesized", model, 0.6 + gain)):
+                bands = dict.fromkeys([*OWN][:4], own + 0.1 * n)
+                bands |= dict.fromkeys([*STRANGER][:4], 0.02)
+                told = {**bands, "level_low": own / 2, "spectrum_db": 3.0 * n, "own_2mm": np.nan}
+                rows.append(Realism(kind, image, subject, None, told))
+        write_realism(out / "evaluation/T1w" / model / "realism.tsv", rows)
     (out / "group.html").write_text("of a training")
     html = page_of(out, "evaluate")
     assert (out / "group.html").read_text() == "of a training"
@@ -225,37 +226,11 @@ def test_the_evaluation_of_given_models(tmp_path):
     text = Page(html).text
     for told in ("over 3 participants", "Models evaluated", "site-a 1", "d" * 64, "Too good."):
         assert told in text
-    for other in ("Splits", "not finished", "How real", "older"):
-        assert other not in text
-    # One of enhancers names the images of its task.
-    for path in out.glob("evaluation/T1w/*/record.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "task": "enhance"}))
-    html = page_of(out, "evaluate")
-    assert table_of(html, "Table 1, T1w")[1][0] == "LF image"
-    text = Page(html).text
-    for told in ("How close to the real high-field image", "Low field", "Real high field"):
-        assert told in text
-    for wrong in ("HF image", "real low-field image", "Real low field"):
-        assert wrong not in text
-
-
-def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
-    out = make_evaluation(tmp_path)
-    people = ("P00", "P01", "P02")
-    for model, gain in (("site-a", 0.0), ("site-b", 0.1)):
-        rows = [Realism("reference", "<i>.nii", "", None, {"level_low": 0.4, "noise": 0.05})]
-        for n, subject in enumerate(people):
-            for kind, image, own in (("target", "", 0.5), ("synthesized", model, 0.6 + gain)):
-                bands = dict.fromkeys([*OWN][:4], own + 0.1 * n)
-                bands |= dict.fromkeys([*STRANGER][:4], 0.02)
-                told = {**bands, "level_low": own / 2, "spectrum_db": 3.0 * n, "own_2mm": np.nan}
-                rows.append(Realism(kind, image, subject, None, told))
-        write_realism(out / "evaluation/T1w" / model / "realism.tsv", rows)
-    html = page_of(out, "evaluate")
+    assert not any(other in text for other in ("Splits", "not finished", "older"))
     head, *rows = table_of(html, "Realism, T1w")
     found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     assert [*found] == ["Real low field", "<i>.nii (reference)", "site-a", "site-b"]
-    assert [found[name]["Low"] for name in found] == ["0.25", "0.40", "0.30", "0.35"]
+    assert [row["Low"] for row in found.values()] == ["0.25", "0.40", "0.30", "0.35"]
     assert (found["site-b"]["Spectrum (dB)"], found["site-b"]["Noise"]) == ("3.0", "\N{EN DASH}")
     assert [row["Images"] for row in found.values()] == ["3", "1", "3", "3"]
     told = re.findall(r"<title>([^<]*: 8 mm [^<]*)</title>", html)
@@ -266,15 +241,20 @@ def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
     assert len(told) == 6
 
 
-def test_fits_that_were_kept_under_another_name_have_a_row_of_their_own(folder):
-    fold = folder / "folds/T1w/h2lo/fold-0"
-    write_realism(fold / "realism.tsv", [Realism("synthesized", "h2lo", "A", 0, {"noise": 0.1})])
-    shutil.copytree(fold.parent, folder / "folds/T1w/h2lo-first")
-    assert [row[0] for row in table_of(page_of(folder), "Realism, T1w")[1:]] == ["H2LO", "H2LO"]
-    shutil.rmtree(fold.parent)
-    others = make_fold(folder, "T1w", "h2lo-mlp", 0, TWO)
-    write_tables(folder / "group_T1w", others, tabulate(others, METHODS))
-    assert [row[0] for row in table_of(page_of(folder), "Realism, T1w")[1:]] == ["H2LO"]
+def test_the_evaluation_of_enhancers_names_the_images_of_their_task(tmp_path):
+    out = make_evaluation(tmp_path, ("site-a",))
+    path = out / "evaluation/T1w/site-a/record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": "enhance"}))
+    html = page_of(out, "evaluate")
+    assert table_of(html, "Table 1, T1w")[1][0] == "LF image"
+    text = Page(html).text
+    for told in ("How close to the real high-field image", "Low field", "Real high field"):
+        assert told in text
+    for wrong in ("HF image", "real low-field image", "Real low field", "How real"):
+        assert wrong not in text
+    drawn = unquote(html)
+    assert ">Real HF<" in drawn
+    assert "real HF|" in drawn
 
 
 def test_damaged_files_are_left_out_and_named(folder):
@@ -308,18 +288,14 @@ def test_data_cannot_inject_html(tmp_path):
     (folder / "record.json").write_text(json.dumps(record))
     (out / "models/h2lo_T1w/README.md").write_text(EVIL)
     failures = (Failure(EVIL, EVIL, EVIL, EVIL),)
-    plain = make_group(tmp_path / "plain", SMALL)
-    clean = Page(page_of(plain, failures=(Failure("a", "b"),)))
     page = Page(page_of(out, failures=failures))
-    table, plain_table = (
-        Page(write_table_page(plain, sample_table(plain, more=name)).read_text())
-        for name in (EVIL, "another")
-    )
-    for evil, good, count in ((page, clean, 12), (table, plain_table, 0)):
-        for tag in ("script", "style", "img", "svg"):
-            assert evil.tags.count(tag) == good.tags.count(tag)
+    table = Page(write_table_page(out, sample_table(out, more=EVIL)).read_text())
+    charts = len(CATALOGUE) + 3 + 3 + 1  # of metrics, curves, subjects, and their mean
+    for evil, scripts, pictures, drawings, least in ((page, 1, 6, charts, 12), (table, 0, 1, 0, 0)):
+        counts = {"script": scripts, "style": 1, "img": pictures, "svg": drawings}
+        assert {tag: evil.tags.count(tag) for tag in counts} == counts
         assert_sealed(evil)
-        assert evil.text.count("alert(1)") > count
+        assert evil.text.count("alert(1)") > least
 
 
 def test_a_page_of_many_subjects_stays_small(tmp_path):
