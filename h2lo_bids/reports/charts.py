@@ -47,6 +47,9 @@ _ALONE = (
 )
 _DASHES = (0, (6, 4))
 
+Array = npt.NDArray[np.float64]
+Curves = Sequence[tuple[str, str, Array]]
+"""The class of a colour, a title, and points (N, 2), or the shares of a histogram (N,)."""
 
 _SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(
@@ -202,9 +205,7 @@ def _name_columns(axes: Axes, titles: Sequence[str]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _curve(
-    axes: Axes, kind: str, words: str, points: npt.NDArray[np.float64], **looks: Any
-) -> None:
+def _curve(axes: Axes, kind: str, words: str, points: Array, **looks: Any) -> None:
     """Draw the finite points of a curve, (N, 2), titled by ``words``."""
     x, y = points[np.isfinite(points).all(axis=1)].T
     axes.plot(x, y, gid=f"{kind} {_plain(words)}", **looks)
@@ -261,9 +262,7 @@ def _number_steps(axes: Axes, last: float, *, log: bool) -> None:
         axis.set_major_formatter("{x:g}")
 
 
-def _thinned(
-    steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _thinned(steps: Array, values: Array) -> Array:
     parts = np.array_split(np.column_stack([steps, values])[np.isfinite(values)], _POINTS)
     return np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
 
@@ -291,10 +290,8 @@ def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) 
 
 
 @_style()
-def probabilities(
-    curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, label: str
-) -> str | None:
-    """Draw the probability of seeing a lesion against its diameter: class, title, (N, 2)."""
+def probabilities(curves: Curves, *, label: str) -> str | None:
+    """Draw the probability of seeing a lesion against its diameter."""
     if not curves:
         return None
     axes = _axes(430, 262, 46, 48)
@@ -324,13 +321,8 @@ def intervals(
 
 
 @_style()
-def histograms(
-    curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]],
-    *,
-    label: str,
-    alone: bool = False,
-) -> Markup:
-    """Draw distributions over [0, 1], by class and title; `alone` as a file with a legend."""
+def histograms(curves: Curves, *, label: str, alone: bool = False) -> Markup:
+    """Draw distributions over [0, 1]; `alone` as a file with a legend."""
     axes = _axes(760, 300, 14, 46)
     axes.grid(visible=False)
     axes.grid(axis="x")

@@ -21,7 +21,7 @@ from h2lo_bids.reports.records import Figure, figure_file
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 if TYPE_CHECKING:
-    import nibabel as nib
+    from nibabel import Nifti1Image as Image
 
 BINS = 128
 _FEW_LEVELS = 1024
@@ -47,16 +47,12 @@ _WORDS = {
 }
 
 
-def draw_brain_mask(image: nib.Nifti1Image, mask: nib.Nifti1Image, *, title: str) -> str:
+def draw_brain_mask(image: Image, mask: Image, *, title: str) -> str:
     """Outline the brain mask on the scan as it came from the scanner; the grids may differ."""
     scan, brain = volume_of(image), volume_of(mask, like=image)
-    layout = drawing.layout_of(brain)
-    low, high = _head(scan)
-    layout = drawing.Layout(
-        np.maximum(np.minimum(low, layout.low), scan.low),
-        np.minimum(np.maximum(high, layout.high), scan.high),
-        layout.cuts,
-    )
+    cut, (low, high) = drawing.layout_of(brain), _head(scan)
+    low, high = np.minimum(low, cut.low), np.maximum(high, cut.high)
+    layout = drawing.Layout(low.clip(scan.low), high.clip(max=scan.high), cut.cuts)
     bright = float(np.percentile(scan.data, 99.7)) or float(scan.data.max())
     window = (min(float(scan.data.min()), 0.0), bright)
     return drawing.mosaic(scan, layout, window, title=title, mask=brain)
@@ -72,10 +68,7 @@ def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:
     return low - 3, high + 3
 
 
-def draw_detail(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, mask: nib.Nifti1Image, *,
-    title: str, labels: tuple[str, str],
-) -> str:  # fmt: skip
+def draw_detail(before: Image, after: Image, mask: Image, labels: tuple[str, str]) -> str:
     """Enlarge 64 mm around the middle of the brain, one above the other, voxels as they are."""
     low, high = extent(volume_of(mask, like=before))
     middle, half = (low + high) / 2, np.minimum(high - low, _DETAIL) / 2
@@ -84,7 +77,7 @@ def draw_detail(
     for image, label in zip((before, after), labels, strict=True):
         volume, x, tallest = volume_of(image, like=before), 10.0, 0.0
         for axis in drawing.AXES:
-            width, height = layout.size[list(IN_PLANE[axis])]
+            width, height = (layout.high - layout.low)[list(IN_PLANE[axis])]
             inner = drawing.tile(
                 volume, layout, axis, float(middle[axis]), (0.0, 1.0), rendering="pixelated"
             )
@@ -95,13 +88,11 @@ def draw_detail(
         parts.append(element("rect", class_="back", x=10, y=y, width=98, height=26))
         parts.append(drawing.text(18, y + 18, label))
         y += tallest + 10
+    title = "Enlarged detail, {} above {}".format(*map(str.lower, labels))
     return drawing.document(x, y, "".join(parts), title=title, style=_DETAIL_STYLE)
 
 
-def draw_histograms(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, mask: nib.Nifti1Image, *,
-    title: str, labels: tuple[str, str],
-) -> str:  # fmt: skip
+def draw_histograms(before: Image, after: Image, mask: Image, labels: tuple[str, str]) -> str:
     """Draw the distributions of both images inside the mask, which may have another grid."""
     curves = []
     for css, label, image in zip(("hf", "lf"), labels, (before, after), strict=True):
@@ -110,6 +101,8 @@ def draw_histograms(
         beyond = 100 * float(np.mean((values < 0) | (values > 1))) if values.size else 0.0
         outside = f" ({beyond:.2g} % outside 0 to 1)" if beyond >= 0.01 else ""
         curves.append((css, label + outside, densities(values)))
+    words = " and ".join(labels).lower().replace(" field", "-field")
+    title = f"Histograms of {words} intensities inside the brain"
     return charts.histograms(curves, label=title, alone=True)
 
 
@@ -126,18 +119,17 @@ def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return counts / max(values.size, 1)
 
 
-def draw_difference(
-    low: nib.Nifti1Image, enhanced: nib.Nifti1Image, mask: nib.Nifti1Image, *, title: str
-) -> tuple[str, float]:
-    """Draw what enhancement added and took away, grey for nothing; return also what is white."""
+def draw_difference(low: Image, enhanced: Image, mask: Image, stem: str) -> tuple[str, str]:
+    """Draw what enhancement added and took away, grey for nothing; return also a note on it."""
     before, after, brain = volume_of(low), volume_of(enhanced), volume_of(mask)
     change = after.data - before.data
     inside = np.abs(change[brain.data > 0])
     bright = float(np.percentile(inside, 99.5)) if inside.size else 0.0
     bright = max(_LEAST_CHANGE, float(np.ceil(bright * 100) / 100))
     volume = Volume(change, before.origin, before.spacing)
-    layout = drawing.layout_of(brain)
-    return drawing.mosaic(volume, layout, (-bright, bright), title=title), bright
+    window, title = (-bright, bright), f"What enhancement changed in {stem}"
+    drawn = drawing.mosaic(volume, drawing.layout_of(brain), window, title=title)
+    return drawn, f"Shown from -{bright:g} (black) to {bright:g} (white)."
 
 
 def make_figures(
@@ -145,16 +137,15 @@ def make_figures(
     stem: str,
     task: str,
     *,
-    image: nib.Nifti1Image,
-    image_mask: nib.Nifti1Image,
-    before: nib.Nifti1Image,
-    after: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
+    image: Image,
+    image_mask: Image,
+    before: Image,
+    after: Image,
+    mask: Image,
 ) -> tuple[Figure, ...]:
     """Write every figure of one result, atomically, where the report expects it."""
     kinds = bids_app_spec.load("io_spec.json")["figures"][_GROUPS[task]]
     labels, titles = _WORDS[task]
-    one, other = (label.lower() for label in labels)
     layout = drawing.layout_of(volume_of(mask, like=before))
     drawn = [(draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}"), "")]
     for shown, title in zip((before, after), titles, strict=True):
@@ -162,27 +153,16 @@ def make_figures(
         picture = drawing.mosaic(volume, layout, (0.0, 1.0), title=title.format(stem))
         drawn.append((picture, UNSTRETCHED))
     if task == ENHANCE:
-        title = f"What enhancement changed in {stem}"
-        picture, bright = draw_difference(before, after, mask, title=title)
-        drawn.append((picture, f"Shown from -{bright:g} (black) to {bright:g} (white)."))
-    title = f"Enlarged detail, {one} above {other}"
-    drawn.append((draw_detail(before, after, mask, labels=labels, title=title), UNSTRETCHED))
-    words = f"{one} and {other}".replace(" field", "-field")
-    title = f"Histograms of {words} intensities inside the brain"
-    drawn.append((draw_histograms(before, after, mask, labels=labels, title=title), ""))
+        drawn.append(draw_difference(before, after, mask, stem))
+    drawn.append((draw_detail(before, after, mask, labels), UNSTRETCHED))
+    drawn.append((draw_histograms(before, after, mask, labels), ""))
     return tuple(
         save_figure(out_dir, stem, kind, *item) for kind, item in zip(kinds, drawn, strict=True)
     )
 
 
 def make_registration_figures(
-    out_dir: Path,
-    stem: str,
-    *,
-    template: nib.Nifti1Image,
-    moved: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    space: str,
+    out_dir: Path, stem: str, *, template: Image, moved: Image, mask: Image, space: str
 ) -> tuple[Figure, ...]:
     """Write a template and the scan brought to it, both with the outline of the mask."""
     shown = {

@@ -22,35 +22,33 @@ from h2lo_bids.reports.group_views import (
     contrast_view,
     draw_panels,
 )
-from h2lo_bids.reports.page import asset, render
+from h2lo_bids.reports.page import render
 from h2lo_bids.reports.records import Failure, ModelInfo
 from h2lo_bids.vocabulary import ENHANCE
 
 _COMMANDS = 5
-_PAGES = {"evaluate": "evaluation_report", ENHANCE: "enhancement_report"}
-_TITLES = {
-    "evaluate": "Evaluation",
-    ENHANCE: "Enhancement: training and cross-validation",
+_PAGES = {
+    "evaluate": ("evaluation_report", "Evaluation"),
+    ENHANCE: ("enhancement_report", "Enhancement: training and cross-validation"),
 }
+_PAGE = "group_report", "Training and cross-validation"
 
 
 def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> Path:
     """Write the page of a level, atomically, from what is in the folder at any time."""
-    path = result_path(out_dir, _PAGES.get(level, "group_report"))
+    name, title = _PAGES.get(level, _PAGE)
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
     views = [contrast_view(contrast, out_dir) for contrast in contrasts]
     evaluates = level == "evaluate"
     models = () if evaluates else _models(out_dir, problems)
-    panel_rules = (
-        f".panels:has(.pick-{k}:checked)>.panel-{k}{{display:block}}" for k in range(PANELS)
-    )
+    rule = ".panels:has(.pick-{0}:checked)>.panel-{0}{{display:block}}"
     page = render(
         "group.html.jinja",
-        style=asset("style.css") + asset("group.css") + "".join(panel_rules),
-        script=asset("group.js.jinja"),
-        title=_TITLES.get(level, "Training and cross-validation"),
+        rules="".join(map(rule.format, range(PANELS))),
+        script="group.js.jinja",
+        title=title,
         views=views,
         facts=_facts(contrasts, views, level),
         models=models,
@@ -72,6 +70,7 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
         software=_software(run for _, run in runs),
         commands=_commands(out_dir, level),
     )
+    path = result_path(out_dir, name)
     atomic_write_text(path, page)
     return path
 
@@ -89,11 +88,9 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         # Shown is the median subject of the method that the others are tested against.
         main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
         drawn = contrast and draw_panels(contrast, main=main, limit=1)
-        layout = {"printout": table.lay_out(block), "panels": drawn}
-        views.append(common_view(block) | layout)
+        views.append(common_view(block) | {"printout": table.lay_out(block), "panels": drawn})
     page = render(
         "table.html.jinja",
-        style=asset("style.css") + asset("group.css"),
         table=table,
         views=views,
         page="enhancement.html" if level == ENHANCE else "group.html",

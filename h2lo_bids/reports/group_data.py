@@ -129,10 +129,9 @@ def read_contrasts(
         titles |= {run.method: run.title for run in runs if run.record}  # others have none yet
         if blocks is None:
             block = _tabulate(name, runs, titles, stem, problems)
-            titles = block.titles | titles
         else:
-            block = blocks.get(name, Block(name, ()))
-            titles = block.titles
+            block, titles = blocks.get(name, Block(name, ())), {}
+        titles = block.titles | titles
         contrasts.append(Contrast(name, tuple(runs), planned, titles, block, problems))
     return contrasts
 

@@ -52,8 +52,7 @@ def read_subjects(contrast: Contrast) -> dict[str, Subject]:
     subjects: dict[str, Subject] = {}
     for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
         try:
-            for name, images, shares in _entries(run):
-                hf, lf, predicted = images
+            for name, (hf, lf, predicted), shares in _entries(run):
                 new = Subject(name, hf, lf, {}, {"hf": shares[0], "lf": shares[1]})
                 subject = subjects.setdefault(name, new)
                 if subject.hf.shape == hf.shape and run.method not in subject.predicted:
@@ -112,15 +111,10 @@ def fields_of(titles: Mapping[str, str]) -> tuple[str, str]:
 
 
 def draw_subject(
-    subject: Subject,
-    contrast: str,
-    titles: Mapping[str, str],
-    psnr: Mapping[str, float],
-    *,
-    white: float,
-    scale: float,
+    subject: Subject, contrast: Contrast, psnr: Mapping[str, float], white: float, scale: float
 ) -> str:
     """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB by method below the names."""
+    titles = contrast.titles
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     fields = fields_of(titles)
     target, source = (f"{field[0].upper()}F" for field in fields)
@@ -150,7 +144,7 @@ def draw_subject(
         parts.append(drawing.sides(drawing.AXES[plane], left, y, wide, tall, css="side"))
         y += 2 * tall + 2 + _GAP
     ends = "{1} field, real {0} field and what each method made".format(*fields)
-    title = f"{contrast} slices of {subject.name}: {ends}"
+    title = f"{contrast.name} slices of {subject.name}: {ends}"
     width = _SIDE + cell * len(columns)
     return drawing.document(width, y, "".join(parts), title=title, style=_STYLE)
 
@@ -180,17 +174,14 @@ def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, targ
         for level, colour in list(enumerate(_lut()))[::15]
     )
     left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
-    size = {"x": left, "y": top, "width": long, "height": 10.0}
+    place = {"x": left, "y": top, "width": long, "height": 10.0}
     what = f"|image \N{MINUS SIGN} real {target}|"
-    looks = {"fill": "url(#s)", "stroke": "#8a96a3", "stroke_width": ".6"}
-    return "".join(
-        (
-            drawing.element("defs", drawing.element("linearGradient", stops, id="s")),
-            drawing.element("rect", **size, **looks),
-            drawing.text(x + wide / 2, top - 8, what, anchor="middle"),
-            drawing.text(left, top + 23, "0", css="scale"),
-            drawing.text(left + long, top + 23, f"{scale:g} +", css="scale", anchor="end"),
-        )
+    return (
+        drawing.element("defs", drawing.element("linearGradient", stops, id="s"))
+        + drawing.element("rect", **place, fill="url(#s)", stroke="#8a96a3", stroke_width=".6")
+        + drawing.text(x + wide / 2, top - 8, what, anchor="middle")
+        + drawing.text(left, top + 23, "0", css="scale")
+        + drawing.text(left + long, top + 23, f"{scale:g} +", css="scale", anchor="end")
     )
 
 
@@ -284,10 +275,8 @@ def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
         box = _box(high, low)
         wide, tall = (zoom * (side.stop - side.start) for side in box)
         parts.append(_embed(low[box] / top, x, 0, zoom))
-        for line in _edges(high[box]):
-            placed = np.column_stack(
-                [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
-            )
+        for across, up in ((line.T + 0.5) * zoom for line in _edges(high[box])):
+            placed = np.column_stack([x + across, tall - up])
             parts.append(drawing.element("path", d=drawing.path_of([placed])))
         parts.append(drawing.sides(axis, x, 0, wide, tall, css="side"))
         x, tallest = x + wide + _GAP, max(tallest, tall)
@@ -308,11 +297,6 @@ def _edges(plane: Image) -> list[npt.NDArray[np.float64]]:
     ends = np.percentile(values, (1, 99))
     if ends[0] < ends[1]:
         levels.append(float(kmeans2(values, ends, minit="matrix")[0].mean()))
-    lines = []
-    for level in levels:
-        for line in generator.lines(level):
-            if len(line) >= _SHORTEST:  # no small islands
-                # Every third point is enough for the eye, and a third of the page.
-                points = np.asarray(line) - 1
-                lines.append(np.vstack([points[:-1:3], points[-1:]]))
-    return lines
+    lines = (np.asarray(line) - 1 for level in levels for line in generator.lines(level))
+    # No small islands; every third point is enough for the eye, and a third of the page.
+    return [np.vstack([line[:-1:3], line[-1:]]) for line in lines if len(line) >= _SHORTEST]

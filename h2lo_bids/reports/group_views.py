@@ -71,7 +71,6 @@ def contrast_view(contrast: Contrast, out_dir: Path) -> dict[str, Any]:
     return {
         **common_view(block, titles),
         "contrast": contrast,
-        "metrics": contrast.metrics,
         "headline": _headline(block),
         "caption": f"{_caption(block)} {CONVENTIONS[block.convention]}",
         "printout": _printout(contrast),
@@ -145,25 +144,23 @@ def _realism(contrast: Contrast) -> dict[str, Any] | None:
     """Lay out how real the images look, if measured: means over images, a row per method."""
     import pandas as pd
 
-    of, measures = ["kind", "image"], list(REALISM)
     measured = []
     for run in contrast.runs:
         for row in read_table(run.folder / "realism.tsv", contrast.problems):
             # A target is the same in all folds; a folder that was renamed is another method's.
-            fold, image = None, row.get("image") or ""
-            if row.get("kind") == "synthesized":
-                fold, image = run.fold, run.method
+            own = row.get("kind") == "synthesized"
+            fold, image = (run.fold, run.method) if own else (None, row.get("image") or "")
             measured.append({**row, "fold": fold, "image": image})
-    keys = [*of, "participant_id", "session_id", "fold"]
-    table = pd.DataFrame(measured).reindex(columns=[*keys, *measures])
+    keys = ["kind", "image", "participant_id", "session_id", "fold"]
+    table = pd.DataFrame(measured).reindex(columns=[*keys, *REALISM])
     table = table.drop_duplicates(keys, keep="last")
-    numbers = table[measures].apply(pd.to_numeric, errors="coerce").astype(float)
-    table[measures] = numbers.replace([np.inf, -np.inf], np.nan)
+    numbers = table[[*REALISM]].apply(pd.to_numeric, errors="coerce").astype(float)
+    table[[*REALISM]] = numbers.replace([np.inf, -np.inf], np.nan)
     rows: list[dict[str, Any]] = []
     lines: list[tuple[str, str, dict[str, float]]] = []
     for kind in ("target", "reference", "synthesized"):
         for image, images in table[table["kind"] == kind].groupby("image", sort=False):
-            means = images[measures].mean().to_dict()
+            means = images[[*REALISM]].mean().to_dict()
             cells = [
                 "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
                 for key, (_, digits) in _SHOWN.items()
@@ -189,7 +186,7 @@ def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
         {subject: part for part in PARTS for subject in getattr(fold, part)}
         for fold in contrast.splits
     ]
-    names = sorted({subject for of_fold in parts for subject in of_fold})
+    names = sorted(set().union(*parts))
     return [(f"sub-{name}", [of_fold.get(name, "") for of_fold in parts]) for name in names]
 
 
@@ -222,9 +219,7 @@ def draw_panels(
         if weight > _BYTES:
             break
         figures = psnr.get(name.partition("_")[0], {})
-        drawing = pictures.draw_subject(
-            subjects[name], contrast.name, titles, figures, white=white, scale=scale
-        )
+        drawing = pictures.draw_subject(subjects[name], contrast, figures, white, scale)
         weight += len(drawing)
         chart = _histogram([subjects[name]], titles, f"Histograms of {name}, {contrast.name}")
         drawn.append({"name": name, "uri": svg_uri(drawing), "chart": chart})
@@ -239,9 +234,7 @@ def draw_panels(
         "mean": _histogram(everyone, titles, label),
         "count": len(everyone),
         "lacking": [
-            title
-            for key, title in titles.items()
-            if key != IDENTITY and key not in subjects[median].predicted
+            titles[key] for key in titles if key not in (IDENTITY, *subjects[median].predicted)
         ],
     }
 

@@ -22,18 +22,14 @@ _CITATION = re.compile(r"\s*\[(@[^\[\]]+)\]")
 class Work:
     """One entry of the bibliography; fields as BibTeX names and writes them."""
 
-    key: str
     fields: dict[str, str]
 
     @property
     def short(self) -> str:
         """Author and year, for the running text."""
-        families = [name.split(",")[0] for name in self.fields["author"].split(" and ")]
-        label = families[0]
-        if len(families) > 2 or families[-1] == "others":
-            label += " et al."
-        elif len(families) == 2:
-            label += " and " + families[1]
+        label, *more = (name.split(",")[0] for name in self.fields["author"].split(" and "))
+        if more:
+            label += " et al." if more[1:] or more == ["others"] else f" and {more[0]}"
         return ", ".join(part for part in (label, self.fields.get("year", "")) if part)
 
     @property
@@ -66,8 +62,7 @@ class Work:
 @cache
 def works() -> dict[str, Work]:
     """Return the bibliography of the specification."""
-    references = bids_app_spec.load("references.yml")
-    return {key: Work(key, fields) for key, fields in references.items()}
+    return {key: Work(told) for key, told in bids_app_spec.load("references.yml").items()}
 
 
 @dataclass(frozen=True)

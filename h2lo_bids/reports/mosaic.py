@@ -110,11 +110,6 @@ class Layout:
     high: npt.NDArray[np.float64]
     cuts: tuple[tuple[float, ...], ...]
 
-    @property
-    def size(self) -> npt.NDArray[np.float64]:
-        """Sides of the box, millimetres."""
-        return self.high - self.low
-
 
 def layout_of(mask: Volume, *, margin: float = 4.0) -> Layout:
     """Cut evenly through what the mask covers, sparing its thin ends; `margin` in mm."""
@@ -133,7 +128,7 @@ def mosaic(
     mask: Volume | None = None,
 ) -> str:
     """Draw a mosaic as a standalone SVG, one unit is 1 mm, with the outline of `mask`."""
-    size, columns = layout.size, max(map(len, layout.cuts))
+    size, columns = layout.high - layout.low, max(map(len, layout.cuts))
     cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP
     parts, y = [], _GAP
     for axis in AXES:

@@ -27,8 +27,10 @@ _SAFE_URL = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _BOX = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
-def render(template: str, *, style: str, script: str = "", **values: Any) -> str:
+def render(template: str, *, rules: str = "", script: str = "", **values: Any) -> str:
     """Fill in a page, which escapes every value but `Markup` and forbids every request."""
+    style = _asset("style.css") + _asset("group.css") * (template != "report.html.jinja") + rules
+    script = _asset(script) if script else ""
     return template_of(template).render(
         style=Markup(style),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
@@ -67,8 +69,7 @@ def _templates() -> Environment:
     return found
 
 
-def asset(name: str) -> str:
-    """Read a file of this package."""
+def _asset(name: str) -> str:
     return (files("h2lo_bids.reports") / name).read_text(encoding="utf-8")
 
 

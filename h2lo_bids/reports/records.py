@@ -161,12 +161,6 @@ class SubjectReport:
         return {failure.scan for failure in self.failures if failure.node != FUSION}
 
     @property
-    def sessions(self) -> tuple[str, ...]:
-        """Session labels in the order of discovery."""
-        labels = [*(scan.session for scan in self.found), *(scan.session for scan in self.scans)]
-        return tuple(dict.fromkeys(label for label in labels if label))
-
-    @property
     def session_pages(self) -> dict[str, str]:
         """The name of each session's page, where the scans are too many for the subject's."""
         paths = session_paths("", self.subject, (scan.session for scan in self.scans))

@@ -25,9 +25,10 @@ from h2lo_bids.io import atomic_write_text
 from h2lo_bids.outputs import PREDICTION, SIMULATED, TRAINED_ON_SIMULATED
 from h2lo_bids.reports.methods import describe
 from h2lo_bids.reports.mosaic import data_uri
-from h2lo_bids.reports.page import asset, render
+from h2lo_bids.reports.page import render
 from h2lo_bids.reports.records import (
     FoundScan,
+    ModelInfo,
     ScanReport,
     SubjectReport,
     load_subject_report,
@@ -50,8 +51,7 @@ def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "
     described = describe(report)
     return render(
         "report.html.jinja",
-        style=asset("style.css"),
-        script=asset("script.js.jinja"),
+        script="script.js.jinja",
         report=report,
         found=[*report.found, *_made_before(report)],
         scans=[_scan_view(s, out_dir) for s in report.scans if s.session not in pages],
@@ -77,7 +77,8 @@ def _made_before(report: SubjectReport) -> Iterator[FoundScan]:
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:
     """Return the warnings of a scan: those on record, and those that its facts call for."""
-    warnings, kind = [], scan.model.training_kind if scan.model is not None else ""
+    model = scan.model or ModelInfo("", training_kind="")
+    warnings, kind = [], model.training_kind
     if scan.enhances:
         warnings.append(f"{PREDICTION}.")
     if kind == "simulated":
@@ -87,9 +88,8 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
             "The checkpoint of this model does not say what it was trained on: check that your "
             "scans resemble its training data."
         )
-    contrast = scan.model.contrast if scan.model is not None else ""
-    if contrast not in ("", scan.suffix):
-        warnings.append(f"A {contrast} model was applied to a {scan.suffix} scan.")
+    if model.contrast not in ("", scan.suffix):
+        warnings.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
     return tuple(dict.fromkeys([*scan.noticed, *warnings, *scan.metadata_warnings, *scan.warnings]))
 
 
@@ -108,7 +108,6 @@ def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
             for space, drawn in figures.items()
         ],
         "warnings": warnings_of(scan),
-        "total": sum(seconds for _, seconds in scan.seconds),
     }
 
 
@@ -136,7 +135,6 @@ def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
     write_table(table, ([row[name] for name in COLUMNS] for row in rows), COLUMNS)
     page = render(
         "scans.html.jinja",
-        style=asset("style.css") + asset("group.css"),
         version=__version__,
         rows=rows,
         measures=MEASURES,
@@ -155,25 +153,24 @@ def _rows(report: SubjectReport) -> Iterator[Row]:
     pages = report.session_pages
     numbers: Counter[str] = Counter()
     for scan in report.scans:
-        status = "failed" if scan.stem in report.failed else "done"
         shown = pages.get(scan.session, page)
         numbers[shown] += 1
-        yield {**_row(report.subject, scan, status), "link": f"{shown}#scan-{numbers[shown]}"}
+        yield _row(report, scan, f"{shown}#scan-{numbers[shown]}")
     for stem in sorted(report.failed - {scan.stem for scan in report.scans}):
         name = parse_name(f"{stem}.nii.gz")  # none of the subject as a whole
         entities, suffix = (name.entities, name.suffix) if name else ((), "")
-        scan = ScanReport(stem, "", tuple(entities), suffix)
-        yield {**_row(report.subject, scan, "failed"), "link": f"{page}#errors"}
+        yield _row(report, ScanReport(stem, "", tuple(entities), suffix), f"{page}#errors")
 
 
-def _row(subject: str, scan: ScanReport, status: str) -> Row:
+def _row(report: SubjectReport, scan: ScanReport, link: str) -> Row:
     row: Row = dict.fromkeys(COLUMNS)
     row |= {
-        "participant_id": f"sub-{subject}",
+        "link": link,
+        "participant_id": f"sub-{report.subject}",
         "session_id": f"ses-{scan.session}" if scan.session else None,
         "scan": scan.stem or None,
         "contrast": scan.suffix or None,
-        "status": status,
+        "status": "failed" if scan.stem in report.failed else "done",
         "input_check": scan.likeness or None,
         "warnings": len({*scan.noticed, *scan.warnings, *scan.metadata_warnings}),
         "mask_volume": scan.mask_volume,

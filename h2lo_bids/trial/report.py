@@ -24,7 +24,7 @@ from h2lo_bids.reports import charts, mosaic
 from h2lo_bids.reports.figures import save_figure
 from h2lo_bids.reports.methods import works
 from h2lo_bids.reports.mosaic import grey_levels, picture_uri, volume_of
-from h2lo_bids.reports.page import asset, render
+from h2lo_bids.reports.page import render
 from h2lo_bids.reports.records import Figure
 from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.scan import Examination
@@ -56,7 +56,6 @@ def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Pat
     views = [_view(out_dir, study, *key) for key in study.lesions]
     page = render(
         "trial.html.jinja",
-        style=asset("style.css") + asset("group.css"),
         views=views,
         conditions=study.conditions,
         simulated="simulated" in study.training,
