@@ -87,10 +87,11 @@ def row_values(
 
 def _detail(name: str, records: Records) -> dict[str, float | None]:
     """Average a row's correlations; None where a fold, such as of a damaged record, has none."""
-    lists = [record.get("detail") for record in records]
-    if None in lists:
+    lists: list[Any] = [record.get("detail") for record in records]
+    if not all(isinstance(images, list) for images in lists):
         return dict.fromkeys(DETAIL)
-    figures = [image.get(name, {}) for images in lists for image in images]
+    found = [image.get(name) for images in lists for image in images if isinstance(image, dict)]
+    figures = [each for each in found if isinstance(each, dict)]
     return {key: _mean(_numbers(figures, key)) for key in DETAIL}
 
 
