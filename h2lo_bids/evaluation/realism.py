@@ -62,8 +62,10 @@ class Appearance:
         return {**levels, "noise": share, **over}
 
 
-def tapered(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Fade a mask out towards its border: a raised cosine over `TAPER_MM`.
+def tapered(
+    mask: np.ndarray, spacing: Sequence[float] | np.ndarray, taper: float = TAPER_MM
+) -> np.ndarray:
+    """Fade a mask out towards its border: a raised cosine over `taper` mm.
 
     Cut sharply, two masked heads share an edge, and correlate at the finest bands.
     """
@@ -71,7 +73,7 @@ def tapered(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarr
 
     out, box = np.zeros(mask.shape), _box(mask)
     depth = distance_transform_edt(np.pad(mask[box], 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    out[box] = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / TAPER_MM, 1))
+    out[box] = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / taper, 1))
     return out
 
 
