@@ -91,9 +91,10 @@ def extract_brain(
     image
         nibabel image, 3-D, checked.
     method
-        ``"auto"``: a scan without skull keeps what is not 0; any other goes to SynthStrip where
-        its weights are present, or else to deepbet. ``"skip"``: the scan has no skull.
-        ``"deepbet"``, ``"synthstrip"``: that tool.
+        ``"auto"``: a scan that has no skull keeps what is not 0; any other goes
+        to SynthStrip where its weights are present, or else to deepbet.
+        ``"skip"``: the scan has no skull. ``"deepbet"``, ``"synthstrip"``: that
+        tool.
     weights
         SynthStrip's ``synthstrip.1.pt``; looked for in ``$FREESURFER_HOME``
         when not given.
@@ -130,10 +131,10 @@ def extract_brain(
 
 
 def deepbet_mask(image: Any) -> np.ndarray:
-    """Find the brain with deepbet's network (Fisch et al. 2024), which comes with its weights.
+    """Find the brain in a head with deepbet's network, which comes with its weights.
 
-    It sees a 1 mm copy in RAS order, in memory: the package's own file interface refuses small
-    files and writes reoriented copies.
+    Fisch et al. 2024, deepbet (MIT). Called in memory: the package's own file interface refuses
+    small files and writes reoriented copies.
     """
     canonical = nib.as_closest_canonical(image)
     spacing = spacing_of(canonical.affine)
@@ -210,8 +211,11 @@ def make_result(
 def looks_stripped(image: Any) -> bool:
     """Check whether a scan is a brain on an exactly zero background.
 
-    At least a quarter of the voxels are exactly 0, and the rest have a brain's volume (which heads
-    on a zeroed background have not) and are cut by no border of the array as a small head's neck.
+    All three must hold: at least a quarter of the voxels are exactly 0; the
+    rest have a brain's volume (0.3 to 2.3 litres); and no border of the array
+    cuts the rest over more than 15 % of the face of its bounding box, as a neck
+    does in a small head. Defaced heads and heads whose background was zeroed
+    fail the second, small ones the third.
     """
     nonzero = np.asarray(image.dataobj) != 0
     if 1 - nonzero.mean() < MIN_ZERO_SHARE or not nonzero.any():
@@ -237,10 +241,15 @@ def stripped_mask(image: Any) -> np.ndarray:
 def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """Use a precomputed mask, resampled where its grid is not the scan's.
 
-    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per cent,
-    say), above half of the largest. Small parts far from the rest are left out. A mask that was
-    changed has a note; `BadDataError` refuses one that is empty, inverted, larger or smaller than
-    any brain, or lies outside the scan or in its background.
+    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per
+    cent, say), above half of the largest. Small parts far from the rest are left out. A mask
+    that was changed has a note.
+
+    Raises
+    ------
+    BadDataError
+        If the mask is empty, inverted, larger or smaller than any brain, or lies outside
+        the scan or in its background.
     """
     name, values = name_of(mask), np.asarray(mask.dataobj, dtype=np.float32)
     soft, largest = np.any(np.abs(values - np.rint(values)) > 0.01), float(values.max())
@@ -330,10 +339,11 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
     """Use the mask of a session's T1w for its T2w where the head did not move.
 
-    The extraction networks know T1w best, and both contrasts then keep the same tissue. The
-    donor's mask is taken where it differs from the own one as contrasts do and not as places, by
-    Dice overlap, share of the smaller in the larger, and distance of the centres; not where the
-    T1w's image cuts the brain.
+    The extraction networks know T1w best, and both contrasts then keep the same
+    tissue. The donor's mask is taken when, on the scan's grid, both masks have
+    a Dice overlap of at least 0.90, the larger holds 0.965 of the smaller, and their
+    centres lie within 4 mm: then their differences are those of contrast, not of
+    position. Otherwise, and where the T1w's image cuts the brain, the scan keeps its own.
     """
     moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0

@@ -1,9 +1,10 @@
 """Intensities as the models expect them.
 
-``"max"`` divides a brain by its largest value, as the paper and the authors' checkpoints do: one
-bright voxel then decides the whole image. ``"robust"``, for the models fitted here, brings two
-tissues to stated levels, found from medians over blocks of about 2 mm: neither few voxels nor an
-image's gain and offset (MP2RAGE UNI, z-scores) matter.
+``"max"`` divides a brain by its largest value, as the paper and the authors' checkpoints do:
+one bright voxel then decides the whole image. ``"robust"``, for the models fitted here,
+brings two tissues to stated levels. Both are found from medians over blocks of about 2 mm,
+of which no few voxels decide a quantile, and as the map is affine, an image's gain and offset
+(MP2RAGE UNI, z-scores) do not matter.
 """
 
 from __future__ import annotations
@@ -67,8 +68,10 @@ def max_normalise(data: np.ndarray, mask: np.ndarray, *, name: str = "the image"
 
     Parameters
     ----------
-    data, mask
-        Intensities of any real type, and True in the brain, of one shape.
+    data
+        Intensities, any real type.
+    mask
+        True in the brain, same shape.
     name
         What to call the image in an error.
 
@@ -102,8 +105,10 @@ def scale_brain(
 
     Parameters
     ----------
-    data, mask
-        Intensities (X, Y, Z) of any real type, gain and offset, and True in the brain.
+    data
+        Intensities (X, Y, Z), any real type, gain and offset.
+    mask
+        True in the brain, same shape.
     spacing
         Voxel size in mm along each axis.
     contrast
@@ -123,6 +128,8 @@ def scale_brain(
     ------
     BadDataError
         If the mask is empty, or fluid and white matter do not differ.
+    ValueError
+        If the scaling is unknown.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"a scaling is one of {SCALINGS}, not {scaling!r}")

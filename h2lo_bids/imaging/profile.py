@@ -85,8 +85,10 @@ def measure(
 
     Parameters
     ----------
-    scaled, mask
-        The input as the model takes it, its volume (X, Y, Z) in [0, 1]; and True in the brain.
+    scaled
+        The input as the model takes it; its volume (X, Y, Z) in [0, 1].
+    mask
+        True in the brain, same shape.
     spacing
         Voxel size in mm along each axis.
     contrast
@@ -95,11 +97,12 @@ def measure(
     Returns
     -------
     dict
-        ``name: value`` for names of `MEASURES` that were measured, the share of ``negative``
-        voxels, and ``order``: by how many mm what should be white matter by its brightness lies
-        deeper than what should be grey matter, in the median. ``smoothness`` is the width at half
-        maximum of the Gaussian that would make white noise as alike from voxel to voxel (Forman
-        and others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
+        ``name: value`` for names of `MEASURES`, without ``field_ratio`` where it was not
+        measured, the share of ``negative`` voxels, and ``order``: by how
+        many mm what should be white matter by its brightness lies deeper in the brain than
+        what should be grey matter, in the median. ``smoothness`` is the width at half maximum
+        of the Gaussian that would make white noise as alike from voxel to voxel (Forman and
+        others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
     """
     box = bounding_box(mask)
     volume, mask = np.asarray(scaled.volume[box], np.float32), np.asarray(mask[box], dtype=bool)
@@ -129,9 +132,18 @@ def measure_output(
 ) -> dict[str, float]:
     """Return the measures of a model's output, or of a training target.
 
-    `volume` is the input that it was made from, on the same grid; `mask` and `spacing` are as for
-    `measure`. Besides those of `OUTPUTS` there are ``dark``, ``middle`` and ``bright``: the
-    output's median where the input has its darkest, middle and brightest tissue.
+    Parameters
+    ----------
+    output, volume
+        The output and the input that it was made from, on one grid.
+    mask, spacing
+        As for `measure`.
+
+    Returns
+    -------
+    dict
+        ``name: value`` for names of `OUTPUTS`, and ``dark``, ``middle`` and ``bright``: the
+        output's median where the input has its darkest, middle and brightest tissue.
     """
     values, inside = output[mask].astype(np.float32), volume[mask].astype(np.float32)
     where = _nearest(inside, three_classes(blocks(volume, mask, spacing).median)[0])
@@ -151,8 +163,16 @@ def ranges_of(
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: lowest and highest over training inputs and targets.
 
-    From what `measure` and `measure_output` return it makes ``inputs`` and ``targets``, ``name:
-    [lowest, highest]`` of `MEASURES` and of `OUTPUTS`, to four digits, and counts the ``pairs``.
+    Parameters
+    ----------
+    profiles, outputs
+        From `measure` and `measure_output`.
+
+    Returns
+    -------
+    dict
+        ``inputs`` and ``targets``, ``name: [lowest, highest]`` of `MEASURES` and of `OUTPUTS`,
+        rounded to four digits, and the number of ``pairs``.
     """
 
     def ends(rows: Sequence[Mapping[str, float]], known: Iterable[str]) -> dict[str, list[float]]:

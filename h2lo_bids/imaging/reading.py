@@ -4,11 +4,12 @@ Nothing is allocated before the header has been judged, and never more than the
 header asks for is decompressed, so that neither a corrupt header nor a gzip bomb
 can exhaust the memory.
 
-Which transform says where the voxels are follows nibabel and fMRIPrep: a coded sform first, then
-a coded qform, then the voxel size alone; a sheared or singular sform gives way to a sound qform.
-Where a header breaks the standard by little, it is read as NIfTI's own library does, and with it
-FSL and ITK: a negative ``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is
-divided by its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
+Which transform says where the voxels are follows nibabel and fMRIPrep: a coded sform first,
+then a coded qform, then the voxel size alone. A sform that no scanner could have made (sheared
+or singular) gives way to a sound qform. Where a header breaks the standard by
+little, it is read as NIfTI's own library does, and with it FSL and ITK: a negative
+``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is divided by
+its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Fixed is where an image shall go (the template), moving what goes there (the
 scan). World coordinates are RAS mm throughout; ITK's LPS stays inside.
 
-ITK takes its number of threads at its first use in a process, and a seed counts only with one
-thread. Run each registration in a process of its own: ANTs holds Python's lock. It reads brackets
-and commas in a path as its own, so that it gets names alone, in their folder.
+ITK takes its number of threads at its first use in a process, and a seed counts
+only with one thread, which `start_ants` then sets. Run each registration in a process of its
+own: ANTs holds Python's lock. It reads brackets and commas in a path as its own, so that it gets
+names alone, in their folder.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def warp(image: Any, reference: Any, transform: str | os.PathLike[str]) -> nib.N
 def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.ndarray:
     """Return where positions lay before a transform brought the image there.
 
-    ITK's transforms of images pull: ``forward`` sends points of the fixed image to the moving one.
+    ITK's transforms of images pull: ``forward`` sends points of the fixed image
+    (template) to the moving one (scan).
     """
     import pandas as pd
 

@@ -57,9 +57,10 @@ def resample(
 ) -> nib.Nifti1Image:
     """Resample an image onto a grid through world coordinates.
 
-    Where the grids coincide up to flips, permutations and whole voxels, voxels are copied.
-    Elsewhere splines interpolate, clipped to the image's own range since cubic ones overshoot,
-    after a Gaussian along the axes that lose resolution. The half voxel around the outermost
+    Where the grids coincide up to flips, permutations and whole voxels, voxels
+    are copied and not interpolated. Elsewhere splines interpolate, clipped to
+    the image's own range since cubic ones overshoot at edges, after a Gaussian
+    along the axes that lose resolution. The half voxel around the outermost
     centres belongs to the image; beyond it lies `fill`.
 
     Parameters
@@ -170,17 +171,20 @@ def _blur(source_affine: np.ndarray, affine: np.ndarray) -> np.ndarray:
 def conform(image: Any, frame: Any, *, mask: Any = None) -> nib.Nifti1Image:
     """Put a scan on a model's frame.
 
-    The scan keeps its obliquity: if its voxel size is the frame's (within 1 %), it is flipped,
-    permuted, cropped and padded by whole voxels. Any other is resampled once, by cubic splines.
+    The scan's axes are re-ordered to the frame's orientation and its own
+    obliquity is kept, so that a scan whose voxel size is the frame's (within
+    1 %) is flipped, permuted, cropped and padded by whole voxels and never
+    interpolated. Any other is resampled once, by cubic splines.
 
     Parameters
     ----------
     image
         nibabel image, 3-D, with a rigid affine.
     frame
-        The model's (`h2lo_bids.models.frame.Frame`). With ``anchor="brain"`` it is centred on the
-        mask's bounding box (to the nearest voxel where nothing is interpolated), or on the scan
-        when there is no mask. With ``anchor="array"`` it is the scan's own array.
+        The model's (`h2lo_bids.models.frame.Frame`). With ``anchor="brain"`` its centre lies on
+        the centre of the mask's bounding box (to the nearest voxel where nothing is
+        interpolated), or on the centre of the scan when there is no mask. With
+        ``anchor="array"`` the frame is the scan's own array.
     mask
         Brain mask on the scan's grid.
 

@@ -32,8 +32,9 @@ _SIDES = (192, 256, 320)
 class DistanceUNet(nn.Module):
     """Two convolutions per level, maximum pooling down, nearest neighbours up.
 
-    Every decoder level, the deepest one too, ends by going up and meeting the encoder's features;
-    three convolutions follow. The attribute names are those of the published checkpoint.
+    The deepest level belongs to the decoder; every decoder level ends by going
+    up and meeting the encoder's features. Three convolutions follow at full
+    resolution. The attribute names are those of the published checkpoint.
     """
 
     def __init__(self) -> None:

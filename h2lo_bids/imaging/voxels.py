@@ -65,7 +65,13 @@ def slice_profile(kind: str, offsets: np.ndarray, thickness: float) -> np.ndarra
 
 
 def slice_axis(sides: Sequence[float]) -> int:
-    """Return the axis across the slices: the longest side of a voxel, the last of equal ones."""
+    """Return the axis across the slices: the longest side of a voxel, the last of equal ones.
+
+    Examples
+    --------
+    >>> slice_axis((1.6, 5.0, 1.6)), slice_axis((2.0, 2.0, 2.0))
+    (1, 2)
+    """
     longest = max(sides) * (1 - 1e-6)
     return max(axis for axis, side in enumerate(sides) if side >= longest)
 
@@ -73,10 +79,13 @@ def slice_axis(sides: Sequence[float]) -> int:
 def sub_voxels(sides: Sequence[float], response: VoxelResponse, pitch: float) -> SubVoxels:
     """Choose as few points per voxel as integrate it well.
 
-    They are those of Gauss and Legendre along each axis; a slice that reaches into its neighbours
-    leans on their points. `sides` are the voxel's, and `pitch` is the distance at which what is
-    integrated is sampled, mm. A wave of up to half its Nyquist frequency, 0.25 / `pitch`, is
-    attenuated as the response says, to within 0.025 along each axis.
+    They are those of Gauss and Legendre along each axis; a slice that reaches
+    into its neighbours leans on their points. Weights are exact for polynomials
+    between the points, whatever the profile.
+
+    `sides` are the voxel's, and `pitch` is the distance at which what is integrated is sampled,
+    mm. A wave of up to half its Nyquist frequency, 0.25 / `pitch`, is attenuated as the response
+    says, to within 0.025 along each axis.
     """
     axis = slice_axis(sides)
     lines = []
@@ -138,8 +147,10 @@ def voxel_means(
 ) -> np.ndarray:
     """Integrate over the voxels of a grid, as far as they lie in the brain.
 
-    What surrounds the brain is neither 0 nor known: a voxel of the rim holds the mean of its brain
-    alone, so that the rim is not darkened. One without a point in the brain holds that of all.
+    What surrounds the brain is neither 0 nor known: of a scan whose skull is removed
+    afterwards, a voxel of the rim holds brain and what lies beside it. Here it holds
+    the mean of its brain alone, so that the rim is not darkened. A voxel without a
+    point in the brain holds the mean of all its points.
     """
     axis, reach, count = nodes.axis, len(nodes.weights) // 2, len(nodes.offsets)
     padded = np.pad(mask, [(reach, reach) if a == axis else (0, 0) for a in range(3)])
