@@ -130,10 +130,21 @@ def holm(p: Sequence[float]) -> tuple[float, ...]:
 
 
 def summarise(scores: Sequence[Score]) -> tuple[Summary, ...]:
-    """Summarise every metric of every method, the identity first, in the regions of Table 1.
+    """Summarise every metric of every method, in the regions of the paper's Table 1.
 
     Sessions of one participant are averaged before anything else: they are not
     independent. Values that are not finite are skipped, duplicates dropped.
+
+    Returns
+    -------
+    tuple of Summary
+        The identity first, then methods in order of appearance, metrics in the
+        order of the tables.
+
+    Raises
+    ------
+    BadDataError
+        If a subject lacks a region.
     """
     by_method: dict[str, list[Score]] = {}
     for s in select(scores):
@@ -150,6 +161,11 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
     the same, ten participants could never be enough: their smallest p is 0.002. A participant
     counts once: sessions, and folds whose test sets overlap, are averaged first, those
     alone that both methods have.
+
+    Raises
+    ------
+    UsageError
+        If `reference` is not among the methods.
     """
     summary = {(row.method, row.metric): row for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
