@@ -104,8 +104,9 @@ def _elsewhere(folder: Path) -> str | None:
 
 def find_validator() -> Path | None:
     """Find ``bids-validator-deno`` on the path or next to the Python in use."""
-    own = str(Path(sys.executable).parent)
-    found = shutil.which(VALIDATOR) or shutil.which(VALIDATOR, path=own)
+    found = shutil.which(VALIDATOR) or shutil.which(
+        VALIDATOR, path=str(Path(sys.executable).parent)
+    )
     return Path(found) if found else None
 
 
@@ -153,7 +154,7 @@ def _explain(issue: dict[str, Any]) -> str:
 
 def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
     """Copy the images' sidecars, and the images as empty files, into an empty dataset."""
-    wanted = {bids_dir / name for name in ("README", "README.md")}
+    wanted = {bids_dir / name for name in ("dataset_description.json", "README", "README.md")}
     sidecars = Sidecars(bids_dir)
     for image in images:
         place = folder / image.relative_to(bids_dir)
@@ -164,9 +165,12 @@ def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
     for path in wanted:
         with contextlib.suppress(OSError):  # absent or unreadable: reported elsewhere
             shutil.copyfile(path, folder / path.relative_to(bids_dir))
-    content = _described(bids_dir) or {}
-    content["BIDSVersion"] = str(content.get("BIDSVersion"))  # a number was warned of
-    (folder / "dataset_description.json").write_text(json.dumps(content))
+    copied = folder / "dataset_description.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = read_json(copied)
+        # A number was warned of, and is no reason to stop.
+        content["BIDSVersion"] = str(content["BIDSVersion"])
+        copied.write_text(json.dumps(content))
 
 
 def write_dataset_files(
@@ -179,6 +183,7 @@ def write_dataset_files(
     """Write the files at the root of the derivative dataset; `labels` are meanings of descs."""
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
     require_own(out)
+    spec = bids_app_spec.load("io_spec.json")
     columns = {
         "Description": "Meaning of the desc entity in this dataset's file names",
         "desc_id": {"Description": "Label of the desc entity"},
@@ -190,8 +195,7 @@ def write_dataset_files(
     known = {name: str(uri) for name, uri in before.items()} if isinstance(before, dict) else {}
     content["DatasetLinks"] = {**known, **content["DatasetLinks"]}
     write_json(out / "dataset_description.json", content)
-    ignored = bids_app_spec.load("io_spec.json")["bidsignore"]
-    atomic_write_text(out / ".bidsignore", "\n".join(ignored) + "\n")
+    atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
     known = {line.partition("\t")[0]: line for line in table.splitlines()}
     with contextlib.suppress(OSError, ValueError):
@@ -250,13 +254,14 @@ def require_own(out_dir: Path) -> None:
 
 def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Compose ``dataset_description.json`` of the derivative."""
-    inside = container(os.environ)
-    made_in = {"Container": inside} if inside else {}
+    generated: dict[str, Any] = {"Name": PIPELINE, "Version": h2lo_bids.__version__}
+    if inside := container(os.environ):
+        generated["Container"] = inside
     return {
         "Name": "H2LO-BIDS: synthesized or enhanced low-field MRI",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": PIPELINE, "Version": h2lo_bids.__version__, **made_in}],
+        "GeneratedBy": [generated],
         "HowToAcknowledge": "Please cite the works in logs/CITATION.md or logs/CITATION.bib.",
         "SourceDatasets": [_source(bids_dir)],
         "DatasetLinks": {
