@@ -60,6 +60,7 @@ def _templates() -> Environment:
         "tesla": _tesla,
         "clock": _clock,
         "short": "{:.3g}".format,
+        "ratio": lambda value: str(int(value)) if 100 <= value < math.inf else f"{value:.3g}",
         "chance": chance,
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
         "quote": lambda word: shlex.quote(str(word)),  # for a shell

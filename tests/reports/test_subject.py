@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -136,9 +137,11 @@ def test_a_run_on_one_contrast_keeps_the_other_among_the_scans(report_folder):
 
 def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
     lost = (Failure("discovery", "nothing found"),)
-    told = ("1 of 1 found", "unknown, not in the sidecar", "No errors to report.")
+    bare = replace(BARE, signal_to_noise=(("x", 0.1, math.inf, 123.9, 1.0),))  # as JSON may say
+    told = ("1 of 1 found", "unknown, not in the sidecar", "No errors to report.",
+            "white matter inf, grey matter 123, fluid 1")  # fmt: skip
     for scans, failures, words in (
-        ((BARE,), (), told), ((), lost, ("nothing found", "1 step failed"))
+        ((bare,), (), told), ((), lost, ("nothing found", "1 step failed"))
     ):  # fmt: skip
         page = Page(render_subject_report(SubjectReport("01", scans, (), failures), tmp_path))
         assert all(word in page.text for word in words)
