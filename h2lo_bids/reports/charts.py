@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
     from h2lo_bids.reports.group_data import Run
 
-COLOURS = 8
-"""Colours ``m0`` and on of the style sheet; further methods start anew."""
-
 _POINTS = 160
+_COLOURS = 8  # ``m0`` and on of the style sheet; further methods start anew
 # The style sheets' names for colours, and what they are on a light page.
 _LIGHT = {
     "text": "#1d2733", "dim": "#53606e", "line": "#d4dae1", "wire": "#8a96a3",
@@ -166,7 +164,7 @@ def colour(method: str, methods: Sequence[str]) -> str:
     if method == IDENTITY:
         return "hf"
     others = [name for name in methods if name != IDENTITY]
-    return f"m{others.index(method) % COLOURS}"
+    return f"m{others.index(method) % _COLOURS}"
 
 
 @_style()

@@ -204,12 +204,11 @@ def _lut() -> npt.NDArray[np.uint8]:
 
 def read_pairs(out_dir: Path, contrast: str, problems: list[str]) -> list[dict[str, Any]]:
     """Read the records of a contrast's pairs, flagged ones first, and draw the first ones."""
-    views = [
-        {**_pair_view(content), "path": path, "picture": None,
-         "name": f"{path.name.removesuffix(record_end(contrast))}_{contrast}"}
-        for path in find_records(out_dir, contrast)
-        if (content := read_json(path, problems))
-    ]  # fmt: skip
+    views = []
+    for path in find_records(out_dir, contrast):
+        if content := read_json(path, problems):
+            name = f"{path.name.removesuffix(record_end(contrast))}_{contrast}"
+            views.append({**_pair_view(content), "path": path, "name": name, "picture": None})
     views.sort(key=lambda view: (not view["flagged"], view["name"]))
     for view in views[:_CHECKS]:
         view["picture"] = _pair_picture(view["path"], contrast, problems)

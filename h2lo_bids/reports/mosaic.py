@@ -36,9 +36,6 @@ IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 AXES = (2, 1, 0)
 """Rows of a mosaic: axial, coronal, sagittal."""
 
-SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
-"""Letters at the left and the right of a slice across each axis."""
-
 _AXIS_NAMES = "xyz"
 _GAP = 4.0
 _COLUMNS = 6
@@ -149,7 +146,7 @@ def mosaic(
 
 def sides(axis: int, x: float, y: float, wide: float, tall: float, *, css: str = "") -> str:
     """Write the letters of a slice across an axis at its left and right border."""
-    (left, right), middle = SIDES[axis], y + tall / 2
+    (left, right), middle = "PA" if axis == 0 else "LR", y + tall / 2
     return text(x + 2, middle, left, css=css) + text(
         x + wide - 2, middle, right, css=css, anchor="end"
     )

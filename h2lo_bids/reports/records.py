@@ -178,24 +178,21 @@ class SubjectReport:
 
 def from_json(kind: type, value: Any) -> Any:
     """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit."""
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object, found {type(value).__name__}")
-        known = {item.name for item in fields(kind)} & set(value)
-        return kind(**{name: from_json(_hints(kind)[name], value[name]) for name in known})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # with None
         return None if value is None else from_json(arguments[0], value)
+    if kind is float and isinstance(value, int):
+        return float(value)
+    wanted: Any = dict if is_dataclass(kind) else list if origin is tuple else origin or kind
+    if not isinstance(value, wanted):
+        raise TypeError(f"expected {wanted.__name__}, found {type(value).__name__}")
+    if is_dataclass(kind):
+        known = {item.name for item in fields(kind)} & set(value)
+        return kind(**{name: from_json(_hints(kind)[name], value[name]) for name in known})
     if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"expected a list, found {type(value).__name__}")
         if arguments[-1] is Ellipsis:
             arguments = arguments[:1] * len(value)
         return tuple(from_json(part, item) for part, item in zip(arguments, value, strict=True))
-    if kind is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, origin or kind):
-        raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value
 
 

@@ -23,14 +23,7 @@ from group_samples import (
 from heads import rows_of
 from report_samples import EVIL, Page, assert_sealed, points
 
-from h2lo_bids.evaluation.catalogue import (
-    CATALOGUE,
-    CLIPPED,
-    CONVENTIONS,
-    OWN,
-    RELEASE,
-    STRANGER,
-)
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism, write_scores
 from h2lo_bids.evaluation.table import tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report, write_table_page
@@ -97,10 +90,10 @@ def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder)
     for path in folder.glob("folds/T1w/*/fold-*/scores.tsv"):
         write_scores(path, own := [replace(s, unclipped=raw) for s in read_scores(path)])
         scores += own
-    block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=RELEASE)
+    block = tabulate(scores, METHODS, reference="h2lo-mlp", convention="release")
     write_tables(folder / "group_T1w", scores, block)
     html = page_of(folder)
-    assert CONVENTIONS[RELEASE] in Page(html).text
+    assert CONVENTIONS["release"] in Page(html).text
     assert "11.25" in html
     named = {row[0] for row in table_of(html, "Paired tests, T1w")}
     assert "H2LO against H2LO w/o SIREN" in named
@@ -123,7 +116,7 @@ def test_every_section_is_there_and_every_picture_told(html):
     assert {part: sum(part in label for label in labels) for part in counts} == counts
     for told in (
         "h2lo bids out group", "still rising", "torch", "42", "12 min 34 s", "Simulated data.",
-        "9 of 9", "The card", "HF image 23.50", "No errors to report.", CONVENTIONS[CLIPPED],
+        "9 of 9", "The card", "HF image 23.50", "No errors to report.", CONVENTIONS["clipped"],
     ):  # fmt: skip
         assert told in page.text
 
