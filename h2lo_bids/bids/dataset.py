@@ -183,7 +183,6 @@ def write_dataset_files(
     """Write the files at the root of the derivative dataset; `labels` are meanings of descs."""
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
     require_own(out)
-    spec = bids_app_spec.load("io_spec.json")
     columns = {
         "Description": "Meaning of the desc entity in this dataset's file names",
         "desc_id": {"Description": "Label of the desc entity"},
@@ -195,7 +194,10 @@ def write_dataset_files(
     known = {name: str(uri) for name, uri in before.items()} if isinstance(before, dict) else {}
     content["DatasetLinks"] = {**known, **content["DatasetLinks"]}
     write_json(out / "dataset_description.json", content)
-    atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
+    ignored = [*bids_app_spec.load("io_spec.json")["bidsignore"]]
+    with contextlib.suppress(OSError, ValueError):
+        ignored += read_text(out / ".bidsignore").splitlines()  # a user's own lines are kept
+    atomic_write_text(out / ".bidsignore", "\n".join(dict.fromkeys(ignored)) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
     known = {line.partition("\t")[0]: line for line in table.splitlines()}
     with contextlib.suppress(OSError, ValueError):

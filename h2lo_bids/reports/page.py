@@ -29,7 +29,8 @@ _BOX = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 def render(template: str, *, rules: str = "", script: str = "", **values: Any) -> str:
     """Fill in a page, which escapes every value but `Markup` and forbids every request."""
-    style = _asset("style.css") + _asset("group.css") * (template != "report.html.jinja") + rules
+    sheets = ["style.css"] if template == "report.html.jinja" else ["style.css", "group.css"]
+    style = "".join(map(_asset, sheets)) + rules
     script = _asset(script) if script else ""
     return template_of(template).render(
         style=Markup(style),  # noqa: S704 - ours

@@ -107,6 +107,18 @@ def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: P
     assert other_source(out, raw) is None
 
 
+def test_lines_that_a_user_added_stay_in_the_files_of_the_dataset(tmp_path: Path) -> None:
+    for _ in range(2):
+        write_dataset_files(tmp_path / "out", bids_dir=tmp_path)
+        for name in (".bidsignore", "descriptions.tsv"):
+            lines = (tmp_path / "out" / name).read_text().splitlines()
+            assert len(lines) == len({*lines}), name
+            (tmp_path / "out" / name).write_text("\n".join([*lines, f"own\tof {name}"]))
+    for name in (".bidsignore", "descriptions.tsv"):
+        write_dataset_files(tmp_path / "out", bids_dir=tmp_path)
+        assert f"own\tof {name}" in (tmp_path / "out" / name).read_text().splitlines()
+
+
 def test_containers() -> None:
     inside = {"APPTAINER_CONTAINER": "/x/h2lo.sif", "SINGULARITY_CONTAINER": "/x/h2lo.sif"}
     assert container({}) is None
