@@ -290,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--heads", type=Path, nargs="+", default=[], help="real high-field heads of the contrast, "
         "NIfTI files or folders of them; only with --simulator",
     )  # fmt: skip
-    making.add_argument("--simulator", help="as 'ulfsynth simulate --quiet {input} {output}'")
+    making.add_argument(
+        "--simulator", help="of one seed, as 'ulfsynth simulate --seed 42 {input} {output}'"
+    )
     running.set_defaults(action=run)
     running.add_argument("sites", type=Path, nargs="+", help="folders that `make` wrote")
     running.add_argument("--out", type=Path, required=True, help="receives the tables")
