@@ -39,6 +39,14 @@ def test_a_signal_and_noise_correlate_as_their_ratio_in_each_band_says() -> None
         assert np.isnan(realism.band_correlation(*nothing, SPACING)).all()
 
 
+def test_where_two_heads_are_cut_is_no_common_detail() -> None:
+    mask, at = ball((72,) * 3, 32), np.indices((72,) * 3) - 35.5
+    shading = 1 + np.sum(at**2, axis=0) / 32**2  # all they share, and nothing but coarse
+    a, b = (shading + 0.1 * np.random.default_rng(1).standard_normal((2, *mask.shape))) * mask
+    faded = realism.band_correlation(a, b, realism.tapered(mask, SPACING), SPACING)
+    assert faded[4:] == pytest.approx([0, 0, 0], abs=0.06)
+
+
 def test_the_taper_is_a_raised_cosine_of_depth() -> None:
     window = realism.tapered(np.ones((40, 9, 9), bool), (1.0, 9.0, 9.0))
     depth = np.minimum(np.arange(1, 41), np.arange(40, 0, -1))
