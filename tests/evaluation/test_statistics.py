@@ -65,6 +65,7 @@ def test_interval_is_that_of_the_normal_law_and_known_of_degenerate_samples() ->
         values = norm.ppf((np.arange(n) + 0.5) / n, 5, 2)  # without a skew
         expected = norm.interval(0.95, values.mean(), values.std() / math.sqrt(n))
         assert confidence_interval(values) == pytest.approx(expected, abs=tolerance)
+    assert confidence_interval(values) == confidence_interval(values)  # in every run
     assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
     assert np.isnan(confidence_interval(np.array([1.0]))).all()
 
