@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -121,6 +122,8 @@ def test_what_a_method_lacks_costs_its_place_and_is_told_below_the_table(tmp_pat
 
 def test_a_p_value_is_never_written_as_0():
     assert [chance(p) for p in (2 * 2 / 2**20, 0.0123)] == ["< 0.001", "= 0.012"]
+    text = Table((tabulate(cohort()),), title="T").to_md()  # of twelve who all differ to one side
+    assert re.search(r"\| h2lo minus HF image \|( \S+ \(p < 0\.001\) \|){7}", text)
 
 
 def test_every_column_of_every_file_is_described_in_order(tmp_path: Path) -> None:
