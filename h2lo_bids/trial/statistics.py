@@ -95,17 +95,17 @@ def weighted_areas(
     ratings: np.ndarray, lesion: np.ndarray, codes: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
     """Return the mean area for each row of weights of the subjects, (B, S)."""
-    everyone, (of_positive, of_negative) = counts.shape[1], (codes[lesion], codes[~lesion])
-    ordered = np.zeros((everyone, everyone))  # pairs of one's lesion and another's healthy place
+    people, of_lesion, of_healthy = counts.shape[1], codes[lesion], codes[~lesion]
+    # How many pairs of one's lesion and another's healthy place are in order; half for ties.
+    ordered = np.zeros((people, people))
     for values in ratings:
-        for other in range(everyone):
-            negative = np.sort(values[~lesion][of_negative == other])
-            ends = (np.searchsorted(negative, values[lesion], side) for side in ("left", "right"))
-            ordered[:, other] += np.bincount(of_positive, sum(ends) / 2, everyone)
-    numbers = (np.bincount(of, minlength=everyone) for of in (of_positive, of_negative))
-    pairs = np.prod([counts @ number for number in numbers], axis=0)
-    with np.errstate(invalid="ignore"):
-        return (counts @ ordered * counts).sum(axis=1) / (len(ratings) * pairs)
+        for other in range(people):
+            healthy = np.sort(values[~lesion][of_healthy == other])
+            below, upto = (np.searchsorted(healthy, values[lesion], s) for s in ("left", "right"))
+            ordered[:, other] += np.bincount(of_lesion, (below + upto) / 2, people)
+    lesions, places = (counts @ np.bincount(of, minlength=people) for of in (of_lesion, of_healthy))
+    with np.errstate(invalid="ignore"):  # NaN where a draw has no lesion or no healthy place
+        return ((counts @ ordered) * counts).sum(axis=1) / (len(ratings) * lesions * places)
 
 
 def hotelling_ratings(
