@@ -91,6 +91,14 @@ def test_ds006557_three_to_fuse(hype: Path) -> None:
     assert len(found.problems) == 2 * 4 + 4
 
 
+def test_ds006557_one_scan(hype: Path) -> None:
+    # ses-HFE has no isotropic T2w.
+    found = find(hype, lf=("ses-HFE", "acq=iso"), lf_fusion="none", participant_label=("HYPE03",))
+    assert names(found) == {"sub-HYPE03_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE03_ses-HFE_acq-iso_T1w"]}
+    (reason,) = lonely(found)
+    assert reason == "sub-HYPE03: no low-field T2w with ses=HFE acq=iso to go with ses-GE_T2w"
+
+
 def test_ds006557_fused_by_others(hype: Path) -> None:
     """Of two participants; `tests/test_docs.py` counts the pairs of all."""
     derivatives = (("mrr", hype / "derivatives" / "ants-mrr"),)
