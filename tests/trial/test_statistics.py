@@ -44,6 +44,7 @@ def test_bootstrap_resamples_subjects_and_not_lesions():
     ratings = (lesion * shift + rng.normal(0, 1, 1200))[None]
     found = st.area(ratings, lesion, subjects)
     assert found["boot_high"] - found["boot_low"] > 3 * (found["delong_high"] - found["delong_low"])
+    assert st.area(ratings, lesion, subjects) == found  # in every run
     for people in (4, 5):  # too few, enough
         assert ("boot_low" in st.area(ratings, lesion, subjects % people)) == (people == 5)
     # Three lesions that are all seen tell nothing of others.
