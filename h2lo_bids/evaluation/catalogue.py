@@ -138,7 +138,8 @@ def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
     def full(what: str | tuple[str, str] | dict[str, Any]) -> dict[str, Any]:
         if isinstance(what, tuple):
             return {"Description": what[0], "Units": what[1]}
-        return {"Description": what} if isinstance(what, str) else what
+        # A copy: `of_methods` adds to it, and the specification is shared.
+        return {"Description": what} if isinstance(what, str) else dict(what)
 
     return {name: full(what) for name, what in given.items()}
 
