@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``h2lo-slurm`` on words, those of the process if None; return its exit code."""
     try:
         return _write_run(build_parser().parse_args(argv))
-    except (H2loError, OSError) as err:  # as where out_dir is another user's, who has umask 077
+    except H2loError as err:
+        text, code = str(err), err.exit_code
+    except OSError as err:  # as where out_dir is another user's, who has umask 077
         known = recorded(err)
         text, code = str(known), known.exit_code
     except KeyboardInterrupt:

@@ -247,7 +247,7 @@ def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
         (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
         (("--scratch", "${TMPDIR:-/tmp}"), "participant", "${TMPDIR:-/tmp}: give variables as $N"),
         (("--setup=x\ny",), "participant", "more than one line"),
-        (("--image", "/no.sif"), "participant", "--image /no.sif"),
+        (("--image", "/no  x.sif"), "participant", "--image /no  x.sif: no such file"),
         ((), "evaluate", "evaluate is one job"),
     ):
         code, said, _ = dataset(level=level, cluster=words)
