@@ -73,6 +73,7 @@ def test_a_rerun_submits_what_is_missing_and_what_is_older_than_its_input(datase
     assert "array participant 0 1 " in (folder / "submit.sh").read_text()
     finish(folder, "sub-02", 0)
     assert "all 2 tasks are done" in dataset(*words)[1]
+    assert len((folder / "failures.tsv").read_text().splitlines()) == 1  # that of before is gone
     # What a run on another dataset has replaced is done anew, too, and with --all everything.
     image, report = (
         folder.parents[2] / "sub-01" / name
