@@ -67,6 +67,7 @@ def test_participant(tmp_path, monkeypatch):
     sidecar = tmp_path / "out" / "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.json"
     content = json.loads(sidecar.read_text())
     assert (content["SimulatedSliceProfile"], content["NoiseScale"]) == ("gauss", 2.0)
+    assert set(content["TissueSignalToNoiseRatio"]) == set(content["TissueSignal"])
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert "sub-01_T1W.nii.gz" in page
     assert page.count('data-figure="template"') == 4
