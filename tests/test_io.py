@@ -196,7 +196,8 @@ def test_what_tasks_write_at_the_same_moment_is_all_kept(tmp_path: Path) -> None
         assert process.exitcode == 0
     for out in (tmp_path / f"out{k}" for k in range(ROUNDS)):
         content = json.loads((out / "dataset_description.json").read_text())
-        assert set(content["DatasetLinks"]) == {"raw", *WRITERS}
+        links = {"raw": (tmp_path / "bids").as_uri(), **dict.fromkeys(WRITERS, tmp_path.as_uri())}
+        assert content["DatasetLinks"] == links
         page = (out / "sub-01.html").read_text()
         assert [s for s in WRITERS if f"sub-01_ses-{s}_T1w" in page] == [*WRITERS]
     assert not list(tmp_path.rglob(".tmp-*"))
