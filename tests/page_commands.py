@@ -91,7 +91,8 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
         "PAGE": page.name, "LOG": str(log),
     }  # fmt: skip
     for language, text in blocks(page):
-        # Places of the examples lie in the folder, and `...` stands for further options.
+        # Places of the examples lie in the folder, `...` stands for further options, and Python
+        # takes the small model that commands get for the embedded one.
         text = re.sub(r"(?<![\w:])/(?=(?:data|opt)/)", f"{folder}/", text)
         text = re.sub(r" \.\.\.$", "", text, flags=re.MULTILINE)
         text = text.replace('load_model("T1w")', 'load_model("untrained/T1w/whole")')

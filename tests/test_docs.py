@@ -155,7 +155,7 @@ def words_of(line: str) -> list[str]:
 
 
 def test_every_command_finds_its_pairs_and_they_are_prepared_as_the_fits_take_them(tmp_path):
-    """Of what the page tells to fetch by then."""
+    """Each in what the page has told to fetch by then."""
 
     @cache
     def fetched(*names: str) -> Path:

@@ -28,7 +28,7 @@ def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]
     """Return how many participants are done at a time, and a warning if the memory looks small."""
     nprocs = settings.nprocs or available_processors()
     memory = settings.mem or available_memory_gb()
-    need = 3.0 if settings.standard_spaces else 2.0  # with registration or not, as measured
+    need = 3.0 if settings.standard_spaces else 2.0  # GB, as measured
     limit = max(1, min(subjects, nprocs // step_threads(settings), int(memory // need)))
     if memory >= need:
         return limit, ""
