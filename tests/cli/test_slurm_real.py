@@ -47,8 +47,8 @@ class Cluster:
 
     def divide(self, *words: object) -> list[str]:
         with patch.dict(os.environ, self.env):
-            code, said, _ = call(*words, "--skip-bids-validation", program=slurm.main)
-        assert code == 0
+            code, said, err = call(*words, "--skip-bids-validation", program=slurm.main)
+        assert code == 0, err
         return said.splitlines()
 
     def wait(self, disturb=lambda: None) -> set[str]:
