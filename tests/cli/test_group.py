@@ -98,6 +98,8 @@ def test_a_run_makes_what_it_promises_in_valid_bids_and_a_rerun_nothing(first, r
 def test_a_fold_that_fails_does_not_stop_the_others(first, root, tmp_path):
     out = prepared_elsewhere(first, tmp_path / "out")
     shutil.copytree(first / "folds/T1w/h2lo/fold-0", out / "folds/T1w/h2lo/fold-0")
+    h2lo(root / "bids", out, "group", *FIT, *PEOPLE, "--fold", "0")
+    assert not any(out.glob("group*"))  # a fold alone collects nothing
     (out / "folds/T1w/h2lo/fold-1").touch()  # where a folder is needed
     done = h2lo(root / "bids", out, "group", *FIT, *PEOPLE, code=73)
     assert "no final model, as fold 1 of h2lo is missing" in done.stdout
