@@ -15,6 +15,7 @@ import pytest
 from prepared_pairs import fold_of, write_pairs
 
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
+from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.training.experiments.crossvalidation import fold_done, run_fold
@@ -116,12 +117,19 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
 
     def scored():
         run_fold(job, lost=lost.append)
-        return {(s.subject, s.method) for s in read_scores(job.folder / "scores.tsv")}
+        scores = read_scores(job.folder / "scores.tsv")
+        return {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
 
-    assert scored() == {("04", "identity"), ("04", "sim")}
+    fourth = read_prepared(pairs[3])
+    raw = np.where(fourth.mask, 300 * np.asarray(fourth.hf, np.float64) ** 2 + 5, 0)
+    expected = {
+        ("04", "identity"): psnr(fourth.hf, fourth.lf),
+        ("04", "sim"): psnr(raw / raw.max(), fourth.lf),
+    }
+    assert scored() == pytest.approx(expected, abs=1e-3)
     assert not fold_done(job)
     stop.unlink()
-    assert scored() == {(who, what) for who in ("03", "04") for what in ("identity", "sim")}
+    assert {*scored()} == {(who, what) for who in ("03", "04") for what in ("identity", "sim")}
     (line,) = lost
     assert line.startswith("sub-03: sim: ended with code 1")
     assert fold_done(job)
