@@ -107,6 +107,7 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
         ({"method": "h2lo-mlp", "architecture": H2loArchitecture(trunk="mlp")}, {}, "of h2lo-mlp"),
         ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
         ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
+        ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid, of 1 mm voxels"),
         ({}, {"resolution": 4.0}, "sees positions on another grid, of 1 mm voxels"),
     ],
 )
