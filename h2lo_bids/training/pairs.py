@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
     try:
         hf, lf, mask, *plain = np.lib.format.open_memmap(path, mode="r")
         pair = Pair(name, hf, lf, mask > 0, SYNTHESIZE, path, *plain)
-    except (OSError, ValueError, BadDataError) as err:
+    except (OSError, ValueError, TokenError, BadDataError) as err:  # numpy parses a header
         raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
     return pair.swapped() if task == ENHANCE else pair
 
