@@ -68,8 +68,8 @@ def test_flip_and_shift_move_the_pair_as_a_whole():
     either = Augmentation(flip=0.5, shift=2)
     padded = {m: [np.pad(v[::m], 10) for v in (pair.hf, pair.lf)] for m in (1, -1)}
     seen = set()
-    for seed in range(8):
-        hf, lf, _ = draw_crop(pair, corner, size, either, np.random.default_rng(seed))
+    for seed, how in enumerate([*[either] * 8, Augmentation(flip=1.0)]):
+        hf, lf, _ = draw_crop(pair, corner, size, how, np.random.default_rng(seed))
         found = []
         for mirror, *shift in itertools.product((1, -1), *[range(-2, 3)] * 3):
             # A mirror image is taken after the shift, so that its shift is reversed.
@@ -84,6 +84,7 @@ def test_flip_and_shift_move_the_pair_as_a_whole():
         assert len(found) == 1
         seen |= {*found}
     assert {mirror for mirror, *_ in seen} == {1, -1}
+    assert found == [(-1, 0, 0, 0)]  # of the last, about the middle of the frame
 
 
 def test_eight_variants_are_axial_mirrors_and_quarter_turns():
