@@ -63,6 +63,10 @@ def test_the_best_weights_are_kept(whole, tmp_path, monkeypatch):
     assert [*rows[0]] == ["step", "rate", "loss", "l1", "gradient", "psnr", "seconds"]
     assert [int(row["step"]) for row in rows] == [*range(1, 9)]
     psnr = [float(row["psnr"]) for row in rows]
+    loss, l1, gradient = (
+        np.array([float(row[name]) for row in rows]) for name in ("loss", "l1", "gradient")
+    )
+    np.testing.assert_allclose(loss, l1 + small_options().lambda_grad * gradient, rtol=1e-5)
     best = 1 + int(np.argmax(psnr))
     assert 1 < best < 8
     assert (result.steps, result.best_step, result.best_psnr) == (8, best, max(psnr))
