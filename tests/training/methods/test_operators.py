@@ -8,12 +8,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import SMALL, TINY, TRAIN, VARIED, ball_pair, small_options
+from problems import (
+    SMALL,
+    TINY,
+    TRAIN,
+    VARIED,
+    ball_pair,
+    small_options,
+    trainer_of,
+    vector,
+)
 from scipy.ndimage import correlate
 
 from h2lo_bids.models.h2lo import HALO, ConditionalInr, H2lo, Operator
 from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.methods.operators import (
+    OperatorTrainer,
     PatchLoss,
     VolumeLoss,
     gradient_loss,
@@ -92,6 +102,15 @@ def test_volume_l1_is_unbiased_over_the_whole_grid():
     error = draws.std(0) / np.sqrt(len(draws))
     assert abs(draws[:, 0].mean() - truth) < 4 * error[0]
     assert abs(draws[:, 1].mean() - gradient) < 4 * error[1]
+
+
+def test_the_weights_that_are_kept_are_a_running_average():
+    task = trainer_of(OperatorTrainer, TRAIN, [], small_options(average=0.1))
+    expected = vector(task.model)
+    for step, decay in enumerate((1 / 11, 0.1, 0.1)):  # the first step forgets the start faster
+        task.step(step, step)
+        expected = decay * expected + (1 - decay) * vector(task.model)
+    torch.testing.assert_close(vector(task.fitted()), expected)
 
 
 @pytest.mark.parametrize("kind", [PatchLoss, VolumeLoss])
