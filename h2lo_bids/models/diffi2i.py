@@ -148,7 +148,8 @@ class Denoiser(nn.Module):
 def variances(steps: int) -> tuple[list[float], list[float]]:
     """Return the noise's variances in a chain, and the signal's in each z_t.
 
-    The roots of the former are evenly spaced; the latter are cumulative products of 1 - beta.
+    The former are beta, squares of evenly spaced roots from 0.1 to 0.99; the latter are the
+    cumulative products of 1 - beta.
     """
     first, last = math.sqrt(BETA_FIRST), math.sqrt(BETA_LAST)
     betas = [(first + (last - first) * i / max(1, steps - 1)) ** 2 for i in range(steps)]
