@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -23,6 +24,8 @@ from h2lo_bids.imaging.brain import (
     use_given_mask,
 )
 from h2lo_bids.imaging.masks import bounding_box, dice
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import resample_mask
 
 
 def head(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -200,3 +203,43 @@ def test_masks_come_back_to_the_scans_grid(tmp_path, monkeypatch, refused, metho
         blank.set_filename("sub-01_T1w.nii.gz")
         message = refused(BadDataError, extract_brain, blank, method=method)
         assert message.startswith("sub-01_T1w.nii.gz: deepbet finds no brain")
+
+
+# deepbet on heads whose brain is known, and on the real scans.
+
+SKULL = {511: 90, 507: 50, 515: 10, 506: 150, 516: 90, 509: 90, 502: 150, 512: 70}
+"""Intensity of a T2w scan by labels of what lies around the brain."""
+
+
+@pytest.mark.slow
+def test_brain_of_a_labelled_head_in_thick_slices(shared_data: Path) -> None:
+    """A T2w head painted by its labels, blurred, with Rician noise, stored along other axes."""
+    labels = nib.load(shared_data / "labels" / "training_seg_01.nii.gz")
+    ids = np.asarray(labels.dataobj).astype(int)
+    table = np.full(max(600, ids.max() + 1), 85.0)  # grey matter
+    table[500:], table[[0, 24]] = 60, (2, 160)
+    table[[2, 41, 7, 46, 16]], table[[4, 5, 14, 15, 43, 44]] = 60, 160  # white matter, fluid
+    table[[*SKULL]] = [*SKULL.values()]
+    rng = np.random.default_rng(2)
+    clean = gaussian_filter(table[ids], 0.6)
+    noisy = np.hypot(clean + rng.normal(0, 4, ids.shape), rng.normal(0, 4, ids.shape))
+    slices = noisy[..., :255].reshape(256, 256, 51, 5).mean(-1)
+    affine = labels.affine @ from_matvec(np.diag([1, 1, 5.0]), [0, 0, 2])
+    brain = stored((ids > 0) & (ids < 500), labels.affine)
+    brain = resample_mask(brain, slices.shape, affine)
+    image, brain = (reoriented(part, "LIA") for part in (stored(slices, affine), brain))
+    result = extract_brain(image, threads=2)
+    assert result.method == "deepbet"
+    assert dice(np.asarray(result.image.dataobj) > 0, np.asarray(brain.dataobj) > 0) > 0.93
+
+
+def test_defaced_real_heads_are_not_taken_as_stripped(shared_data: Path) -> None:
+    for path in sorted(shared_data.glob("[hl]f/*.nii.gz")):
+        image = nib.as_closest_canonical(load_checked(path).image)
+        if looks_stripped(image):
+            continue  # whoever shared it took the skull away
+        data = image.get_fdata(dtype=np.float32).copy()
+        a, b = int(data.shape[1] * 0.7), int(data.shape[2] * 0.4)
+        data[:, a:, :b] = 0
+        data[data < np.percentile(data[data > 0], 25)] = 0  # background set to zero
+        assert not looks_stripped(stored(data, image.affine)), path.name
