@@ -256,3 +256,11 @@ def test_voxel_sizes_count_without_their_sign_and_in_mm(tmp_path: Path) -> None:
         image.header.set_xyzt_units("mm")
         image.to_filename(path)
         assert "is not a head's; convert it again" in complaint(path)
+
+
+def test_real_scans_are_read_as_nibabel_reads_them(shared_data: Path) -> None:
+    for path in sorted(shared_data.glob("[hl]f/*.nii.gz")):
+        checked, truth = load_checked(path), nib.load(path)
+        np.testing.assert_allclose(checked.image.affine, truth.affine, atol=1e-3)
+        np.testing.assert_array_equal(checked.image.get_fdata(), truth.get_fdata(dtype=np.float32))
+        assert not [w for w in checked.warnings if "disagree" not in w]
