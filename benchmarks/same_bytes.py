@@ -29,19 +29,21 @@ from typing import Any
 
 PHANTOMS = {
     "site": ("--subjects", "4", "--contrast", "T1w", "--lf", "iso"),
-    "people": ("--subjects", "2", "--seed", "9", "--lf", "axi", "cor", "sag"),
+    "people": ("--subjects", "6", "--seed", "9", "--lf", "axi", "cor", "sag"),
 }
+OTHERS = ("--participant-label", "05", "06")
+"""People whose labels the site does not have, as no cohort may hold one of its subjects."""
 FEW = ("--resolution", "4", "--folds", "2", "--val-count", "1")
 FIT = (*FEW, "--steps", "4", "--validate-every", "2", "--crop", "12", "--init", "none")
 ENHANCE = (*FEW, "--task", "enhance", "--schedule-factor", "0.005", "--features", "8")
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "participant": (
-        ("people", "people", "participant", "--model", "T1w={h2lo_T1w}", "T2w={identity_T2w}",
-         "--lf-grid", "4x4x8", "--precision", "fp32"),
+        ("people", "people", "participant", *OTHERS, "--model", "T1w={h2lo_T1w}",
+         "T2w={identity_T2w}", "--lf-grid", "4x4x8", "--precision", "fp32"),
     ),
     "pairs": (
         ("people", "pairs", "participant", "--pairs", "--resolution", "4", "--contrast", "T1w",
-         "--participant-label", "01"),
+         "--participant-label", "05"),
     ),
     "group": (
         ("site", "site", "group", *FIT),
