@@ -17,6 +17,7 @@ from heads import (
     call,
     importable,
     results,
+    rows_of,
     run,
     write_bundle,
     write_dataset,
@@ -25,6 +26,7 @@ from heads import (
 )
 
 from h2lo_bids.cli import slurm
+from h2lo_bids.cli.slurm_tasks import read_states
 
 SLURM = Path(__file__).parents[2] / ".ci" / "slurm"
 
@@ -96,13 +98,8 @@ class Disturb:
                     del self.acts[name]
 
 
-def states(folder: Path, stage: str) -> dict[str, str]:
-    paths = sorted((folder / "state" / stage).glob("[!.]*"))
-    return {path.name: path.read_text().split()[0] for path in paths}
-
-
-def failures(folder: Path) -> list[list[str]]:
-    return [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()[1:]]
+def codes(folder: Path, stage: str) -> dict[str, int | None]:
+    return {name: state.code for name, state in read_states(folder, stage).items()}
 
 
 def test_an_array_survives_a_broken_scan_and_a_requeue(cluster, tmp_path):
@@ -124,8 +121,8 @@ def test_an_array_survives_a_broken_scan_and_a_requeue(cluster, tmp_path):
     disturb = Disturb(folder, "participant", " at a time", acts)
     assert "JobArrayTaskLimit" in cluster.wait(disturb)
     assert disturb.acts == {}
-    ended = {"sub-01": "65", "sub-99_ses-A": "0", "sub-99_ses-B": "0"}
-    assert states(folder, "participant") == ended
+    ended = {"sub-01": 65, "sub-99_ses-A": 0, "sub-99_ses-B": 0}
+    assert codes(folder, "participant") == ended
     assert [path.name for path in (root / "scratch").iterdir()] == [
         f"h2lo-{folder.name.rpartition('-')[2]}-sub-01"
     ]
@@ -137,9 +134,9 @@ def test_an_array_survives_a_broken_scan_and_a_requeue(cluster, tmp_path):
     assert not list(out.rglob(".tmp-*"))
     broken.write_bytes(whole)
     assert cluster.divide(*command)[0] == "participant: 1 of 3 tasks to submit"
-    (row,) = failures(folder)
-    assert row[:3] == ["participant", "sub-01", "65"]
-    assert row[4:6] == ["sub-01/anat/sub-01_T1w.nii.gz", "prepare"]
+    (row,) = rows_of(folder / "failures.tsv")
+    assert (row["stage"], row["task"], row["exit_code"]) == ("participant", "sub-01", "65")
+    assert (row["scan"], row["step"]) == ("sub-01/anat/sub-01_T1w.nii.gz", "prepare")
 
 
 def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(cluster, tmp_path):
@@ -169,9 +166,9 @@ def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(c
     logs = [path.read_text() for path in (folder / "log").iterdir()]
     assert sum(text.count("back into the queue") for text in logs) == 1
     assert sum("going on from step " in path.read_text() for path in out.rglob("h2lo.log")) == 1
-    assert states(folder, "folds")["T1w_h2lo_fold-1"] == "0"
+    assert codes(folder, "folds")["T1w_h2lo_fold-1"] == 0
     # The last job reports what is missing and the rest, and fits no model.
-    assert states(folder, "collect") == {"collect": "75"}
+    assert codes(folder, "collect") == {"collect": 75}
     assert (out / "group.html").is_file()
     assert not (out / "models").exists()
     assert cluster.divide("--submit", *command)[:3] == [
@@ -179,9 +176,10 @@ def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(c
         "folds: 1 of 2 tasks to submit",
         "collect: 1 of 1 tasks to submit",
     ]
-    lost, told = failures(folder)
-    assert lost[:2] == ["folds", "T1w_h2lo_fold-0"]
-    assert told[7] == "folds/T1w/h2lo/fold-0: is missing; fit it with --fold 0, then collect again"
+    lost, told = rows_of(folder / "failures.tsv")
+    assert (lost["stage"], lost["task"]) == ("folds", "T1w_h2lo_fold-0")
+    missing = "folds/T1w/h2lo/fold-0: is missing; fit it with --fold 0, then collect again"
+    assert told["message"] == missing
     cluster.wait()
     assert cluster.divide(*command)[-1] == "all 7 tasks are done or in the queue"
     assert results(out) == results(root / "plain")

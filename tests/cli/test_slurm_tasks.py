@@ -266,56 +266,36 @@ def raw(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def asking(raw, tmp_path):
-    """Return a function that reads a command line on pairs that a test may change."""
-    bids, out = shutil.copytree(raw, tmp_path / "bids"), tmp_path / "out"
-    quick = [str(bids), str(out), "--skip-bids-validation"]
-    return lambda *words: read_settings([*quick, *words])
-
-
-@pytest.fixture
-def stages(asking, tmp_path, monkeypatch):
+def stages(raw, tmp_path, monkeypatch):
     """Return a function that divides a command line, with pairs that are all prepared."""
     monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda settings, pairs, send: ())
 
-    def divide(*words: str, ended: str = "") -> dict[str, Stage]:
-        asked = asking(*words)
-        if ended:
-            record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", 1000.0)
+    def divide(*words: str, bids: Path = raw) -> dict[str, Stage]:
+        asked = read_settings([str(bids), str(tmp_path / "out"), *words, "--skip-bids-validation"])
         return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
 
     return divide
 
 
-@pytest.mark.parametrize(
-    ("level", "names"),
-    [
-        ("group", ("group.html", "group_T1w_scores.tsv", "models/h2lo_T1w/weights.safetensors")),
-        ("benchmark", ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json")),
-    ],
-)
 def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
-    stages, asking, tmp_path, level, names
+    stages, raw, tmp_path
 ):
-    words = (level, "--folds", "2", "--method", "h2lo")
-    words += ("--external", "theirs=cp {input} {output}") if level == "benchmark" else ()
-    out = tmp_path / "out"
+    out, words = tmp_path / "out", ("benchmark", "--folds", "2", "--method", "h2lo")
+    words += ("--external", "theirs=cp {input} {output}")
 
     def collected(ended: str = "0") -> bool:
-        return stages(*words, ended=ended)["collect"].tasks[0].done
+        record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", 1000.0)
+        return stages(*words)["collect"].tasks[0].done
 
-    asked = asking(*words)
+    asked = read_settings([str(raw), str(out), *words, "--skip-bids-validation"])
     made = [item.path for item in expected_outputs(asked, discover_pairs(asked))]
-    own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
-    for path in own:
-        if "fold-0" in path.parts:
-            make(path, 900.0)
+    make(out / "folds/T1w/h2lo/fold-0/record.json")
     assert [task.done for task in stages(*words)["folds"].tasks] == [True, False]
     for path in made:
         make(path, 950.0)
     assert not collected("75")
     assert collected()
-    for name in names:
+    for name in ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json"):
         (out / name).rename(out / "gone")
         assert not collected(), name
         (out / "gone").rename(out / name)
@@ -364,12 +344,13 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
     assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
 
 
-def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
+def test_pairs_that_no_task_prepares_are_named(stages, raw, tmp_path, capsys):
+    bids = shutil.copytree(raw, tmp_path / "bids")
     for label, broken in (("01", "HF"), ("02", "LF")):
-        path = tmp_path / f"bids/sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
+        path = bids / f"sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
         path.write_text("{")
-    (tmp_path / "bids/sub-03/ses-LF/anat/sub-03_ses-LF_T1w.nii.gz").unlink()
-    found = stages("participant", "--pairs")
+    (bids / "sub-03/ses-LF/anat/sub-03_ses-LF_T1w.nii.gz").unlink()
+    found = stages("participant", "--pairs", bids=bids)
     assert [task.name for task in found["pairs"].tasks] == ["sub-04", "sub-05"]
     said = capsys.readouterr().err.splitlines()
     for text in ("sub-01", "sub-02", "sub-03: no low-field T1w to go with ses-HF_T1w"):
