@@ -187,7 +187,7 @@ def grid(text: str) -> tuple[float, float, float]:
         x, y, z = (float(f"{float(side):g}") for side in text.lower().split("x"))
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{text!r} is not XxYxZ in mm, as 1.6x1.6x5") from err
-    if not 0.1 <= min(x, y, z) <= max(x, y, z) <= 20:
+    if not all(0.1 <= side <= 20 for side in (x, y, z)):
         raise argparse.ArgumentTypeError(f"{text!r}: voxel sides go from 0.1 to 20 mm")
     return x, y, z
 

@@ -75,6 +75,7 @@ REFUSED = [
     ("participant --mem 8000", 64, "'8000' is not an amount of memory such as 8 or 8000M"),
     ("participant --lf-grid 1.6x5", 64, "'1.6x5' is not XxYxZ in mm"),
     ("participant --lf-grid 0x1x1", 64, "voxel sides go from 0.1 to 20 mm"),
+    ("participant --lf-grid 1xnanx5", 64, "voxel sides go from 0.1 to 20 mm"),
     ("participant --lf-grid 2x2x2 --slice-thickness 0", 64, "not a number from 0.1 to 20"),
     ("participant --device gpu", 64, "'gpu' is not auto, cpu, cuda or cuda:NUMBER"),
     ("participant --filter 'acq-' run=1", 64, "'acq-' is not like ses-GE"),
