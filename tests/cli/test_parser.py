@@ -95,6 +95,9 @@ REFUSED = [
     ("xyzzy", 17, "'xyzzy' is unknown; use participant, "),
     ("participant group --nprocs 2", 64, "run one analysis level per call"),
     ("participant --sloppy ''", 64, "unrecognized arguments: an empty word, "),
+    # Options that took the positional words.
+    ("--participant-label 01 02 participant --sloppy", 64, "before the options, some of which take"),
+    ("--contrast T1w train", 64, "before the options, some of which take all words up to the next"),
     # Options of earlier versions.
     ("group --epochs=3", 64, "no longer an option; use --steps"),
     # What makes no sense together.
@@ -161,16 +164,6 @@ def test_a_task_of_an_array_takes_the_options_of_the_other_tasks():
         "group --method arnold identity --crop 16",  # they are validated on crops
     ):
         check_values(read_settings([*BASE[:2], *words.split()]))
-
-
-def test_an_option_that_took_the_positional_words_is_explained(refused) -> None:
-    for words in (
-        "--participant-label 01 bids out participant",
-        "bids out --participant-label 01 02 participant --sloppy",
-        "bids out --contrast T1w train",
-    ):
-        told = refused(UsageError, read_settings, words.split())
-        assert "before the options, some of which take all words up to the next" in told
 
 
 def test_words_that_other_bids_apps_take_mean_the_same():
