@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,14 +74,12 @@ def prepare_folders(settings: Settings) -> None:
     for name, folder in (("out_dir", settings.out_dir), ("the work folder", settings.work)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as err:
             raise CannotCreateError(
-                f"{folder}: cannot create {name} ({err.strerror}); choose another folder"
+                f"{folder}: cannot create {name} or write there ({err.strerror}); choose another "
+                "folder, or change its permissions"
             ) from err
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise CannotCreateError(
-                f"{folder}: cannot write to {name}; choose another or change its permissions"
-            )
 
 
 def check_models_and_templates(
