@@ -28,6 +28,10 @@ from prepared_pairs import write_pair
 from skeletons import annex
 
 from h2lo_bids.bids.derivatives import result_path
+from h2lo_bids.bids.pairs import discover_pairs
+from h2lo_bids.cli.pairs import find_missing
+from h2lo_bids.cli.parser import read_settings
+from h2lo_bids.errors import MissingInputError
 
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 
@@ -141,14 +145,12 @@ def both(tmp_path) -> Path:
     return bids
 
 
-def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
+def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(both, monkeypatch, refused):
     monkeypatch.delenv("FREESURFER_HOME", raising=False)
-    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
-    words = ("--resolution", "8", "--skull-strip", "synthstrip", "--skip-bids-validation")
-    done = run(bids, out, "group", *words, code=66)
-    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in done.stderr
-    assert not list(out.rglob("*.nii.gz"))
-    assert "preparing" not in done.stdout
+    words = ("--skull-strip", "synthstrip", "--skip-bids-validation")
+    asked = read_settings([str(both), "/out", "group", *words])
+    told = refused(MissingInputError, find_missing, asked, discover_pairs(asked).pairs, print)
+    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in told
 
 
 def test_a_dry_run_knows_pairs_that_are_still_to_be_prepared(tmp_path, both):
