@@ -205,16 +205,13 @@ def test_a_run_that_cannot_begin_is_one_line_and_its_code(tmp_path, models, monk
     t2w = models[2].removeprefix("T2w=")
     dry = "--dry-run"
     cases = [
-        (bids, out, (dry, "--model", "/nowhere"), 66, "/nowhere"),
         (bids, out, (dry, "--model", f"T1w={t2w}"), 64, "trained for T2w"),
         (bids, out, (dry, "--model", t2w), 64, "T2w"),
         (bids, out, (dry, "--model", f"T1w={tmp_path / 'm.pth'}"), 65, "m.pth"),
         (bids, out, (dry, "--output-spaces", "MNI152NLin2009cAsym"), 66, "MNI152NLin2009cAsym"),
         (bids, out, (dry, "--noise", "calibrated", "--method", "identity"), 64, "no noise model"),
         (bids, out, (dry, "--uncertainty"), 64, "no models of folds"),
-        (bids, out, (dry, "--participant-label", "77"), 18, "sub-77"),
         (bids, out, (dry, "--reports-only"), 64, "leave --dry-run out"),
-        (tmp_path / "no", out, (dry,), 66, "no such folder"),
         (tmp_path / "bare", out, (dry,), 16, "dataset_description.json"),
         (bids, tmp_path / "foreign", (), 73, "fMRIPrep"),
         (bids, tmp_path / "m.pth/out", (), 73, "cannot create out_dir"),
