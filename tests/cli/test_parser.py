@@ -93,8 +93,8 @@ REFUSED = [
     ("participant group --nprocs 2", 64, "run one analysis level per call"),
     ("participant --sloppy ''", 64, "unrecognized arguments: an empty word, "),
     # Options that took the positional words.
-    ("--participant-label 01 02 participant --sloppy", 64, "before the options, some of which take"),
-    ("--contrast T1w train", 64, "before the options, some of which take all words up to the next"),
+    ("--participant-label 01 02 participant --sloppy", 64, "give positional arguments before"),
+    ("--contrast T1w train", 64, "give positional arguments before the options"),
     # Options of earlier versions.
     ("group --epochs=3", 64, "no longer an option; use --steps"),
     # What makes no sense together.
