@@ -186,9 +186,7 @@ def output_sidecars(
         contents[f"lowfield_{grid.name}"] = low
         for kind in extras:
             uri, scale = uris[f"lowfield_{grid.name}"], settings.noise_factor
-            contents[f"{kind}_{grid.name}"] = extra_sidecar(
-                low, kind, model.metadata, uri, scale=scale
-            )
+            contents[f"{kind}_{grid.name}"] = extra_sidecar(low, kind, model.metadata, uri, scale)
         sources = [raw, mask, *moved]
         if grid.kind != "native":
             on_grid = {**where, "SpatialReference": reference or raw}
@@ -204,12 +202,7 @@ def output_sidecars(
 
 
 def extra_sidecar(
-    lowfield: Mapping[str, Any],
-    kind: str,
-    model: Mapping[str, Any],
-    uri: str,
-    *,
-    scale: float = 1.0,
+    lowfield: Mapping[str, Any], kind: str, model: Mapping[str, Any], uri: str, scale: float
 ) -> dict[str, Any]:
     """Compose the sidecar of a noisy image or a deviation, from that of the low-field image."""
     if kind == "std":
