@@ -41,13 +41,6 @@ def predict_arnold(
     return out
 
 
-def draw_noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw U1 and U2: float32 of a shape, independent and uniform on [-0.5, 0.5)."""
-    rng = np.random.default_rng(seed)
-    first, second = (rng.random(shape, np.float32) - np.float32(0.5) for _ in range(2))
-    return first, second
-
-
 class Source:
     """An image over its maximum, with its first noise as grain and its second as drawn.
 
@@ -58,7 +51,8 @@ class Source:
     def __init__(
         self, volume: np.ndarray, mask: np.ndarray, seed: int | Sequence[int], widest: float
     ) -> None:
-        first, second = draw_noise(volume.shape, seed)
+        drawn = np.random.default_rng(seed).random((2, *volume.shape), np.float32)
+        first, second = drawn - np.float32(0.5)
         image, around = scaled(volume, mask), bounding_box(mask, margin=_reach(widest))
         self.grain = blur(first, GRAIN, around) * np.float32(deviation(image))
         self.image, self.second, self._mask = (v[around].copy() for v in (image, second, mask))
