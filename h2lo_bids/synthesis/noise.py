@@ -184,11 +184,18 @@ def unit_noise(
     acquired: bool = False,
 ) -> tuple[float, np.ndarray]:
     """Return the level and the unit noise (N,) of the mask's voxels; see `add_noise`."""
+    from scipy import fft
     from scipy.ndimage import map_coordinates
 
+    amplitude, share = _amplitude(model, _key(affine[:3, :3]) if acquired else None)
     words = [seed] if isinstance(seed, int) else list(seed)
-    band = affine[:3, :3] if acquired else None
-    field = normal_field(model, np.random.default_rng([*words, realisation]), band)
+    white = np.random.default_rng([*words, realisation]).standard_normal(
+        model.shape, dtype=np.float32
+    )
+    waves = fft.rfftn(white)
+    waves *= amplitude
+    # Periodic, of mean 0, variance 1 and the model's spectrum.
+    field = fft.irfftn(waves, s=model.shape, overwrite_x=True)
     to_lattice = np.diag([*(1 / side for side in model.spacing), 1.0]) @ affine
     size = np.abs(to_lattice[:3, :3])
     if to_frame is None and np.count_nonzero(size > _SNAP * size.max()) == 3:
@@ -202,8 +209,7 @@ def unit_noise(
             normal = field[tuple((nearest.astype(np.int64) % np.array(field.shape)).T)]
         else:
             normal = map_coordinates(field, points.T, order=_ORDER, mode="grid-wrap")
-    level = float(np.sqrt(share_in_band(model, band)))
-    return level, np.interp(normal, PROBES, model.quantiles)
+    return float(np.sqrt(share)), np.interp(normal, PROBES, model.quantiles)
 
 
 def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.ndarray) -> np.ndarray:
@@ -218,30 +224,18 @@ def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.nda
     return weigh_by_axis(out, weights)
 
 
-def normal_field(
-    model: NoiseModel, rng: np.random.Generator, band: np.ndarray | None = None
-) -> np.ndarray:
-    """Draw periodic noise, float32 of the lattice, mean 0, variance 1, of a model's spectrum."""
-    from scipy import fft
-
-    shape = model.shape
-    waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
-    waves *= _amplitude(model, _key(band))[0]
-    return fft.irfftn(waves, s=shape, overwrite_x=True)
-
-
-def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
+def share_in_band(model: NoiseModel, band: np.ndarray) -> float:
     """Return how much of the noise's variance lies in the band of other voxels.
 
     Noise of a scanner is white up to the band of the voxels that it acquires, whatever
     the profile of its slices: the power in a band is kept, what lies beyond is not
     acquired. White noise keeps 1 / n of its variance in voxels n times as large.
     """
-    return 1.0 if band is None else _amplitude(model, _key(band))[1]
+    return _amplitude(model, _key(band))[1]
 
 
-def _key(band: np.ndarray | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if band is None else tuple(map(tuple, np.asarray(band, np.float64).tolist()))
+def _key(band: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, np.asarray(band, np.float64).tolist()))
 
 
 @lru_cache(maxsize=2)
