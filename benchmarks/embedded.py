@@ -25,6 +25,7 @@ from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
+from h2lo_bids.imaging.profile import ranges_of
 from h2lo_bids.io import atomic_path, write_json
 from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle, weights_file
 from h2lo_bids.models.frame import Frame
@@ -36,7 +37,7 @@ from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.experiments.site import render_card, software, varied
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair, training_range
+from h2lo_bids.training.pairs import Pair, measure_pair
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
@@ -205,11 +206,12 @@ def train_embedded(
     say(f"best validation at step {best.best_step}: {best.best_psnr:.2f} dB; scoring")
     held_out = _held_out(best.model, pairs["test"], contrast, options.scaling)
     write_json(work / "held_out.json", held_out)
+    # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
+    measured = [measure_pair(pair, contrast, SPACING, "max") for pair in pairs["train"][::5]]
     metadata = _metadata(contrast, split, options, best, members) | {
         "held_out": held_out,
         "noise": _noise(best, pairs["validation"], split["validation"], contrast),
-        # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
-        "input_range": training_range(pairs["train"][::5], contrast, SPACING, scaling="max"),
+        "input_range": ranges_of(*zip(*measured, strict=True)),
     }
     bundle = save_bundle(
         out / f"h2lo_{contrast}",
@@ -252,7 +254,7 @@ def _noise(
     predicted = [predict_pair(result.model, pair) for pair in one]
     axial = (simulate_axial_scan(path, contrast=contrast, seed=PAIR_SEED + n) for n, path in maps)
     scans = [[scan_noise(image, mask)] for image, mask in axial]
-    return calibrate_noise(one, predicted, spacing=SPACING, scans=scans).to_dict()
+    return dataclasses.asdict(calibrate_noise(one, predicted, spacing=SPACING, scans=scans))
 
 
 def _metadata(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -75,13 +75,9 @@ class NoiseModel:
             if not sound:
                 raise ValueError(f"a noise model's {what}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NoiseModel:
-        """Read a model back from `to_dict`'s output."""
+        """Read a model back from its `dataclasses.asdict`."""
         try:
             known = {item.name for item in fields(cls)} & values.keys()
             given: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
@@ -89,30 +89,22 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     return found.hexdigest()
 
 
-def training_range(
-    pairs: Iterable[Pair], contrast: str, spacing: Sequence[float], *, scaling: str = "robust"
-) -> dict[str, Any]:
-    """Return a bundle's ``input_range``: what the inputs and targets of its training are like."""
-    found = [_profile(pair, contrast, spacing, scaling) for pair in pairs]
-    return ranges_of([given for given, _ in found], [target for _, target in found])
-
-
 def prepared_range(pairs: Sequence[PreparedPair], cache: Path, scaling: str) -> dict[str, Any]:
-    """Return the `training_range` of prepared pairs, each measured once for the fits of a cache."""
+    """Return a bundle's ``input_range``: what its pairs are like, each measured once in a cache."""
     found = []
     for pair in pairs:
         kept = _kept(pair, cache, f"{scaling}, {pair.task}").with_suffix(".json")
         try:
-            given, target = json.loads(kept.read_text())
+            measured = json.loads(kept.read_text())
         except (OSError, ValueError):  # absent or damaged
             read = read_prepared(pair)
-            given, target = _profile(read, pair.contrast, pair.frame.spacing, scaling)
-            atomic_write_text(kept, json.dumps([given, target]))
-        found.append((given, target))
-    return ranges_of([given for given, _ in found], [target for _, target in found])
+            measured = measure_pair(read, pair.contrast, pair.frame.spacing, scaling)
+            atomic_write_text(kept, json.dumps(measured))
+        found.append(measured)
+    return ranges_of(*zip(*found, strict=True))
 
 
-def _profile(
+def measure_pair(
     pair: Pair, contrast: str, spacing: Sequence[float], scaling: str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Measure the input and the target of a pair as the files hold it."""
@@ -180,10 +172,6 @@ class PreparedPair:
     brain: str = field(default="", compare=False, repr=False)
     """Fingerprint of the high-field brain, as text; empty where the record has none."""
 
-    def for_task(self, task: str) -> PreparedPair:
-        """Return the same pair for a task."""
-        return replace(self, task=task)
-
 
 def training_frame(resolution: float = 1.0) -> Frame:
     """Return the frame of a run: the paper's extent, in voxels of one size in mm."""
@@ -246,7 +234,7 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
         kept = _kept(pair, cache, scaling)
         if not kept.exists():
             # As divided by their maxima, both tasks share the file.
-            read = read_prepared(pair.for_task(SYNTHESIZE))
+            read = read_prepared(replace(pair, task=SYNTHESIZE))
             hf = read.scaled(scaling, pair.contrast, pair.frame.spacing).hf
             keep_pair(kept, hf, read.lf, read.mask, *[read.hf] * (scaling != "max"))
         opened.append(map_pair(kept, pair.name, pair.task))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar
 from unittest.mock import patch
@@ -282,7 +282,7 @@ def write_whole_bundle(folder: Path, contrast: str) -> Path:
 
     noise = white_noise(0.05, (SPACING,) * 3, (16, 16, 16))
     members = [_save(folder / f"fold-{n}", contrast, n, {"name": f"fold-{n}"}) for n in range(2)]
-    metadata = {"name": "whole", "training_data": {"kind": "none"}, "noise": noise.to_dict()}
+    metadata = {"name": "whole", "training_data": {"kind": "none"}, "noise": asdict(noise)}
     return _save(folder / "whole", contrast, 9, metadata, extras=member_files(members))
 
 

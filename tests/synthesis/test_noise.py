@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def drawn(model, affine=None, shape=(48, 48, 48), *, level=0.5, seed=1, number=1
 ])  # fmt: skip
 def test_values_that_make_no_sense(wrong):
     with pytest.raises(BadDataError, match="fit the model again"):
-        NoiseModel.from_dict({**coloured().to_dict(), **wrong})
+        NoiseModel.from_dict({**asdict(coloured()), **wrong})
 
 
 @pytest.mark.parametrize("shape", [(48, 48, 48), (31, 30, 33)])

@@ -12,14 +12,15 @@ from prepared_pairs import write_pairs
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.imaging.profile import ranges_of
 from h2lo_bids.training.methods.operators import OperatorTrainer
 from h2lo_bids.training.pairs import (
     PreparedPair,
     map_pair,
+    measure_pair,
     open_prepared,
     prepared_range,
     read_prepared,
-    training_range,
 )
 from h2lo_bids.training.trainer import Validation
 
@@ -98,7 +99,8 @@ def test_the_range_of_prepared_pairs_follows_their_files(prepared, tmp_path):
 
     def check(scaling):
         found = prepared_range([prepared], cache, scaling)
-        assert found == training_range([read_prepared(prepared)], "T1w", spacing, scaling=scaling)
+        measured = measure_pair(read_prepared(prepared), "T1w", spacing, scaling)
+        assert found == ranges_of(*([one] for one in measured))
         return found
 
     first = check("max")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,7 +159,7 @@ def test_a_model_that_a_condition_cannot_use_is_told_before_the_work(tmp_path, r
 
 def noisy(deviation):
     """Give a model of white noise on the grid of `images_of`."""
-    noise = white_noise(deviation, (6.0,) * 3, (16, 18, 20)).to_dict()
+    noise = asdict(white_noise(deviation, (6.0,) * 3, (16, 18, 20)))
     return replace(IDENTITY, metadata=IDENTITY.metadata | {"noise": noise})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,7 +92,7 @@ class FoldWork:
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
         """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
         subjects = {subject for part in parts for subject in getattr(self.fold, part)}
-        found = [pair.for_task(self.task) for pair in self.pairs if pair.subject in subjects]
+        found = [replace(p, task=self.task) for p in self.pairs if p.subject in subjects]
         if missing := sorted(subjects - {pair.subject for pair in found}):
             raise UsageError(
                 f"sub-{missing[0]} has no {self.contrast} pair; prepare its pair or divide anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -262,4 +263,4 @@ def measure_noise(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
             made[prepared.subject] = pair, predicted, prepared.noise
     pairs, predictions, scans = zip(*made.values(), strict=True)
     spacing = jobs[0].pairs[0].frame.spacing
-    return calibrate_noise(pairs, predictions, spacing=spacing, scans=scans).to_dict()
+    return asdict(calibrate_noise(pairs, predictions, spacing=spacing, scans=scans))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def score_models(
                 f"model {bundle.path} is trained to {bundle.task}, others to {task}; "
                 "score the models of each task by themselves"
             )
-    pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
+    pairs = [replace(pair, task=task) for pair in _unseen(models, pairs, lost)]
     how = EngineOptions(settings.device, settings.precision or "fp32"), settings.random_seed
     runs = [
         _Run(name, bundle, load_model(bundle), _warnings_about(name, bundle, pairs), *how)

@@ -271,11 +271,12 @@ def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path):
 
 def test_input_and_target_change_places_and_the_foreground_stays(tmp_path):
     pairs, cache = write_pairs(tmp_path / "out", 1), tmp_path / "cache"
-    plain, swapped = read_prepared(pairs[0]), read_prepared(pairs[0].for_task("enhance"))
+    both = [pairs[0], dataclasses.replace(pairs[0], task="enhance")]
+    plain, swapped = map(read_prepared, both)
     for made, given in ((swapped.hf, plain.lf), (swapped.lf, plain.hf)):
         np.testing.assert_array_equal(made, given)
     # From the fits' cache, which both tasks share.
-    stored = open_prepared([pairs[0], pairs[0].for_task("enhance")], cache)
+    stored = open_prepared(both, cache)
     assert len([*cache.iterdir()]) == 1
     assert isinstance(stored[0].hf, np.memmap)
     for made, given in ((stored[0].hf, plain.hf), (stored[1].hf, plain.lf)):
