@@ -90,18 +90,6 @@ def predict_crop(
     return torch.cat(parts, 1).reshape(len(crops), 1, size, size, size)
 
 
-def gaussian_derivative_kernels() -> torch.Tensor:
-    """Return the filters k_d(r) = -r_d G(r) of Equation 3, G of standard deviation 1 voxel.
-
-    float32 (3, 1, 5, 5, 5): one kernel per axis, ready for `torch.nn.functional.conv3d`, which
-    correlates.
-    """
-    r = torch.arange(-2.0, 3.0, dtype=torch.float64)
-    offsets = torch.stack(torch.meshgrid(r, r, r, indexing="ij"))
-    density = torch.exp(-(offsets**2).sum(0) / 2) / (2 * torch.pi) ** 1.5
-    return (-offsets * density).float()[:, None]
-
-
 def gradient_loss(
     predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -111,8 +99,12 @@ def gradient_loss(
     sum, as in the authors' release, so that the weight does not depend on the size. Zeros are
     put around the sub-volume, which keeps its size.
     """
+    # One kernel of 5 x 5 x 5 per axis, k_d(r) = -r_d G(r), G of standard deviation 1 voxel.
+    r = torch.arange(-2.0, 3.0, dtype=torch.float64)
+    offsets = torch.stack(torch.meshgrid(r, r, r, indexing="ij"))
+    density = torch.exp(-(offsets**2).sum(0) / 2) / (2 * torch.pi) ** 1.5
     difference = (predicted - target).float()
-    kernels = gaussian_derivative_kernels().to(difference.device)
+    kernels = (-offsets * density).float()[:, None].to(difference.device)
     squares = functional.conv3d(difference, kernels, padding=2).square()
     if weight is not None:
         squares = squares * weight
