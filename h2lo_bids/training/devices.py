@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, UsageError
 from h2lo_bids.processes import Job, Pool, Process, when_ended
@@ -53,15 +53,13 @@ def make_fabric(options: FitOptions, world: int = 1) -> Fabric:
 
     device = resolve_device(options.device)
     gpu = device.type == "cuda"
-    where: dict[str, Any] = {"devices": [device.index or 0] if gpu else 1}
-    if world > 1:
-        backend = "nccl" if gpu else "gloo"
-        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
-        where = {"devices": world, "strategy": strategy}
+    backend = "nccl" if gpu else "gloo"
+    shared = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     fabric = Fabric(
-        **where,
         accelerator="gpu" if gpu else "cpu",
+        strategy=shared if world > 1 else "auto",
+        devices=[device.index or 0] if gpu and world == 1 else world,
         precision="16-mixed" if options.precision == "fp16" else "32-true",
         # Named, for Fabric would take one process of a Slurm job for one of many.
         plugins=[LightningEnvironment()],
