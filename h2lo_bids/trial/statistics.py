@@ -213,8 +213,9 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
     """Fit the probability of seeing a lesion to its diameter; find where it is 80 %.
 
     The logit is linear in the logarithm of the diameter; the interval is by the delta
-    method and Student's t over groups; there is none for a single group. There is no diameter
-    if the fit has no rising slope; it and its bounds are infinite beyond a metre.
+    method and Student's t over groups; there is none for a single group, or where a diameter parts
+    the lesions seen from those missed. There is no diameter if the fit has no rising slope; it and
+    its bounds are infinite beyond a metre.
 
     Parameters
     ----------
@@ -225,11 +226,12 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
 
     if len(diameters) < 4 or np.ptp(diameters) < _LEAST_SPREAD or np.ptp(seen) < _LEAST_SPREAD:
         return {}
-    codes = np.unique(groups, return_inverse=True)[1]
-    how = {"cov_type": "cluster", "cov_kwds": {"groups": codes}} if codes.max() > 0 else {}
+    design = np.column_stack([np.ones(len(diameters)), np.log(diameters)])
+    names, codes = np.unique(groups, return_inverse=True)
+    count = 1 if _separates(design, seen) else len(names)
+    how = {"cov_type": "cluster", "cov_kwds": {"groups": codes}} if count > 1 else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of separation: the slope is then too steep to bound
-        design = np.column_stack([np.ones(len(diameters)), np.log(diameters)])
+        warnings.simplefilter("ignore")  # of separation
         fit = sm.GLM(seen, design, family=sm.families.Binomial()).fit(**how)
     a, b = map(float, fit.params)
     if not np.isfinite([a, b]).all() or b <= 0 or abs(b) > 100:
@@ -237,14 +239,23 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
     wanted = (math.log(0.8 / (1 - 0.8)) - a) / b
     gradient = np.array([-1 / b, -wanted / b])
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
-    # Where the fit nearly separates its covariance is not known, and the interval NaN.
-    wide = _quantile(codes.max() + 1) * error
+    wide = _quantile(count) * error
     ends = (wanted, wanted - wide, wanted + wide)
     size, low, high = (math.inf if end > _LARGEST else math.exp(end) for end in ends)
     return {
         "diameter80": size, "diameter80_low": low, "diameter80_high": high,
         "intercept": a, "slope": b,
     }  # fmt: skip
+
+
+def _separates(design: np.ndarray, seen: np.ndarray) -> bool:
+    """Return whether a plane parts the lesions seen from those missed: the fit then has no end."""
+    # Albert and Anderson 1984, Biometrika 71:1; a share of realisations is seen and missed.
+    from scipy.optimize import linprog
+
+    rows = np.vstack([design[seen > 0], -design[seen < 1]])
+    best = linprog(-rows.sum(axis=0), -rows, np.zeros(len(rows)), bounds=(-1, 1))
+    return bool(best.fun < -_LEAST_SPREAD)
 
 
 def agreement(truth: np.ndarray, measured: np.ndarray) -> dict[str, float]:
@@ -319,7 +330,8 @@ def dose_response(
     -------
     dict
         Odds of seeing a lesion per unit of the quantity, their interval, and p of no effect;
-        empty where dose and what is seen vary in no stratum, or there is one subject.
+        empty where dose and what is seen vary in no stratum, a plane parts the lesions seen
+        from those missed, or there is one subject.
     """
     import statsmodels.genmod.api as sm
     from scipy.stats import t
@@ -336,10 +348,12 @@ def dose_response(
     columns = [dose, *(strata == stratum for stratum in np.unique(strata))]
     if np.ptp(diameters) > _LEAST_SPREAD:
         columns.append(np.log(diameters))
+    if _separates(design := np.column_stack(columns), seen):
+        return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = sm.GEE(
-            seen, np.column_stack(columns), groups=groups, family=sm.families.Binomial(),
+            seen, design, groups=groups, family=sm.families.Binomial(),
             cov_struct=sm.cov_struct.Exchangeable(),
         ).fit()  # fmt: skip
         b, error = float(fit.params[0]), float(fit.bse[0])

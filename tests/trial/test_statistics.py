@@ -137,6 +137,11 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     alone = st.diameter_seen(diameters, seen, np.zeros(len(seen)))  # lesions of one person
     assert alone["diameter80"] == found["diameter80"]
     assert np.isnan([alone["diameter80_low"], alone["diameter80_high"]]).all()
+    # Missed at 3 mm by all, seen at 15: no fit tells where between. Nor where 15 mm alone is seen.
+    for sizes, known in (([3.0, 15], 3), ([3, 4, 6, 8, 10, 12, 15.0], 2)):
+        parted, whose = np.tile(sizes, 5), np.repeat(np.arange(5), len(sizes))
+        found = st.diameter_seen(parted, (parted == 15) * 1.0, whose)
+        assert np.count_nonzero(np.isfinite([*found.values()])) == known
     # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
     flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.arange(8))
     assert (flat["diameter80"], flat["diameter80_high"]) == (math.inf, math.inf)
@@ -182,6 +187,7 @@ def test_dose_response_finds_the_odds_it_was_drawn_with():
     assert found["p"] < 1e-6
     assert st.dose_response(seen, alike, diameters, subjects, alike) == {}
     assert st.dose_response(seen, dose, diameters, alike, alike) == {}
+    assert st.dose_response(1.0 * (dose < 2), dose, diameters, subjects, alike) == {}  # no odds
     # Slices of thin, thick and noisy thick images, which change nothing: noise alone does.
     thickness, noise = np.tile([5.0, 2, 5], 1200), np.where(dose == 2, 2.0, 1)
     seen = draw(np.random.default_rng(8), -2 + 2 * np.log(diameters) - 1.2 * noise)
