@@ -136,6 +136,7 @@ def _ratings_of(
     )  # fmt: skip
     missing = set(RATINGS) - set(table)
     assert not missing, f"no column {', '.join(sorted(missing))}"
+    assert len(table), "no image shows any of its lesions"
     fitted = {(name.suffix, key): content["Models"][key] for key in content["Conditions"]}
     if scan_failed(settings.out_dir, Path(content["Scan"]).name.partition(".")[0]):
         raise ValueError("its scan failed since then")

@@ -176,15 +176,16 @@ def test_the_page_loads_nothing_tells_of_few_people_and_draws_areas_with_their_i
 
 def test_ratings_that_cannot_be_used_are_named_and_the_rest_counts(tmp_path):
     # Conditions may be called so, though tables may have such words for what is absent.
-    write_ratings(tmp_path, 6, conditions={"null": 1.0, "NA": 3.0})
+    write_ratings(tmp_path, 7, conditions={"null": 1.0, "NA": 3.0})
     (tmp_path / "trial" / "ratings" / "sub-0001_T2w_lesion.json").write_text("{")
     tell(tmp_path, "sub-0003*.json", null={"text": "null", "noise_scale": 7})
     tell(tmp_path, "sub-0004*.json", "Models", null="of another")
     write_scan_failure(tmp_path, "sub-0005_T2w", Failure("trial", "its label is broken"))
     (tmp_path / "raw/sub-0006_T2w.nii.gz").unlink()
+    edit(tmp_path, "sub-0007*.tsv", lambda table: table[:0])
     found = collect(tmp_path)
     reasons = {1: "run its participant", 3: "same --condition", 4: "same --condition",
-               5: "failed since then", 6: "no longer has its scan"}  # fmt: skip
+               5: "failed since then", 6: "no longer has its scan", 7: "no image"}  # fmt: skip
     for subject, why in reasons.items():
         assert sum(f"sub-000{subject}" in note and why in note for note in found.notes) == 1
     rows = found.rows["detectability"]
