@@ -74,18 +74,6 @@ def resample(
     return out
 
 
-def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> np.ndarray:
-    """Return weights (slices, slices x per_slice) that make slices from a finer stack.
-
-    Fine plane ``i * per_slice`` lies at the centre of slice ``i``; rows sum to 1. `thickness`
-    is in mm; see `h2lo_bids.imaging.voxels.slice_profile` for the kinds.
-    """
-    fine = np.arange(slices * per_slice) * (thickness / per_slice)
-    offsets = fine[None, :] - (np.arange(slices) * thickness)[:, None]
-    weights = slice_profile(kind, offsets, thickness)
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
 def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the complex image of the centre of k-space (last two axes) of this shape.
 
@@ -139,7 +127,7 @@ def acquire(
     grid, pose
         The scan's voxels; 4 x 4 from mm of the head to mm of the scanner.
     profile, taper
-        See `profile_matrix` and `taper_kspace`; the taper smooths the noise too.
+        See `slice_profile` and `taper_kspace`; the taper smooths the noise too.
     sigma, rng
         Standard deviation of the noise per channel before the taper, and its source.
     fine
@@ -150,7 +138,12 @@ def acquire(
     shape = [n * f for n, f in zip(grid.shape, factor, strict=True)]
     to_head = np.linalg.inv(affine) @ np.linalg.inv(pose) @ grid.affine
     dense = resample(signal, to_head @ np.diag([*(1 / np.array(factor)), 1.0]), shape)
-    weights = profile_matrix(profile, grid.shape[across], grid.zooms[across], fine[1])
+    # Every so many dense planes, one lies at the centre of a slice.
+    slices, thickness = grid.shape[across], grid.zooms[across]
+    planes = np.arange(slices * fine[1]) * (thickness / fine[1])
+    offsets = planes - (np.arange(slices) * thickness)[:, None]
+    weights = slice_profile(profile, offsets, thickness)
+    weights /= weights.sum(axis=1, keepdims=True)
     stack = np.tensordot(weights.astype(np.float32), dense, axes=(1, across))
     plane = [n for axis, n in enumerate(grid.shape) if axis != across]
     image = truncate_kspace(stack, (plane[0], plane[1]))

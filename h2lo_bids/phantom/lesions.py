@@ -66,7 +66,11 @@ def place_lesions(
         lesion = Lesion(at, plan.diameters[number % len(plan.diameters)])
         # What is half lesion may be of other tissue, as at random places; see `with_lesions`.
         ball = lesion_share([lesion], white.shape, affine) > 0.5
-        if not ball.any() or (ball & ~white).any() or _overlaps(lesion, lesions):
+        overlaps = any(
+            np.linalg.norm(np.subtract(at, v.centre)) < (lesion.diameter + v.diameter) / 2
+            for v in lesions
+        )
+        if not ball.any() or (ball & ~white).any() or overlaps:
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(
                 f"--lesion-at {where}: one of {lesion.diameter:g} mm is not whole in white matter "
@@ -88,15 +92,6 @@ def place_lesions(
         x, y, z = map(float, rng.choice(where[free]))
         lesions.append(Lesion((x, y, z), diameter))
     return tuple(lesions)
-
-
-def _overlaps(lesion: Lesion, others: Sequence[Lesion]) -> bool:
-    """Return whether a lesion's ball meets that of another."""
-    return any(
-        np.linalg.norm(np.subtract(lesion.centre, other.centre))
-        < (lesion.diameter + other.diameter) / 2
-        for other in others
-    )
 
 
 def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.ndarray) -> np.ndarray:

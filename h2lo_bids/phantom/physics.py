@@ -220,16 +220,6 @@ def mprage(
     return pd * (centre[0] * steady + centre[1]) * np.sin(angle) * np.exp(-te / t2)
 
 
-def rectify(signal: np.ndarray, kept: float) -> np.ndarray:
-    """Return a non-negative signal, keeping a share (0 to 1) of what was negative.
-
-    Inverted fluid is negative at a short inversion time. A magnitude image
-    folds it up (``kept=1``), a phase-sensitive one cuts it off (``kept=0``).
-    The darkest fluid of real 64 mT scans, a tenth of white matter, is noise (our observation).
-    """
-    return np.where(signal < 0, -kept * signal, signal)
-
-
 @dataclass(frozen=True)
 class Protocol:
     """A sequence: `kind` is ``mprage``, ``spin`` (spin echo) or ``inversion``.
@@ -237,7 +227,10 @@ class Protocol:
     A long train of refocusing pulses does not have the contrast of a single echo at its
     nominal `te`: `decay` is the echo time of the spin echo that has it, where it is not
     `te`. `saturation` is the share of signal that magnetisation transfer leaves to tissue,
-    `negative_kept` that of `rectify`, `tesla` the field, which selects the relaxation times.
+    `negative_kept` that of what is negative, as inverted fluid is at a short inversion time: 1
+    for a magnitude image, which folds it up, 0 for a phase-sensitive one, which cuts it off (the
+    darkest fluid of real 64 mT scans, a tenth of white matter, is noise: our observation).
+    `tesla` is the field, which selects the relaxation times.
     """
 
     kind: str
@@ -304,4 +297,4 @@ def signal_of(protocol: Protocol, tissues: dict[str, Tissue]) -> np.ndarray:
             spacing=protocol.spacing,
         )  # fmt: skip
     values *= np.where(_HAS_SOLID, protocol.saturation, 1.0)
-    return rectify(values, protocol.negative_kept)
+    return np.where(values < 0, -protocol.negative_kept * values, values)

@@ -50,5 +50,10 @@ def test_mprage_is_the_bloch_steady_state() -> None:
         signal.mprage(t1, 80, 1, tr=1000, te=3, ti=300, flip=flip, echoes=128, spacing=8)
 
 
-def test_rectify_keeps_a_share_of_what_is_negative() -> None:
-    np.testing.assert_allclose(signal.rectify(np.array([-2.0, 0.0, 3.0]), 0.25), [0.5, 0, 3])
+def test_a_share_of_inverted_fluid_is_kept_and_all_of_the_rest() -> None:
+    cut, kept, folded = (
+        signal.signal_of(signal.low_field("T1w", "axi", share), signal.TISSUES)
+        for share in (0, 0.25, 1)
+    )
+    assert (cut == 0).sum() > 1 == (folded == 0).sum()  # the background alone
+    np.testing.assert_allclose(kept, np.where(cut > 0, cut, 0.25 * folded))
