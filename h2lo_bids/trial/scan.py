@@ -98,12 +98,7 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
 
 def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
     """Load a label image and check that it belongs to a scan, nibabel's image, and its brain."""
-    try:
-        image = load_checked(path).image
-    except BadDataError as err:
-        if "all zero" in str(err):
-            raise BadDataError(f"{path}: is empty: no voxel has a label") from err
-        raise
+    image = load_checked(path).image
     scan = scan_image.get_filename()
     if image.shape != scan_image.shape:
         shapes = " and ".join(" x ".join(map(str, i.shape)) for i in (image, scan_image))

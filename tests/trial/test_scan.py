@@ -59,7 +59,7 @@ def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path, refused):
 @pytest.mark.parametrize(
     ("kind", "data", "affine", "line"),
     [
-        ("mask", np.zeros(SHAPE), AFFINE, "is empty"),
+        ("mask", np.zeros(SHAPE), AFFINE, "is all zero"),
         ("probseg", BALL * 0.4, AFFINE, "is empty"),
         ("mask", BALL * 0.7, AFFINE, "a mask holds whole numbers"),
         ("probseg", BALL * 2.0, AFFINE, "values beyond those of a probseg"),
