@@ -328,12 +328,13 @@ class Examination:
         rows: list[list[Any]] = []
         crops: dict[str, np.ndarray] = {}
         contrasts: dict[int, float] = {}
-        grid, high = "", images[0]
+        high, known = images[0], dict[Grid, Observers]()
         for number, image, data in chain([(1, high, high.data)], self._images.realisations(images)):
-            if grid != repr(image.grid):
-                grid, shown = repr(image.grid), self._shown(places, image)
-                observers = Observers(shown, image.brain, image.affine, self._scan.suffix)
-            for (place, at), rating in zip(shown, observers.look(data), strict=True):
+            if image.grid not in known:
+                shown = self._shown(places, image)
+                known[image.grid] = Observers(shown, image.brain, image.affine, self._scan.suffix)
+            observers = known[image.grid]
+            for (place, at), rating in zip(observers.places, observers.look(data), strict=True):
                 if image is high and place.kind == LESION:
                     contrasts[place.number] = ls.measure(data, at, 0.0).contrast
                 rows.append(
