@@ -176,7 +176,7 @@ def region_rows(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:
 
 
 def draw_lesions(out_dir: Path, scan: Scan, examined: Examination) -> tuple[Figure, ...]:
-    """Draw the outline of the labels on the high-field image and on the first other one."""
+    """Draw the outline of the labels on the high-field image and on the last other one."""
     figures = []
     mask = volume_of(examined.outline)
     layout = mosaic.layout_of(volume_of(examined.pictures["lesionshigh"]))

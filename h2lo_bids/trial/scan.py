@@ -272,7 +272,7 @@ class Examination:
                         f"{label.path}: {region} {listed(lost)}: not in the brain of "
                         f"{image.name}, or without healthy brain around; skipped"
                     )
-            for image, of in zip(images[1:] or images, measured[1:] or measured, strict=True):
+            for image, of in zip(images[1:], measured[1:], strict=True):
                 self.rows += [
                     [image.name, image.grid.res, label.name, region, p.number or None, p.volume,
                      p.diameter, *p.centre, *measured[0][p.number], *of[p.number]]
