@@ -20,10 +20,10 @@ from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.io import write_json
 from h2lo_bids.reports.records import Failure, write_scan_failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.trial.condition import conditions_of
+from h2lo_bids.trial.condition import HIGH, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
 from h2lo_bids.trial.statistics import SEVERAL
-from h2lo_bids.trial.study import RATINGS, Study
+from h2lo_bids.trial.study import OBSERVERS, RATINGS, Study
 from h2lo_bids.trial.study import collect as collect_with
 
 CONDITIONS = {"quiet": 1.0, "loud": 3.0}
@@ -172,6 +172,22 @@ def test_the_page_loads_nothing_tells_of_few_people_and_draws_areas_with_their_i
         row = row_of(of, "detectability", condition="loud", observer="cnr")
         *_, (_, name, figures) = drawn["T2w cnr AUC"]
         assert (name, figures) == ("loud", (row["auc"], row[f"{way}_low"], row[f"{way}_high"]))
+
+
+def test_damaged_pictures_of_a_scan_cost_the_page_its_examples_alone(tmp_path):
+    row = {"condition": "scanner", "observer": OBSERVERS[0], "subject": "01", "lesion": 1.0}
+    rows = [{**row, "diameter": 5.0, "seen": seen, "scan": f"sub-01_{suffix}.nii.gz"}
+            for seen, suffix in ((1.0, "T1w"), (0.0, "T2w"))]  # fmt: skip
+    conditions = {name: {"text": "what it is"} for name in (HIGH, "scanner")}
+    study = Study(conditions, lesions={("T1w", "lesion"): pd.DataFrame(rows)})
+    folder = tmp_path / "trial/ratings"
+    folder.mkdir(parents=True)
+    planes = {f"{name}_1": np.eye(8) for name in conditions}
+    np.savez(folder / "sub-01_T1w_lesion.npz", **planes)
+    (folder / "sub-01_T2w_lesion.npz").write_bytes(b"PK\x03\x04 broken")
+    page = write_trial_report(tmp_path, study, ["BIDS", "OUT", "trial"]).read_text()
+    assert page.count("<h4>scanner: ") == 1
+    assert "largest missed" not in page
 
 
 def test_ratings_that_cannot_be_used_are_named_and_the_rest_counts(tmp_path):
