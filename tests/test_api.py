@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from heads import SIDE, SPACING, head, write_bundle
-from shapes import reoriented
+from shapes import reoriented, stored
 
 from h2lo_bids import load_model, read_image, synthesize
 from h2lo_bids.errors import BadDataError, UsageError
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model, tmp_path) -> None:
     mask = VOLUME > 0
-    whole = nib.Nifti1Image(mask[..., None].astype(np.uint8), AFFINE)  # one volume
+    whole = stored(mask[..., None], AFFINE)  # one volume
     low, grid = synthesize(VOLUME, model, affine=AFFINE, mask=whole)
     scan = nib.Nifti1Pair(VOLUME, None)
     scan.set_qform(AFFINE, "scanner")
@@ -61,21 +61,16 @@ def test_a_voxel_size_of_0_is_that_of_a_sound_sform(tmp_path) -> None:
         read_image(path)
 
 
-def test_an_unlike_input_and_slices_in_another_order_than_ras_are_warned_of(model) -> None:
+def test_an_unlike_input_doubtful_masks_slices_and_a_turned_head_are_warned_of(model) -> None:
     negative = np.where(VOLUME > 0, VOLUME - np.quantile(VOLUME[VOLUME > 0], 0.3), 0)
-    turned = reoriented(nib.Nifti1Image(negative, AFFINE), "PSR")
-    mask = reoriented(nib.Nifti1Image((VOLUME > 0).astype(np.uint8), AFFINE), "PSR")
+    half = (VOLUME > 0) & (np.arange(len(VOLUME)) < len(VOLUME) // 2)
+    turned, mask = (reoriented(stored(data, AFFINE), "PSR") for data in (negative, half))
     with (
         pytest.warns(UserWarning, match="are sagittal; for axial ones give 6x12x6"),
         pytest.warns(UserWarning, match="of its brain is negative"),
+        pytest.warns(UserWarning, match="a Dice overlap of only"),
     ):
         synthesize(turned, model, mask=mask, voxel_size=(6, 6, 12))
-
-
-def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
-    half = (VOLUME > 0) & (np.arange(len(VOLUME)) < len(VOLUME) // 2)
-    with pytest.warns(UserWarning, match="a Dice overlap of only"):
-        synthesize(VOLUME, model, affine=AFFINE, mask=half)
     own = nib.load(Path(find_spec("nilearn").submodule_search_locations[0]) / TEMPLATE)
     turned = np.asarray(own.dataobj, np.float32)[::4, ::4, ::-4]
     small = np.diag([3.0, 3.0, 3.0, 1.0])  # it fits the model's frame
