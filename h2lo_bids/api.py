@@ -95,8 +95,8 @@ def load_model(source: str | PathLike[str] = "T1w", *, device: str = "cpu") -> L
     from h2lo_bids.synthesis.options import resolve_device
 
     place = str(resolve_device(device))
-    named = str(source) in CONTRASTS
-    bundle = default_bundle(str(source)) if named else load_bundle(str(source))
+    # A path of this name is a folder.
+    bundle = default_bundle(source) if source in CONTRASTS else load_bundle(str(source))
     return LoadedModel(bundle, load_network(bundle, device=place), place)
 
 

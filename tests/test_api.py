@@ -119,6 +119,11 @@ def test_a_model_computes_where_it_was_loaded(model, monkeypatch) -> None:
             load_model("T1w", device=name)
 
 
+def test_a_path_named_as_a_contrast_is_that_folder(model, monkeypatch) -> None:
+    monkeypatch.chdir(model.bundle.path.parent)
+    assert load_model(Path("T1w")).bundle.digest == model.bundle.digest
+
+
 def test_a_model_that_draws_does_so_by_the_seed(tmp_path) -> None:
     frame = Frame((SIDE,) * 3, (SPACING,) * 3)
     save_bundle(
