@@ -92,36 +92,28 @@ def test_the_only_scan_is_used_with_agent_but_never_silently(tmp_path: Path) -> 
     assert "(2 images: sub-0_ce-GD_T1w.nii.gz, sub-1_T1w.nii.gz)" in warning
 
 
-def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> None:
-    def image(stem: str, shape: tuple[int, ...], unit: float = 1.0) -> Scan:
-        path = tmp_path / f"{stem}.nii.gz"
-        made = nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([4 * unit] * 3 + [1.0]))
-        made.header.set_xyzt_units("meter" if unit < 1 else "mm")
+def test_what_the_header_shows_comes_before_any_name(tmp_path: Path) -> None:
+    def image(rest: str, shape: tuple[int, ...], *sides: float, unit: str = "mm") -> Scan:
+        path = tmp_path / f"sub-1_acq-{rest}_T1w.nii.gz"
+        made = nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([*(sides or [4.0] * 3), 1.0]))
+        made.header.set_xyzt_units(unit)
         nib.save(made, path)
-        return scan_at(path, name(stem))
+        return scan_at(path, name_of(path.name))
 
-    whole = image("sub-1_acq-other_ce-GD_run-2_T1w", (50, 60, 50))
-    metres = image("sub-1_acq-zother_ce-GD_T1w", (50, 60, 50), 1e-3)
-    several = image("sub-1_acq-MPRAGE_run-1_T1w", (50, 60, 50, 2))
-    slab = image("sub-1_acq-MPRAGE_T1w", (50, 60, 8))
-    absent = scan_at(tmp_path / "gone.nii.gz", name("sub-1_acq-MPRAGE_run-3_T1w"))
-    ranked = sorted([slab, several, whole, metres, absent], key=rank)
-    assert ranked == [absent, metres, whole, several, slab]
-
-
-def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: Path) -> None:
-    sides = {"CUBE": (0.5, 0.5, 4.0), "x3D": (1.0, 1.0, 1.2), "CUBEGD": (0.9, 0.9, 0.9)}
-    root = write(tmp_path / "ds", {anat("01", None, f"acq-{acq}_T2w"): HIGH for acq in sides})
-    for acq, voxel in sides.items():
-        shape = tuple(round(200 / side) for side in voxel)
-        write_grid(root / anat("01", None, f"acq-{acq}_T2w"), voxel, shape)
-    found = find(root)
-    assert [scan.stem for scan in found.scans] == ["sub-01_acq-x3D_T2w"]
-    (root / anat("01", None, "acq-x3D_T2w")).unlink()
-    assert [scan.stem for scan in find(root).scans] == ["sub-01_acq-CUBE_T2w"]
+    ranked = [
+        scan_at(tmp_path / "gone.nii.gz", name("sub-1_acq-MPRAGE_run-3_T1w")),
+        image("athin", (100, 100, 60), 1.0, 1.0, 2.0),
+        image("x3D", (50, 60, 50)),
+        image("MPRAGE_run-2", (60, 60, 30), 2.0, 2.0, 4.0),
+        image("zother_ce-GD", (50, 60, 50), 4e-3, 4e-3, 4e-3, unit="meter"),
+        image("MPRAGEGD", (60, 60, 30), 2.0, 2.0, 4.0),
+        image("MPRAGE_run-1", (50, 60, 50, 2)),
+        image("MPRAGE", (50, 60, 8)),
+    ]
+    assert sorted(ranked[::-1], key=rank) == ranked
 
 
-def test_voxels_against_the_sidecar(tmp_path: Path) -> None:
+def test_voxels_against_the_sidecar_and_the_label(tmp_path: Path) -> None:
     wrong = {"SpacingBetweenSlices": 5}, {"SliceThickness": 6}, {"PixelSpacing": [2, 1]}
     # Slices of 3 mm that overlap, or have gaps, or were interpolated to half of 5 mm.
     right = ({"SliceThickness": 3, "SpacingBetweenSlices": 2.5}, {"SliceThickness": 5})
@@ -131,7 +123,14 @@ def test_voxels_against_the_sidecar(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", told)
     for path in told:
         write_grid(root / path, (2.0, 2.0, 2.5), (60, 60, 60))
-    for given, text in zip(wrong, find(root).warnings, strict=True):
+    for n, way in enumerate(("cor", "axi")):
+        path = anat("9", f"{n}", f"acq-{way}_T1w")
+        write(root, {path: HIGH})
+        write_grid(root / path, (1.6, 5.0, 1.6), (120, 40, 120))
+    *warnings, against = find(root).warnings
+    assert "sub-9_ses-1_acq-axi_T1w.nii.gz: acq-axi means axial slices" in against
+    assert "coronal" in against
+    for given, text in zip(wrong, warnings, strict=True):
         ((key, value),) = given.items()
         assert f"{key} in the sidecar reads {value}, " in text
         assert "2 x 2 x 2.5 mm" in text
@@ -146,15 +145,6 @@ def test_a_whole_head_of_low_field_is_preferred_and_a_slab_is_warned_of(tmp_path
     assert not found.warnings
     (warning,) = find_low(root, lf=("acq-iso",)).warnings
     assert "240 x 240 x 32 mm" in warning
-
-
-def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat(n, None, "acq-axi_T1w"): LOW for n in "12"})
-    write_grid(root / anat("1", None, "acq-axi_T1w"), (1.6, 5.0, 1.6), (120, 40, 120))
-    write_grid(root / anat("2", None, "acq-axi_T1w"), (1.6, 1.6, 5.0), (120, 120, 40))
-    (warning,) = find_low(root).warnings
-    assert "sub-1_acq-axi_T1w.nii.gz: acq-axi means axial slices" in warning
-    assert "coronal" in warning
 
 
 @pytest.mark.parametrize(
