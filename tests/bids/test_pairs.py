@@ -34,11 +34,7 @@ def names(found: PairDiscovery) -> dict[str, list[str]]:
 
 
 def lonely(found: PairDiscovery) -> list[str]:
-    return [
-        item.reason
-        for item in found.skipped
-        if item.path.name.startswith("sub-") and item.reason.startswith("sub-")
-    ]
+    return [item.reason for item in found.skipped if not item.path.suffix]
 
 
 def refused(root: Path, **options: object) -> str:
@@ -65,7 +61,7 @@ def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
+def test_ds006557_without_a_choice_is_ambiguous_and_one_scan_can_be_chosen(hype: Path) -> None:
     message = refused(hype)
     assert message.startswith("sub-HYPE00: 8 low-field T1w scans could be meant (ses-HFC_acq-axi")
     assert "8 subjects affected" in message
@@ -73,6 +69,11 @@ def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
     message = refused(hype, lf=("ses-HFC",), lf_fusion="none")
     assert '--lf "ses=HFC acq=iso"' in message
     assert "or fuse three with --lf-fusion mrr" in message
+    # ses-HFE has no isotropic T2w.
+    found = find(hype, lf=("ses-HFE", "acq=iso"), lf_fusion="none", participant_label=("HYPE03",))
+    assert names(found) == {"sub-HYPE03_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE03_ses-HFE_acq-iso_T1w"]}
+    (reason,) = lonely(found)
+    assert reason == "sub-HYPE03: no low-field T2w with ses=HFE acq=iso to go with ses-GE_T2w"
 
 
 def test_ds006557_three_to_fuse(hype: Path) -> None:
@@ -89,14 +90,6 @@ def test_ds006557_three_to_fuse(hype: Path) -> None:
     # Of those without content, a problem for each scan: a high-field and three low-field ones.
     assert {problem.error.exit_code for problem in found.problems} == {66}
     assert len(found.problems) == 2 * 4 + 4
-
-
-def test_ds006557_one_scan(hype: Path) -> None:
-    # ses-HFE has no isotropic T2w.
-    found = find(hype, lf=("ses-HFE", "acq=iso"), lf_fusion="none", participant_label=("HYPE03",))
-    assert names(found) == {"sub-HYPE03_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE03_ses-HFE_acq-iso_T1w"]}
-    (reason,) = lonely(found)
-    assert reason == "sub-HYPE03: no low-field T2w with ses=HFE acq=iso to go with ses-GE_T2w"
 
 
 def test_ds006557_fused_by_others(hype: Path) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from h2lo_bids.cli.resources import child_environment
-
 ROOT = Path(__file__).parents[2]
 CONTENT = b"weights" * 1000
 UNREACHABLE = ("file:///nowhere/at/all.pt", "ftp://x.invalid/a.pt")
@@ -74,11 +72,6 @@ def test_runs_that_differ_in_a_voxel_are_told_apart(tmp_path):
     done = [_run(".ci/compare.py", tmp_path / "native", tmp_path / run) for run in runs]
     assert [run.returncode for run in done] == [0, 1, 1]
     assert "differs: sub-01/anat/sub-01_T1w.nii.gz\n" in done[1].stdout
-
-
-def test_an_empty_templateflow_home_counts_as_none(tmp_path):
-    env = child_environment(tmp_path, 1, {"TEMPLATEFLOW_HOME": "", "HOME": str(tmp_path)})
-    assert env["TEMPLATEFLOW_HOME"].startswith(str(tmp_path))
 
 
 def _entry(tmp_path, name="weights.pt", size=None, sha256=None):
