@@ -16,13 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def _read(name):
     """Return each locked package with its version."""
-    text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
-    locked = {}
-    for line in text.splitlines():
-        requirement, *_ = line.split(" --hash")
-        name, _, version = requirement.split(";")[0].strip().partition("==")
-        locked[canonicalize_name(name)] = version
-    return locked
+    text = (ROOT / "requirements" / name).read_text()
+    locked = re.findall(r"^([\w.-]+)==([^\s;]+)", text, flags=re.M)
+    return {canonicalize_name(package): version for package, version in locked}
 
 
 def test_locks_fulfil_what_the_package_asks_for():
