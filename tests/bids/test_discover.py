@@ -48,7 +48,7 @@ def test_ds006557_takes_the_high_field_session_only(hype: Path) -> None:
     assert found.scans[0].field_strength == pytest.approx(3.0, abs=0.01)
 
 
-def test_before_datalad_get(tmp_path: Path) -> None:
+def test_before_datalad_get_of_images_and_given_masks(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds")
     get(root, "sub-HYPE00_ses-GE_T2w")
     pointer = root / anat("HYPE06", "GE", "T2w")
@@ -61,16 +61,13 @@ def test_before_datalad_get(tmp_path: Path) -> None:
     assert problem.error.exit_code == 66
     assert f"content not present, run: datalad get {problem.path}" in problem.message
     assert problem.path.name == "sub-HYPE00_ses-GE_acq-MPRAGE_T1w.nii.gz"
-
-
-def test_a_given_mask_without_content_is_not_computed_instead(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat(sub, None, "T1w"): HIGH for sub in ("01", "02")})
-    masks = write(tmp_path / "m", {anat("01", None, "desc-brain_mask"): None})
-    annex(mask := masks / anat("01", None, "desc-brain_mask"))
-    found = find(root, derivatives=(("m", masks),))
-    assert stems(found) == ["sub-02_T1w"]
+    # A mask is not computed instead of the given one.
+    annex(mask := tmp_path / "m" / anat("HYPE00", "GE", "space-T2w_desc-brain_mask"))
+    options = {"participant_label": ("HYPE00",), "derivatives": (("m", tmp_path / "m"),)}
+    found = find(root, contrast=("T2w",), **options)
+    assert not found.scans
     (problem,) = found.problems
-    assert (problem.path.name, problem.error.exit_code) == ("sub-01_T1w.nii.gz", 66)
+    assert (problem.path.name, problem.error.exit_code) == ("sub-HYPE00_ses-GE_T2w.nii.gz", 66)
     assert f"content not present, run: datalad get {mask}" in problem.message
 
 
@@ -114,9 +111,7 @@ def test_both_forms_of_one_scan_and_what_is_no_magnitude_head(tmp_path: Path) ->
 
 
 def test_low_field_only_is_no_match_and_says_why(tmp_path: Path, refused) -> None:
-    root = write(tmp_path / "ds", {anat("01", "A", "T1w"): LOW})
-    assert "low field" in refused(NoMatchError, find, root)
-    root = write(tmp_path / "labels", {anat("01", "64mTpre", "T1w"): {"Modality": "MR"}})
+    root = write(tmp_path / "ds", {anat("01", "64mTpre", "T1w"): {"Modality": "MR"}})
     told = refused(NoMatchError, find, root)
     assert re.search(r"0\.064 T by a label.* write MagneticFieldStrength", told)
 

@@ -46,7 +46,6 @@ def test_nearer_and_more_specific_wins(root: Path) -> None:
         "InversionTime": 4,
         "EchoTime": 5,
     }
-    assert read(root, anat("01", "A", "T2w")) == {}
 
 
 def test_agrees_with_pybids(root: Path) -> None:
