@@ -187,7 +187,7 @@ def given_mask(derivatives: Iterable[tuple[str, Path]], scan: Scan) -> tuple[Pat
     # A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
     for name, root in derivatives if scan.dataset == "raw" else ():
         path = mask_in(root, scan)
-        if path.exists() or path.is_symlink():  # whose content need not be there
+        if path.is_symlink() or path.exists():  # its content need not be there, or be open
             return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
     return None
 

@@ -220,7 +220,7 @@ def _named_after(parts: Sequence[Scan], first: Scan) -> Scan:
     entities = tuple(pair for pair in first.entities if pair in shared)
     scan = replace(first, entities=entities)
     taken = (first.path.with_name(scan.stem + end) for end in (".nii.gz", ".nii"))
-    if not any(path.exists() or path.is_symlink() for path in taken):
+    if not any(path.is_symlink() or path.exists() for path in taken):
         return scan
     # Another image, its content there or not, has this name: its outputs would be taken for those
     # of the fused one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -114,8 +114,7 @@ class Search:
             visits = index.visits_of(self.root / f"sub-{label}")
             # The folders of a closed folder cannot be seen: it is named itself, and comes first.
             folders = (*visits, *(visit / "anat" for visit in visits))
-            closed = (f for f in folders if f.is_dir() and not os.access(f, os.R_OK | os.X_OK))
-            if first := next(closed, None):
+            if first := next(filter(index.is_closed, folders), None):
                 self.refuse(first, "cannot be read; check its permissions", MissingInputError)
             else:
                 kept.append(label)
@@ -267,8 +266,9 @@ def _named(paths: list[Path], search: Search) -> list[Scan]:
 def _one_form(images: list[Scan], search: Search) -> list[Scan]:
     """Of the same scan as ``.nii`` and ``.nii.gz`` keep the second, if it is there."""
     kept: dict[Path, Scan] = {}
-    # The key puts what exists first, then .nii.gz.
-    for image in sorted(images, key=lambda i: (not i.path.exists(), i.name.extension == ".nii")):
+    # The key puts what exists, and may be looked at, first, then .nii.gz.
+    there = {image: os.path.exists(image.path) for image in images}  # noqa: PTH110
+    for image in sorted(images, key=lambda i: (not there[i], i.name.extension == ".nii")):
         taken = kept.setdefault(image.path.with_name(image.stem), image)
         if taken is not image:
             search.skip(image.path, f"{taken.path.name} is the same scan and was taken")

@@ -44,23 +44,28 @@ def index_images(
     if not subjects:
         return [], []
     chosen = partial(_select, bids_dir=bids_dir, subjects=subjects, sessions=sessions)
-    if database_dir is None:
-        return chosen(_paths(_layout(bids_dir, () if every_subject else subjects, sessions))), []
-    notes, file = [], database_dir / DATABASE
-    if file.is_file():
-        stored, fault = _stored(file.parent, bids_dir)
-        kept, present = {*chosen(stored)}, {*_on_disk(bids_dir, subjects, sessions)}
-        if not fault and kept == present:
-            return sorted(kept), []
-        fault = fault or (
-            f"{len(kept - present)} of its images are gone, {len(present - kept)} are new"
-        )
-        notes.append(f"{file}: out of date ({fault}); remade")
+    notes = []
+    if database_dir is not None:
+        file = database_dir / DATABASE
+        if file.is_file():
+            stored, fault = _stored(file.parent, bids_dir)
+            kept, present = {*chosen(stored)}, {*_on_disk(bids_dir, subjects, sessions)}
+            if not fault and kept == present:
+                return sorted(kept), []
+            fault = fault or (
+                f"{len(kept - present)} of its images are gone, {len(present - kept)} are new"
+            )
+            notes.append(f"{file}: out of date ({fault}); remade")
+        try:
+            return chosen(_build(file, bids_dir)), notes
+        except OSError as error:
+            notes.append(
+                f"{database_dir}: no index can be kept there ({error}); indexed without it"
+            )
     try:
-        return chosen(_build(file, bids_dir)), notes
-    except OSError as error:
-        notes.append(f"{database_dir}: no index can be kept there ({error}); indexed without it")
-    return chosen(_paths(_layout(bids_dir, subjects, sessions))), notes
+        return chosen(_paths(_layout(bids_dir, () if every_subject else subjects, sessions))), notes
+    except PermissionError:  # PyBIDS stops at a link into a closed folder, wherever it is
+        return sorted(_on_disk(bids_dir, subjects, sessions)), notes
 
 
 def _layout(
@@ -171,6 +176,19 @@ def folder_names(folder: Path) -> list[str]:
     return []
 
 
+def is_folder(path: os.PathLike[str]) -> bool:
+    """Check for a folder, and whether one may look there: `Path.is_dir` raises where not."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_closed(folder: Path) -> bool:
+    """Check for a folder that may not be read, and for a link into one."""
+    try:
+        return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    except PermissionError:
+        return True
+
+
 def sessions_of(subject: Path) -> list[str]:
     """List the ``ses-`` folders of a subject."""
     return [name for name in folder_names(subject) if name.startswith("ses-")]
@@ -186,8 +204,8 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
     """List the subjects that have a folder, by looking at folder names only."""
     with os.scandir(bids_dir) as entries:
         named = [entry for entry in entries if _SUBJECT.fullmatch(entry.name)]
-    # Only links are looked at; `Path.is_dir` would raise at one into a closed folder.
-    folders = (e for e in named if e.is_dir(follow_symlinks=False) or os.path.isdir(e))  # noqa: PTH112
+    # Only links are looked at.
+    folders = (e for e in named if e.is_dir(follow_symlinks=False) or is_folder(e))
     return tuple(sorted(entry.name[4:] for entry in folders))
 
 
@@ -219,7 +237,9 @@ def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
                 found.append(f"{name} (a file or a link to nothing)")
         elif like and "\\" in name:
             found.append(f"{name} (a path of Windows; unpack it again)")
-        elif label and place.is_dir() and (like or _holds_anat(place)) and not ignored(root, place):
+        elif not label or not is_folder(place) or ignored(root, place):
+            continue
+        elif like or _holds_anat(place):
             found.append(f"{name} (did you mean sub-{label}?)")
     if not found:
         return None
@@ -229,7 +249,7 @@ def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
 
 def _holds_anat(folder: Path) -> bool:
     visits = (folder / name for name in folder_names(folder) if name.lower().startswith("ses"))
-    return any((place / "anat").is_dir() for place in (folder, *visits))
+    return any(is_folder(place / "anat") for place in (folder, *visits))
 
 
 def ignored(root: Path, path: Path) -> bool:
@@ -264,7 +284,7 @@ def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...
     """Look for folders and files of a subject whose names are nearly those that are read."""
     for name in folder_names(subject):
         like = _LIKE_SESSION.match(name)
-        if like and not _SESSION.fullmatch(name) and (subject / name).is_dir():
+        if like and not _SESSION.fullmatch(name) and is_folder(subject / name):
             label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :])
             if not sessions or label in sessions:
                 yield Odd(subject / name, f"the name is not BIDS; did you mean ses-{label}?")
@@ -282,7 +302,7 @@ def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...
 
 def _odd_file(path: Path, here: Collection[str], suffixes: tuple[str, ...]) -> Iterator[Odd]:
     """Report an image that is no NIfTI by its name."""
-    if path.is_dir():
+    if is_folder(path):
         if any(right_stem(name, suffixes) for name in folder_names(path)):
             yield Odd(path, "folders inside anat are not searched; move its images up", False)
         return

@@ -143,24 +143,31 @@ def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, search, field)
         assert text in problem.message
 
 
-def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path) -> None:
+def test_a_closed_folder_or_a_link_into_one_stops_its_subject_alone(tmp_path: Path) -> None:
     names = [anat(sub, ses, "T1w") for sub in "1234" for ses in (None, "A")]
-    root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
+    root = write(tmp_path / "ds", dict.fromkeys([*names, anat("6", None, "T2w")], HIGH))
     put(root / "sub-1" / "ses-notes.txt", "a file is no closed folder")
     closed = [root / name for name in ("sub-2", "sub-3/anat", "sub-4/ses-A")]
-    for folder in closed:
+    links = [root / name for name in ("sub-5/ses-A", anat("6", None, "T1w"))]
+    for folder in (away := tmp_path / "away", root / "code", root / "sub-5"):
+        folder.mkdir()
+    for folder in (*closed, away, root / "code"):
         folder.chmod(0)
     try:
         if os.access(closed[0], os.R_OK):
             pytest.skip("this user may read everything")
-        found, kept = find(root), find(root, bids_database_dir=tmp_path / "db")
+        kept = find(root, bids_database_dir=tmp_path / "db")
+        for link in (*links, root / "sourcedata", root / "sub-1/anat/old"):
+            link.symlink_to(away / "x")
+        found, new = find(root), find(root, bids_database_dir=tmp_path / "new")
     finally:
-        for folder in closed:
+        for folder in (*closed, away, root / "code"):
             folder.chmod(0o755)
-    assert stems(found) == stems(kept) == ["sub-1_T1w", "sub-1_ses-A_T1w"]
-    for folder, problem in zip(closed, found.problems, strict=True):
+    used = ["sub-1_T1w", "sub-1_ses-A_T1w", "sub-6_T2w"]
+    assert stems(found) == stems(kept) == stems(new) == used
+    for path, problem in zip([*closed, *links], found.problems, strict=True):
         assert problem.error.exit_code == 66
-        assert f"{folder}: cannot be read" in problem.message
+        assert f"{path}: cannot be read" in problem.message
 
 
 def test_broken_descriptions(tmp_path: Path, refused) -> None:
