@@ -21,6 +21,7 @@ import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import write_json
 
 _FIELD = re.compile(r"\{(?P<name>\w+)(?:<(?P<allowed>[^>]*)>)?\}")
@@ -187,7 +188,11 @@ def given_mask(derivatives: Iterable[tuple[str, Path]], scan: Scan) -> tuple[Pat
     # A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
     for name, root in derivatives if scan.dataset == "raw" else ():
         path = mask_in(root, scan)
-        if path.is_symlink() or path.exists():  # its content need not be there, or be open
+        try:
+            there = path.is_symlink() or path.exists()  # its content need not be there, or be open
+        except PermissionError as error:
+            raise MissingInputError(f"{path}: cannot be read; check its permissions") from error
+        if there:
             return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
     return None
 

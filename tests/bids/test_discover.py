@@ -145,27 +145,31 @@ def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, search, field)
 
 def test_a_closed_folder_or_a_link_into_one_stops_its_subject_alone(tmp_path: Path) -> None:
     names = [anat(sub, ses, "T1w") for sub in "1234" for ses in (None, "A")]
-    root = write(tmp_path / "ds", dict.fromkeys([*names, anat("6", None, "T2w")], HIGH))
+    names += [anat("6", None, "T2w"), anat("7", None, "T1w")]
+    root, masks = write(tmp_path / "ds", dict.fromkeys(names, HIGH)), tmp_path / "masks"
     put(root / "sub-1" / "ses-notes.txt", "a file is no closed folder")
     closed = [root / name for name in ("sub-2", "sub-3/anat", "sub-4/ses-A")]
     links = [root / name for name in ("sub-5/ses-A", anat("6", None, "T1w"))]
-    for folder in (away := tmp_path / "away", root / "code", root / "sub-5"):
-        folder.mkdir()
-    for folder in (*closed, away, root / "code"):
+    others = away, mask, _ = tmp_path / "away", masks / "sub-7", root / "code"
+    for folder in (*others, root / "sub-5"):
+        folder.mkdir(parents=True)
+    for folder in (*closed, *others):
         folder.chmod(0)
     try:
         if os.access(closed[0], os.R_OK):
             pytest.skip("this user may read everything")
-        kept = find(root, bids_database_dir=tmp_path / "db")
+        more = {"derivatives": (("m", masks),)}
+        kept = find(root, bids_database_dir=tmp_path / "db", **more)
         for link in (*links, root / "sourcedata", root / "sub-1/anat/old"):
             link.symlink_to(away / "x")
-        found, new = find(root), find(root, bids_database_dir=tmp_path / "new")
+        found, new = find(root, **more), find(root, bids_database_dir=tmp_path / "new", **more)
     finally:
-        for folder in (*closed, away, root / "code"):
+        for folder in (*closed, *others):
             folder.chmod(0o755)
     used = ["sub-1_T1w", "sub-1_ses-A_T1w", "sub-6_T2w"]
     assert stems(found) == stems(kept) == stems(new) == used
-    for path, problem in zip([*closed, *links], found.problems, strict=True):
+    refused = [*closed, *links, mask / "anat/sub-7_desc-brain_mask.nii.gz"]
+    for path, problem in zip(refused, found.problems, strict=True):
         assert problem.error.exit_code == 66
         assert f"{path}: cannot be read" in problem.message
 
