@@ -144,14 +144,6 @@ def get(root: Path, *names: str) -> None:
             path.write_bytes(b"image")
 
 
-def ds005752(root: Path, subject: str = "ON01802") -> Path:
-    """Several T1w per session that must be told apart."""
-    names = ("acq-MPRAGE_run-01_T1w", "acq-MPRAGE_rec-SCIC_run-01_T1w")
-    names += ("acq-MPRAGE_rec-SCIC_run-02_T1w", "acq-FSPGR_rec-SCIC_run-01_T1w")
-    names += ("acq-CUBE_T2w", "acq-CUBE_rec-SCIC_T2w")
-    return write(root, {anat(subject, "01", name): HIGH for name in names})
-
-
 def write_grid(path: Path, zooms: tuple[float, ...], shape=(3, 3, 3), turn: bool = False) -> None:
     """Write an image of these voxels."""
     affine = np.diag([*zooms, 1.0])

@@ -10,7 +10,6 @@ from skeletons import (
     LOW,
     anat,
     annex,
-    ds005752,
     ds006557,
     find,
     find_low,
@@ -72,7 +71,10 @@ def test_before_datalad_get_of_images_and_given_masks(tmp_path: Path) -> None:
 
 
 def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None:
-    root = ds005752(tmp_path / "ds")
+    names = ("acq-MPRAGE_run-01_T1w", "acq-MPRAGE_rec-SCIC_run-01_T1w", "acq-CUBE_T2w")
+    names += ("acq-MPRAGE_rec-SCIC_run-02_T1w", "acq-FSPGR_rec-SCIC_run-01_T1w")
+    names += ("acq-CUBE_rec-SCIC_T2w",)
+    root = write(tmp_path / "ds", {anat("ON01802", "01", name): HIGH for name in names})
     found = find(root)
     assert stems(found) == [
         "sub-ON01802_ses-01_acq-MPRAGE_rec-SCIC_run-01_T1w",
