@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heads import make, rows_of, write_bundle
+from heads import importable, make, rows_of, write_bundle
 from problems import ball_pair
 from training_pairs import TrainingPair
 
@@ -156,3 +158,10 @@ def test_the_rehearsal_of_a_large_run_synthesizes_one_participant(script, tmp_pa
     assert one == two  # with the name of the first in its header
     made = (tmp_path / "run/out/logs").rglob("sub-00002.log")
     assert not next(made).read_text()  # as no step ran
+
+
+@pytest.mark.slow
+def test_the_rehearsal_finds_the_samples_of_the_tests_by_itself():
+    script = Path(__file__).parents[2] / "benchmarks" / "scale.py"
+    words = [sys.executable, script, "--subjects", "5", "--cases", "group"]
+    subprocess.run(words, env={**os.environ, **importable()}, check=True, capture_output=True)
