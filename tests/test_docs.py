@@ -123,19 +123,11 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert shapes["text/plain"] == "((52, 64, 64), (52, 64, 64), (104, 128, 52))"
 
 
-WITH_EXAMPLES = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for package in ("bids_app_spec", "h2lo_bids", "pipelines")
-    for path in sorted((ROOT / package).rglob("*.py"))
-    if ">>>" in path.read_text(encoding="utf-8")
-]
-
-
-@pytest.mark.parametrize("module", WITH_EXAMPLES)
-def test_examples(module: str) -> None:
-    results = doctest.testmod(importlib.import_module(module))
-    assert results.attempted > 0
-    assert results.failed == 0
+def test_examples() -> None:
+    for path in (ROOT / "h2lo_bids").rglob("*.py"):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            assert doctest.testmod(importlib.import_module(name)).failed == 0, name
 
 
 REPRODUCE = ROOT / "docs" / "reproduce-ds006557.md"
