@@ -26,8 +26,8 @@ from h2lo_bids.evaluation.scores import (
 )
 
 
-def volumes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
+def volumes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
     hf = rng.random((5, 14, 15))
     hf[:, :4] = 0
     hf[2] = 0  # a slice of background

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 from heads import rows_of as lines_of
-from samples import cohort
+from samples import cohort, made_up
 
 from h2lo_bids.evaluation.benchmark import paper_figures, parameters
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, chance
-from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, read_scores
+from h2lo_bids.evaluation.scores import SCORED, Score, read_scores
 from h2lo_bids.evaluation.statistics import floor_of, summarise
 from h2lo_bids.evaluation.table import Block, Column, Table, rows_of, tabulate, write_tables
 
@@ -26,12 +26,8 @@ PSNR = {"identity": (20.0, 22.0), "h2lo": (28.0, 31.0), "inr": (27.0, 27.0), "ar
 
 def scores_of(method: str, folds: tuple[float, ...]) -> list[Score]:
     """Give two subjects per fold, half a dB to either side of its mean."""
-    return [
-        Score(f"{fold}{side:+d}", method, fold, region, dict.fromkeys(SCORED, mean + side / 2))
-        for fold, mean in enumerate(folds)
-        for side in (-1, 1)
-        for region in REGIONS
-    ]
+    values = [(fold, side, mean + side / 2) for fold, mean in enumerate(folds) for side in (-1, 1)]
+    return [s for k, n, v in values for s in made_up(f"{k}{n:+d}", method, k, v, psnr=v)]
 
 
 def table_of(partial: tuple[str, ...] = (), **more: object) -> Table:

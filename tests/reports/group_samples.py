@@ -9,6 +9,7 @@ import numpy as np
 from heads import write_bundle
 from prepared_pairs import write_pair
 from problems import ball_pair
+from samples import made_up
 
 from h2lo_bids.evaluation.benchmark import benchmark_table
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
@@ -29,7 +30,6 @@ class Sample:
     subjects: tuple[str, ...] = tuple(f"P{k:02d}" for k in range(6))
     methods: tuple[str, ...] = tuple(METHODS)
     folds: int = 3
-    contrasts: tuple[str, ...] = ("T1w",)
     title: str = ""
     reason: str = "brain masks overlap by Dice 0.61, at least 0.80 is expected"
 
@@ -37,18 +37,16 @@ class Sample:
 def make_group(out: Path, sample: Sample | None = None) -> Path:
     """Write a whole cross-validation."""
     sample = sample or Sample()
-    for contrast in sample.contrasts:
-        make_pairs(out, contrast, sample)
-        scores = []
-        for fold in range(sample.folds):
-            for method in sample.methods:
-                scores += make_fold(out, contrast, method, fold, sample)
-        if scores:
-            write_tables(out / f"group_{contrast}", scores, tabulate(scores, METHODS))
-        write_bundle(out / f"models/h2lo_{contrast}", contrast, card="# The card\n\nOf a model.\n")
-    if sample.folds:
+    make_pairs(out, sample)
+    scores = []
+    for fold in range(sample.folds):
+        for method in sample.methods:
+            scores += make_fold(out, "T1w", method, fold, sample)
+    if scores:
+        write_tables(out / "group_T1w", scores, tabulate(scores, METHODS))
         folds = tuple(division(sample, fold) for fold in range(sample.folds))
-        write_splits(out / "splits.tsv", dict.fromkeys(sample.contrasts, folds))
+        write_splits(out / "splits.tsv", {"T1w": folds})
+    write_bundle(out / "models/h2lo_T1w", "T1w", card="# The card\n\nOf a model.\n")
     config = '[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n'
     atomic_write_text(out / "logs" / "20260101T000000_x" / "config.toml", config)
     return out
@@ -89,7 +87,7 @@ def make_fold(
 def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b"), **more) -> Path:
     """Write the evaluation of some models on the pairs of three subjects."""
     sample = Sample(subjects=("P00", "P01", "P02"), **more)
-    make_pairs(out, "T1w", sample)
+    make_pairs(out, sample)
     scores = []
     for number, model in enumerate(models):
         folder = out / "evaluation" / "T1w" / model
@@ -110,10 +108,9 @@ def make_scores(subjects: tuple[str, ...], method: str, fold: int | None) -> lis
     for subject in subjects:
         for name, middle in (("identity", level), (method, level + gain)):
             rng = np.random.default_rng([sum(map(ord, name + subject)), (fold or 0) + 1])
-            for region in ("foreground", "whole"):
-                noisy = middle * (1 + 0.02 * rng.standard_normal(len(middle)))
-                values = dict(zip(SCORED, noisy.tolist(), strict=True))
-                scores.append(Score(subject, name, fold, region, values))
+            noisy = middle * (1 + 0.02 * rng.standard_normal(len(middle)))
+            values = dict(zip(SCORED, noisy.tolist(), strict=True))
+            scores += made_up(subject, name, fold, 0.0, **values)
     return scores
 
 
@@ -138,26 +135,23 @@ def write_pictures(path: Path, subjects: tuple[str, ...], *, seed: int) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def make_pairs(out: Path, contrast: str, sample: Sample) -> None:
+def make_pairs(out: Path, sample: Sample) -> None:
     """Write a prepared pair of each subject; the last one is flagged."""
     for number, subject in enumerate(sample.subjects):
         check = {"Flagged": False, "Reasons": [], "Figures": {"dice": 0.96, "translation_mm": 1.42}}
         if subject == sample.subjects[-1]:
             check |= {"Flagged": True, "Reasons": [sample.reason]}
-        write_pair(out, subject, number, contrast=contrast, RegistrationCheck=check)
+        write_pair(out, subject, number, RegistrationCheck=check)
 
 
-def sample_table(out: Path, *, more: str = "") -> Table:
+def sample_table(out: Path, more: str) -> Table:
     """Give a table of what a made-up training has left, with one more method of that name."""
-    blocks = []
-    for path in sorted(out.glob("group_*_scores.tsv")):
-        contrast = path.name.split("_")[1]
-        block = tabulate(read_scores(path), METHODS, contrast=contrast, reference="h2lo")
-        rows = [replace(row, values={"training_seconds": 1.5}) for row in block.rows]
-        rows += [replace(rows[1], name=more, title=more, partial=True)] if more else []
-        notes = (f"{more}: 1 of 3 folds.",) if more else ()
-        blocks.append(replace(block, rows=tuple(rows), notes=notes))
-    return benchmark_table(SYNTHESIZE, blocks)
+    scores = read_scores(out / "group_T1w_scores.tsv")
+    block = tabulate(scores, METHODS, contrast="T1w", reference="h2lo")
+    rows = [replace(row, values={"training_seconds": 1.5}) for row in block.rows]
+    rows.append(replace(rows[1], name=more, title=more, partial=True))
+    block = replace(block, rows=tuple(rows), notes=(f"{more}: 1 of 3 folds.",))
+    return benchmark_table(SYNTHESIZE, [block])
 
 
 def page_of(out: Path, level: str = "group", failures=()) -> str:

@@ -26,22 +26,18 @@ EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style>
 LOADS = {"src", "href", "data", "poster", "srcset", "action", "formaction", "background"}
 
 
-def make_ball(
-    spacing=(1.6, 1.6, 5.0),
-    codes="RAS",
-    centre=(5.0, -10.0, 15.0),
-    size=128.0,
-    spot=None,
-    tilt=0.0,
-) -> SimpleNamespace:
+CENTRE = np.array([5.0, -10.0, 15.0])
+
+
+def make_ball(spacing, codes="RAS", spot=None, tilt=0.0) -> SimpleNamespace:
     """Sample a ball of 40 mm radius; ``spot`` brightens 6 mm around a world position."""
-    shape = tuple(int(np.ceil(size / step)) for step in spacing)
+    shape = tuple(int(np.ceil(128 / step)) for step in spacing)
     turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(spacing)
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    affine[:3, 3] = np.array(centre) - middle
-    inside = ellipsoid(40, centre, affine, shape)
+    affine[:3, 3] = CENTRE - middle
+    inside = ellipsoid(40, CENTRE, affine, shape)
     data = np.where(inside, 0.5, 0.05).astype(np.float32)
     if spot is not None:
         data[ellipsoid(6, spot, affine, shape)] = 1.0

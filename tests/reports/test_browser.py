@@ -40,7 +40,7 @@ def pages(report_folder, group_folder, tmp_path_factory):
         "scans": out / "index.html",
         "group": write_group_report(group_folder, level="group"),
         "evaluate": write_group_report(evaluated, level="evaluate"),
-        "table": write_table_page(group_folder, sample_table(group_folder, more=LONG)),
+        "table": write_table_page(group_folder, sample_table(group_folder, LONG)),
     }
 
 
