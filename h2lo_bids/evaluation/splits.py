@@ -16,7 +16,7 @@ import numpy as np
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.evaluation.catalogue import columns_of, write_table
 from h2lo_bids.io import read_text, table_rows
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import CONTRASTS, Say
 from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
@@ -269,7 +269,11 @@ def _read(path: Path, every: str = "") -> dict[str, dict[int, dict[str, list[str
         if not _NUMBER.fullmatch(number) or part not in PARTS:
             what = f"fold {number!r}, part {part!r}"
             raise BadDataError(f"{path}: {what}: a fold is a number, a part {', '.join(PARTS)}")
-        contrast = row.get("contrast", "")
+        contrast = row.get("contrast", "").strip()
+        if contrast not in (*_ANY, *CONTRASTS):  # whom it holds out would be trained on unnoticed
+            raise BadDataError(
+                f"{path}: contrast {contrast!r}: a contrast is {', '.join(CONTRASTS)} or {_ANY[1]}"
+            )
         folds = found.setdefault(every if contrast in _ANY else contrast, {})
         parts = folds.setdefault(int(number), {name: [] for name in PARTS})
         parts[part].append(subject.removeprefix("sub-"))

@@ -134,11 +134,15 @@ def test_other_forms_of_folds(tmp_path: Path, refused) -> None:
     table.write_text("fold\tpart\tparticipant_id\n0\tvalidation\ta\n0\ttest\tsub-b\n")
     assert read_folds(table, people, "T1w") == expected
     # Rows without a contrast are of every contrast, beside those that have one.
-    rows = "n/a\t0\tvalidation\ta\nT1w\t0\ttest\tsub-b\n"
+    rows = "n/a\t0\tvalidation\ta\nT1w \t0\ttest\tsub-b\n"
     table.write_text("contrast\tfold\tpart\tparticipant_id\n" + rows)
     assert read_folds(table, people, "T1w") == expected
     assert "fold 0 has no test subject" in refused(UsageError, read_folds, table, people, "T2w")
     assert "has a row without contrast" in refused(BadDataError, read_splits, table)
+    table.write_text(table.read_text().replace("T1w", "t1w"))  # or b would be trained on
+    assert "'t1w': a contrast is T1w, T2w or n/a" in refused(
+        BadDataError, read_folds, table, people, "T1w"
+    )
 
 
 @pytest.mark.parametrize(
