@@ -114,10 +114,12 @@ def _facts(
     }
     if level == "evaluate":
         return facts | {"Models evaluated": str(len({run.method for run in runs}))}
+    # An unfinished fold has no title of its own.
+    titles = dict.fromkeys(c.titles[run.method] for c in contrasts for run in c.runs)
     wanted = sum(len(c.folds) * len({run.method for run in c.runs}) for c in contrasts)
     done = sum(bool(run.record) for run in runs)
     return facts | {
-        "Methods": ", ".join(dict.fromkeys(run.title for run in runs)) or "none yet",
+        "Methods": ", ".join(titles) or "none yet",
         "Fits finished": f"{done} of {wanted}" if wanted else "no cross-validation",
     }
 

@@ -154,7 +154,8 @@ def test_unfinished_folds_and_those_of_an_earlier_division(folder):
     (folder / "group_T1w_scores.tsv").unlink()
     text = text_of(folder)
     for told in (
-        "T1w, H2LO w/o L_grad: fold 0 not finished", "3 of 4",
+        "T1w, H2LO w/o L_grad: fold 0 not finished",
+        "MethodsH2LO, H2LO w/o L_grad Fits finished3 of 4",
         "H2LO w/o L_grad †: 1 of 2 folds; fold 0 is not finished.",
         "T1w, H2LO, fold 3: fitted on another division of the subjects; skipped",
         "of the means of 2 folds (3 participants)",
