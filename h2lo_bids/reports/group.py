@@ -24,7 +24,7 @@ from h2lo_bids.reports.group_views import (
 )
 from h2lo_bids.reports.page import render
 from h2lo_bids.reports.records import Failure, ModelInfo
-from h2lo_bids.vocabulary import ENHANCE
+from h2lo_bids.vocabulary import ENHANCE, ENHANCER
 
 _COMMANDS = 5
 _PAGES = {
@@ -42,7 +42,7 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
     views = [contrast_view(contrast, out_dir) for contrast in contrasts]
     evaluates = level == "evaluate"
-    models = () if evaluates else _models(out_dir, problems)
+    models = () if evaluates else _models(out_dir, level, problems)
     rule = ".panels:has(.pick-{0}:checked)>.panel-{0}{{display:block}}"
     page = render(
         "group.html.jinja",
@@ -124,8 +124,8 @@ def _facts(
     }
 
 
-def _models(out_dir: Path, problems: list[str]) -> list[ModelInfo]:
-    """Read the final models: their metadata and their cards."""
+def _models(out_dir: Path, level: str, problems: list[str]) -> list[ModelInfo]:
+    """Read the final models of the page's task: their metadata and their cards."""
     models = []
     for path in sorted(out_dir.glob(result_pattern("model", "/metadata.json"))):
         card = path.with_name("README.md")
@@ -135,7 +135,7 @@ def _models(out_dir: Path, problems: list[str]) -> list[ModelInfo]:
             models.append(ModelInfo.from_metadata(metadata, text))
         except (OSError, ValueError, TypeError, AttributeError):
             problems.append(f"models/{path.parent.name}: metadata or card cannot be read; skipped")
-    return models
+    return [model for model in models if (model.method == ENHANCER) == (level == ENHANCE)]
 
 
 def _software(runs: Iterable[Run]) -> dict[str, str]:

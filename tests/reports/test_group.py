@@ -20,7 +20,7 @@ from group_samples import (
     page_of,
     sample_table,
 )
-from heads import rows_of
+from heads import rows_of, write_bundle, write_enhancer
 from report_samples import EVIL, Page, assert_sealed, points
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
@@ -302,10 +302,13 @@ def test_a_page_of_many_subjects_stays_small(tmp_path):
     assert len(html) < 8e6
 
 
-def test_a_page_lists_the_commands_of_its_own_task(tmp_path):
+def test_a_page_lists_the_commands_and_models_of_its_own_task(tmp_path):
+    write_bundle(tmp_path / "models/h2lo_T1w", "T1w")
+    write_enhancer(tmp_path / "models", "T1w")
     for name, task in (("1", ""), ("2", 'task = "enhance"\n')):
         config = tmp_path / "logs" / name / "config.toml"
         config.parent.mkdir(parents=True)
         config.write_text(f'{task}[run]\nanalysis-level = "group"\ncommand = "h2lo {name}"\n')
     shown = text_of(tmp_path), text_of(tmp_path, "enhance")
-    assert [re.findall(r"h2lo (\d)", text) for text in shown] == [["1"], ["2"]]
+    found = [re.findall(r"h2lo (\d)|Method(h2lo|pfsr)", text) for text in shown]
+    assert found == [[("", "h2lo"), ("1", "")], [("", "pfsr"), ("2", "")]]
