@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from heads import (
     assert_valid_bids,
-    call,
     head,
     promised,
     rows_of,
@@ -174,32 +173,16 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
     np.testing.assert_allclose(to_scan["x"] - points["x"], 6.0, atol=1.0)
 
 
-ENHANCE = ("--task", "enhance")
-
-
-@pytest.fixture(scope="module")
-def enhancers(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("enhancers")
-    for contrast in ("T1w", "T2w"):
-        write_enhancer(folder, contrast)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bids(tmp_path_factory) -> Path:
-    """Return a dataset of a high-field session, a low-field one, and a damaged low-field scan."""
-    root = write_dataset(tmp_path_factory.mktemp("enhance") / "bids")  # at 3 T
-    for label in ("01", "02"):
-        for suffix in ("T1w", "T2w"):
+def test_low_field_scans_become_what_the_dry_run_promises(h2lo, tmp_path):
+    """Of a dataset with a high-field session, a low-field one, and a damaged low-field scan."""
+    bids, out = write_dataset(tmp_path / "bids"), tmp_path / "out"
+    for suffix in ("T1w", "T2w"):
+        write_enhancer(tmp_path / "models", suffix)
+        for label in ("01", "02"):
             name = f"sub-{label}_ses-LF_acq-iso_{suffix}.nii.gz"
-            write_scan(root / f"sub-{label}" / "ses-LF" / "anat" / name, seed=7, tesla=0.064)
-    (root / "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    return root
-
-
-def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo, tmp_path):
-    out = tmp_path / "out"
-    words = (*ENHANCE, "--model", str(enhancers), "--nprocs", "1", "--mem", "8")
+            write_scan(bids / f"sub-{label}" / "ses-LF" / "anat" / name, seed=7, tesla=0.064)
+    (bids / "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    words = ("--task", "enhance", "--model", tmp_path / "models", "--nprocs", "1", "--mem", "8")
     code, expected = promised(bids, out, "participant", *words, "--skull-strip", "skip")
     assert code == 0
     h2lo(bids, out, *words, "-w", tmp_path / "work", model=False, code=1)
@@ -220,13 +203,3 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     assert "Low-field enhancement of sub-01" in page
     assert "not for diagnosis" in page
     assert_valid_bids(out)
-
-
-def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers, tmp_path):
-    own = ("--model", str(enhancers / "pfsr_T1w"), "--skull-strip", "skip", "--dry-run")
-    own += ("--participant-label", "01", "--skip-bids-validation")
-    begin = [bids, tmp_path / "out", "participant", *ENHANCE, *own]
-    code, _, err = call(*begin)
-    assert (code, "choose other scans with --contrast" in err) == (64, True)
-    code, told, _ = call(*begin, "--contrast", "T1w")
-    assert (code, "desc-enhanced_T1w" in told, "_T2w" in told) == (0, True, False)
