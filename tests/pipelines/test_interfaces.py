@@ -170,23 +170,21 @@ def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypat
     assert made == (folder / "x.nii.gz").read_text()
 
 
-@pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
-def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, method, named):
+def test_a_sidecar_names_its_device_and_no_mask_that_was_not_taken(tmp_path):
     known = {"Sources": ["bids:raw:a"], "Device": "cuda"}
-    found = {"device": "cpu", "mask_method": method, "mask_sources": ["bids::other"]}
-    content = _write(tmp_path, sidecar=known, **found)
-    assert content["Sources"] == ["bids:raw:a", *(["bids::other"] if named else [])]
-    assert content["Device"] == "cpu"
+    found = {"device": "cpu", "mask_method": "deepbet 1", "mask_sources": ["bids::other"]}
+    told = {**known, "Device": "cpu", "BrainExtractionMethod": "deepbet 1"}
+    assert _write(tmp_path, sidecar=known, **found) == told
 
 
-@pytest.mark.parametrize("lost", [(0,), (0, 2)])
-def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
+@pytest.mark.parametrize(("lost", "method"), [((0,), "given as"), ((0, 2), "shared with")])
+def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost, method):
     scans = ["bids:raw:axi", "bids:raw:cor", "bids:raw:sag"]
     used = [scan for number, scan in enumerate(scans) if number not in lost]
     errors = ["BadDataError: x" if number in lost else "" for number in range(3)]
     known = {"Fusion": "mrr", "RegistrationMethod": "rigid", "SpatialReference": scans[0]}
     known |= {"Sources": [*scans, "bids::mask"]}
-    masks = {"mask_method": "given as a derivative", "mask_sources": ["a", "b", "c"]}
+    masks = {"mask_method": method, "mask_sources": ["a", "b", "c"]}
     content = _write(tmp_path, sidecar=known, errors=errors, **masks)
     assert content["Sources"] == [*used, "bids::mask", "b"]  # that of the first one used
     assert content["SpatialReference"] == used[0]
