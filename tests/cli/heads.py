@@ -39,6 +39,12 @@ def importable() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(h2lo_bids.__file__).resolve().parents[1])}
 
 
+def shell(script: str, *before: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script in which this checkout can be imported."""
+    command, env = [*before, "bash", "-ec", script], {**os.environ, **importable()}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
 def start(bids: Path, out: Path, level: str, *words, code=None, popen=False):
     """Run the program as users do and check its exit code, or with `popen` only start it."""
     given = (sys.executable, "-m", "h2lo_bids.cli.run", bids, out, level, *words)
@@ -221,21 +227,24 @@ def add_subject(bids: Path, label: str) -> Path:
     return new
 
 
-def _save(folder: Path, contrast: str, seed: int, metadata: dict, **more) -> Path:
-    """Save an untrained operator with a small frame."""
-    import torch
-
+def _save(folder: Path, network, contrast: str, metadata: dict, **more) -> Path:
+    """Save an untrained network with a small frame."""
     from h2lo_bids.models.bundle import save_bundle
     from h2lo_bids.models.frame import Frame
+
+    given = {"frame": Frame((SIDE,) * 3, (SPACING,) * 3), "card": "# Untrained\n", **more}
+    return save_bundle(folder, network, contrast=contrast, metadata=metadata, **given).path
+
+
+def _operator(seed: int):
+    import torch
+
     from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
     torch.manual_seed(seed)
     model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
     model.bias.data.fill_(0.5)  # so that little is cut at 0 or 1
-    frame = Frame((SIDE, SIDE, SIDE), (SPACING, SPACING, SPACING))
-    card = "# Untrained\n\nFor tests.\n"
-    given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": card, **more}
-    return save_bundle(folder, model, **given).path
+    return model
 
 
 def write_bundle(folder: Path, contrast: str, seed: int = 0, **more) -> Path:
@@ -248,22 +257,16 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0, **more) -> Path:
         "target_field_strength": 0.064,
         "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
     }
-    return _save(folder, contrast, seed, more.pop("metadata", metadata), **more)
+    return _save(folder, _operator(seed), contrast, more.pop("metadata", metadata), **more)
 
 
-def write_enhancer(folder: Path, contrast: str, frame=None) -> Path:
-    """Save an untrained network, which is the identity, with a small frame."""
-    from h2lo_bids.models.bundle import save_bundle
-    from h2lo_bids.models.frame import Frame
+def write_enhancer(folder: Path, contrast: str, **more) -> Path:
+    """Save an untrained network, which is the identity."""
     from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 
     network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
-    frame = frame or Frame((SIDE,) * 3, (SPACING,) * 3)
     told = {"name": "untrained", "value_range": [0, 1], "training_data": {"kind": "simulated"}}
-    return save_bundle(
-        folder / f"pfsr_{contrast}", network, method="pfsr", contrast=contrast, frame=frame,
-        metadata=told, card="# Untrained\n",
-    ).path  # fmt: skip
+    return _save(folder / f"pfsr_{contrast}", network, contrast, told, method="pfsr", **more)
 
 
 def white_noise(deviation: float, spacing: tuple[float, ...], shape: tuple[int, ...]):
@@ -281,9 +284,11 @@ def write_whole_bundle(folder: Path, contrast: str) -> Path:
     from h2lo_bids.models.bundle import member_files
 
     noise = white_noise(0.05, (SPACING,) * 3, (16, 16, 16))
-    members = [_save(folder / f"fold-{n}", contrast, n, {"name": f"fold-{n}"}) for n in range(2)]
+    members = [
+        _save(folder / f"fold-{n}", _operator(n), contrast, {"name": f"fold-{n}"}) for n in range(2)
+    ]
     metadata = {"name": "whole", "training_data": {"kind": "none"}, "noise": asdict(noise)}
-    return _save(folder / "whole", contrast, 9, metadata, extras=member_files(members))
+    return _save(folder / "whole", _operator(9), contrast, metadata, extras=member_files(members))
 
 
 def write_masks(root: Path, bids: Path) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import psutil
 import pytest
-from heads import add_subject, importable, rows_of, write_dataset, write_scan
+from heads import add_subject, rows_of, shell, write_dataset, write_scan
 from skeletons import annex
 
 pytestmark = pytest.mark.slow
@@ -34,21 +32,21 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
     assert "sub-none: no T1w or T2w image: no anat folder (found func)" in done.stdout
     (table,) = out.glob("logs/*/failures.tsv")
     rows = {row["scan"]: row["message"] for row in rows_of(table)}
+    ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert len(rows) == len(bad)
     for label in bad:
         name = f"sub-{label}_T1w.nii.gz"
-        lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-        (line,) = [line for line in lines if name in line]
+        (line,) = [line for line in errors if name in line]
         assert ";" in line or "run:" in line, line  # the remedy
         assert name in rows[f"sub-{label}/anat/{name}"]
+        assert ended[f"sub-{label}_T1w"] == "failed"
         page = (out / f"sub-{label}.html").read_text()
         assert f"{'1 of 2' if label == 'text' else '0 of 1'} found" in page
         assert re.search(rf"anat/{name}</code></td>(<td>[^<]*</td>){{2}}<td>failed</td>", page)
         assert "Command line" in page
         assert not list((out / f"sub-{label}").glob("anat/*T1w*")), label
     assert "datalad get" in done.stdout
-    ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
-    assert [label for label in bad if ended[f"sub-{label}_T1w"] != "failed"] == []
     for name in (f"sub-{long}_desc-lowfield_T1w", "sub-text_desc-lowfield_T2w"):
         assert (out / name.partition("_")[0] / "anat" / f"{name}.nii.gz").exists()
     assert not list(out.rglob(".tmp-*"))
@@ -151,15 +149,12 @@ def test_stop_on_first_crash_begins_nothing_else_and_says_so(tmp_path, h2lo):
     assert not (out / "sub-02").exists()
 
 
-def _mounts(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with mounts of its own, in which this checkout can be imported."""
-    command, env = ["unshare", "-m", "sh", "-ec", script], {**os.environ, **importable()}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+OWN_MOUNTS = ("unshare", "-m")
 
 
 @pytest.mark.parametrize(("full", "size"), [("out", "60k"), ("work", "300k")])
 def test_a_full_disk_is_told_in_one_line(tmp_path, models, full, size):
-    if not shutil.which("unshare") or _mounts("mount -t tmpfs none /mnt").returncode:
+    if not shutil.which("unshare") or shell("mount -t tmpfs none /mnt", *OWN_MOUNTS).returncode:
         pytest.skip("this machine gives no mount namespaces")
     bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
     (tmp_path / full).mkdir()
@@ -168,7 +163,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, models, full, size):
     code = f"{shlex.join(map(str, parts))} || code=$?; find {tmp_path}/{full} -name '.tmp-*'"
     shared = "mount -t tmpfs -o ro none /dev/shm"  # which no run needs
     mount = f"mount -t tmpfs -o size={size} none {tmp_path}/{full}"
-    done = _mounts(f"{shared}; {mount}; {code}; exit $code")
+    done = shell(f"{shared}; {mount}; {code}; exit $code", *OWN_MOUNTS)
     assert done.returncode == 74, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "No space left" in done.stdout + done.stderr

@@ -9,12 +9,11 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from heads import add_subject, call, importable, rows_of, write_dataset, write_scan
+from heads import add_subject, call, rows_of, shell, write_dataset, write_scan
 from report_samples import make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
@@ -160,18 +159,12 @@ def test_a_run_below_nohup_outlives_its_terminal(monkeypatch):
     assert (code, "it went on" in err) == (64, True)
 
 
-def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-c", script]
-    env = {**os.environ, **importable()}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
 def test_a_deleted_current_folder_and_closed_streams_are_no_obstacle(tmp_path, bids, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     words = ("participant", "--dry-run", "--skip-bids-validation")
     h2lo = shlex.join([sys.executable, "-m", "h2lo_bids.cli.run", str(bids), "/out", *words])
-    assert _outside(f"rmdir {gone}; {h2lo} <&- >&- 2>&-", gone).returncode == 0
+    assert shell(f"rmdir {gone}; {h2lo} <&- >&- 2>&-", cwd=gone).returncode == 0
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
@@ -181,21 +174,17 @@ def test_a_deleted_current_folder_and_closed_streams_are_no_obstacle(tmp_path, b
     assert Path.cwd() == Path("/")
 
 
-@pytest.fixture
-def user() -> str:
-    """What begins a command line that may not enter closed folders, as root may."""
-    rights = "-dac_override,-dac_read_search"
-    if os.geteuid() == 0 and not shutil.which("setpriv"):
-        pytest.skip("root enters every folder")
-    return f"setpriv --inh-caps={rights} --bounding-set={rights}" if os.geteuid() == 0 else ""
-
-
-def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids, user):
+def test_inputs_in_a_closed_folder_are_one_line_with_a_remedy(tmp_path, bids):
     """As a model in the home of somebody else, from where the program was started."""
+    rights, user = "-dac_override,-dac_read_search", ()
+    if os.geteuid() == 0:  # who enters every folder
+        if not shutil.which("setpriv"):
+            pytest.skip("root cannot be kept from a folder without setpriv")
+        user = ("setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}")
     (tmp_path / "closed").mkdir()
     model, h2lo = tmp_path / "closed" / "model", f"{sys.executable} -m h2lo_bids.cli.run"
     words = f"{tmp_path}/out participant --skip-bids-validation --model {model}"
-    done = _outside(f"chmod 000 .; {user} {h2lo} {bids} {words}", tmp_path / "closed")
+    done = shell(f"chmod 000 .; {h2lo} {bids} {words}", *user, cwd=model.parent)
     assert done.returncode == 66
     assert done.stderr.startswith(f"h2lo: error: {model}: Permission denied; check ")
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter, map_coordinates
-from shapes import ellipsoid
+from shapes import ellipsoid, stored
 from skeletons import anat, scan_at
 
 from h2lo_bids.bids.scan import Scan
@@ -32,14 +32,8 @@ def make_brain() -> nib.Nifti1Image:
     affine = affine_of(SHAPE, 3.0)
     texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
     inside = ellipsoid((50, 60, 50), affine=affine, shape=SHAPE)
-    return _stored(np.where(inside, (400 + 100 * texture / texture.std()).clip(20), 0), affine)
-
-
-def _stored(values: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
-    image = nib.Nifti1Image(values.astype(np.int16), affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    return image
+    values = (400 + 100 * texture / texture.std()).clip(20).astype(int)
+    return stored(np.where(inside, values, 0), affine)
 
 
 def seen_at(brain: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
@@ -52,7 +46,7 @@ def seen(brain: nib.Nifti1Image, motion: np.ndarray, shape, spacing) -> nib.Nift
     """Return the brain as a scan shows it after a motion, in another contrast."""
     affine = affine_of(shape, spacing)
     grid = np.moveaxis(np.indices(shape), 0, -1)
-    return _stored(seen_at(brain, apply_affine(np.linalg.inv(motion) @ affine, grid)), affine)
+    return stored(seen_at(brain, apply_affine(np.linalg.inv(motion) @ affine, grid)), affine)
 
 
 def write_scan(root: Path, session: str, image, acq: str | None = None) -> Scan:

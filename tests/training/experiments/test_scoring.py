@@ -277,7 +277,7 @@ def test_a_training_subject_is_not_scored_under_another_name(tmp_path, pairs):
 
 
 def test_models_are_scored_on_pairs_of_their_task(tmp_path, pairs):
-    enhancer = load_bundle(write_enhancer(tmp_path, "T1w", FRAME))
+    enhancer = load_bundle(write_enhancer(tmp_path, "T1w", frame=FRAME))
     scores, _, _ = score([("mine", enhancer)], pairs, tmp_path / "out")
     whole = {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
     for pair in map(read_prepared, pairs):  # the network is the identity before it is fitted
