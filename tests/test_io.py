@@ -6,11 +6,11 @@ import errno
 import fcntl
 import io
 import json
-import multiprocessing
 import os
 import resource
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -165,31 +165,24 @@ WRITERS, ROUNDS = ("A", "B", "C"), 3
 """A round is one race: each writer writes once, so that what is lost stays lost."""
 
 
-def _write_and_report(root: Path, session: str, ready) -> None:
-    bids = root / "bids"
-    scan = scan_at(bids / anat("01", session, "T1w"))
-    found = Discovery(sources=(ImageSource(scan, (scan,)),))
-    for k in range(ROUNDS):
-        out, own = root / f"out{k}", {"participant_label": ("01",), "session_label": (session,)}
-        settings = Settings(bids, out, derivatives=((session, root),), **own)
-        ready.wait()
-        Run(settings, Console(), out / "logs" / "x").write_dataset()
-        ready.wait()
-        write_report(SubjectTask(settings, "01", found, out / "logs"), [], [])
-
-
 def test_what_tasks_write_at_the_same_moment_is_all_kept(tmp_path: Path) -> None:
     """Links to datasets of all, and the pages' sessions, each of a task of its own."""
-    (tmp_path / "bids").mkdir()
-    context = multiprocessing.get_context("fork")
-    ready = context.Barrier(len(WRITERS))
-    works = [(tmp_path, session, ready) for session in WRITERS]
-    processes = [context.Process(target=_write_and_report, args=args) for args in works]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    (bids := tmp_path / "bids").mkdir()
+    ready = threading.Barrier(len(WRITERS), timeout=60)
+
+    def write_and_report(session: str) -> None:
+        scan = scan_at(bids / anat("01", session, "T1w"))
+        found = Discovery(sources=(ImageSource(scan, (scan,)),))
+        own = {"participant_label": ("01",), "session_label": (session,)}
+        for out in (tmp_path / f"out{k}" for k in range(ROUNDS)):
+            settings = Settings(bids, out, derivatives=((session, tmp_path),), **own)
+            ready.wait()
+            Run(settings, Console(), out / "logs" / "x").write_dataset()
+            ready.wait()
+            write_report(SubjectTask(settings, "01", found, out / "logs"), [], [])
+
+    with ThreadPoolExecutor() as pool:  # a lock is of an open file, so that threads wait, too
+        list(pool.map(write_and_report, WRITERS))
     for out in (tmp_path / f"out{k}" for k in range(ROUNDS)):
         content = json.loads((out / "dataset_description.json").read_text())
         links = {"raw": (tmp_path / "bids").as_uri(), **dict.fromkeys(WRITERS, tmp_path.as_uri())}

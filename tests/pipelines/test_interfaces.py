@@ -26,11 +26,6 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 MODEL = {"frame": Frame((64,) * 3, (2.0,) * 3).to_dict(), "scaling": "max", "contrast": "T1w"}
 
 
-@pytest.fixture(autouse=True)
-def _in_its_own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def _save(data: np.ndarray, path: Path, affine: np.ndarray = AFFINE) -> str:
     nib.save(stored(data, affine), path)
     return str(path)
@@ -210,7 +205,7 @@ def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
         outputs=[], figures=[], figure_files=[], device="cpu", parts=["a", "b", "c"],
         errors=errors, coverage=[1.0] * errors.count(""), trained=trained,
     )  # fmt: skip
-    record = step.run().outputs.record
+    record = step.run(cwd=tmp_path).outputs.record
     assert record["source"] == "abc"[errors.index("")]
     assert any("the input is a single scan" in line for line in record["warnings"]) == warned
 
