@@ -13,19 +13,19 @@ from pathlib import Path
 import nibabel as nib
 import psutil
 import pytest
-from heads import add_subject, rows_of, shell, write_dataset, write_scan
+from heads import rows_of, shell, write_dataset, write_scan
 from skeletons import annex
 
 pytestmark = pytest.mark.slow
 
 
 def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2lo):
-    bids, bad = write_dataset(tmp_path / "bids", subjects=1, suffixes=("T1w",)), ("text", "annex")
+    bids, bad, long = write_dataset(tmp_path / "bids", subjects=0), ("text", "annex"), "a" * 200
     write_scan(bids / "sub-text/anat/sub-text_T1w.nii.gz").write_bytes(b"this is no image\n" * 50)
     annex(bids / "sub-annex" / "anat" / "sub-annex_T1w.nii.gz")
     # A good scan of the same participant is finished, too.
     write_scan(bids / "sub-text" / "anat" / "sub-text_T2w.nii.gz")
-    add_subject(bids, long := "a" * 200)
+    write_scan(bids / f"sub-{long}" / "anat" / f"sub-{long}_T1w.nii.gz")
     (bids / "sub-none" / "func").mkdir(parents=True)
     out = tmp_path / "a \"b' $c" / "ö"
     done = h2lo(bids, out, "--clean-workdir", code=1)
@@ -125,7 +125,7 @@ def test_a_run_that_ends_early_leaves_no_process_and_nothing_half_written(tmp_pa
 
 
 def test_two_runs_on_one_folder_both_end_whole(tmp_path, h2lo):
-    bids = write_dataset(tmp_path / "bids", subjects=1)
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
     out = tmp_path / "out"
     runs = [h2lo(bids, out, popen=True) for _ in range(2)]
     texts = [run.communicate(timeout=200) for run in runs]

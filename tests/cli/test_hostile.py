@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -26,7 +25,6 @@ from h2lo_bids.errors import (
     BadDataError,
     CannotCreateError,
     Failed,
-    InputOutputError,
     MissingInputError,
     TemporaryError,
     UnexpectedError,
@@ -236,10 +234,6 @@ def test_what_the_machine_lacks_is_told_with_a_remedy():
     for error in (MemoryError("1.78 PiB"), RuntimeError("[enforce] not enough memory: you")):
         assert isinstance(found := of_the_machine(error), TemporaryError)
         assert "smaller --batch or --crop" in str(found)
-    found = of_the_machine(OSError(errno.ENOSPC, "full", "/x/y"))
-    assert isinstance(found, InputOutputError)
-    assert str(found).startswith("/x/y: writing failed")
-    assert of_the_machine(OSError(errno.EACCES, "no", "/x")) is None
     assert of_the_machine(RuntimeError("of another kind")) is None
 
 
