@@ -225,7 +225,6 @@ def run_workflow(
     level = "DEBUG" if settings.verbose > 1 else "INFO"
     execution = {
         "crashfile_format": "txt",
-        "check_version": "false",
         "create_report": "false",
         "hash_method": "content",
         "remove_unnecessary_outputs": "false",
@@ -235,7 +234,6 @@ def run_workflow(
     levels = {"workflow_level": level, "interface_level": level}
     config.update_config({"logging": levels, "execution": execution})
     logging.update_logging(config)
-    os.environ.setdefault("NIPYPE_NO_ET", "1")
     crash_dir.mkdir(parents=True, exist_ok=True)
     workflow.config["execution"] = {"crashdump_dir": str(crash_dir)}
     runner = _Runner(scans, callback, settings.stop_on_first_crash)

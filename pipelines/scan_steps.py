@@ -384,6 +384,5 @@ def add_preparation(
         frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
     )
     prepare = add(workflow, step, "prepare", **{key: (find, key) for key in FOUND})
-    outputs = ("method", "warnings", "volume_mask", "native", "native_scaling", *SCALED)
-    found: dict[str, Source] = {key: (prepare, key) for key in outputs}
+    found: dict[str, Source] = {key: (prepare, key) for key in Prepare.output_spec().get()}
     return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}
