@@ -80,14 +80,12 @@ class Target:
 
 
 def _nifti() -> list[bytes]:
-    images = []
-    for kind in (nib.Nifti1Image, nib.Nifti2Image):
-        image = kind(np.arange(6**3, dtype=np.int16).reshape(6, 6, 6), np.eye(4))
+    data, kinds = np.arange(6**3, dtype=np.int16), (nib.Nifti1Image, nib.Nifti2Image)
+    images = [kind(data.reshape(6, 6, 6), np.eye(4)) for kind in (*kinds, nib.Nifti1Image)]
+    for image in images:
         image.set_qform(np.eye(4), 1)
-        images.append(image.to_bytes())
-    extended = nib.Nifti1Image(np.arange(6**3, dtype=np.int16).reshape(6, 6, 6), np.eye(4))
-    extended.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"a comment of some length"))
-    return [*images, extended.to_bytes()]
+    images[-1].header.extensions.append(nib.nifti1.Nifti1Extension(6, b"a comment of some length"))
+    return [image.to_bytes() for image in images]
 
 
 def _read_nifti(path: Path) -> None:
