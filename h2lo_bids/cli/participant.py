@@ -41,6 +41,7 @@ class SubjectTask:
     logs: Path
     """The run's folder for crash files and graphs."""
     templates: Templates = field(default_factory=dict)
+    """Of every contrast of the run, of which this participant may have one alone."""
 
 
 def run_participant(settings: Settings, console: Console) -> int:

@@ -102,10 +102,10 @@ def _images(task: SubjectTask, device: str, send: Send) -> list[ImageSpec]:
     for part in masks if settings.derivatives else ():
         level = "" if any(masks.values()) else "warning"
         send(note(f"{part.stem}: brain mask {mask_words(settings, part)}", level))
-    models = bundles_for(settings, tuple(sorted({scan.suffix for scan in task.found.scans})))
+    models = bundles_for(settings, tuple(task.templates))  # of all contrasts of the run
     precisions = {
-        suffix: settings.precision or fastest_precision(model, device)
-        for suffix, model in models.items()
+        suffix: settings.precision or fastest_precision(models[suffix], device)
+        for suffix in sorted({scan.suffix for scan in task.found.scans})
     }
     return [
         ImageSpec(

@@ -86,7 +86,7 @@ def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bund
     bundles: dict[str, Bundle] = {}
     for contrast, path in given.items():
         wanted = [s for s in suffixes if (s == contrast if contrast else s not in given)]
-        if contrast and not wanted:
+        if not wanted:
             continue
         for bundle in _models_at(path, wanted, methods, task, one_each=True):
             if bundle.contrast not in wanted:

@@ -44,6 +44,7 @@ def test_each_contrast_gets_the_model_that_was_asked_for(models: Path) -> None:
     both = [models / "h2lo_T1w", models / "h2lo_T2w"]
     assert chosen("T1w", "T2w", model=folder, method=("h2lo",)) == both
     assert chosen("T2w", model=(("T1w", models), ("T2w", both[1]))) == both[1:]
+    assert chosen("T2w", model=(("", models), ("T2w", both[1]))) == both[1:]
     assert chosen("T2w", model=folder) == both[1:]  # it holds one alone
     # What it lacks is embedded.
     identity = [models / "identity_T1w", default_bundle("T2w", method="identity").path]
