@@ -331,7 +331,8 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
         f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
         f"have a Dice overlap of only {overlap:.2f}"
     )
-    if overlap < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
+    fits = orientation_fits(image, found.image).values() if overlap < MIN_DICE else ()
+    if max(fits, default=0) >= MIN_FIT:
         raise BadDataError(f"{text}; {_REMEDY}")
     return replace(given, notes=(*given.notes, f"{text}; check that it is of this scan"))
 

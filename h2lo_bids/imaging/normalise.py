@@ -292,7 +292,7 @@ def _cut(data: np.ndarray, size: np.ndarray, *, pad: bool = False) -> np.ndarray
         data = np.pad(data, [(0, -n % k) for n, k in zip(data.shape, size, strict=True)])
     (a, i), (b, j), (c, k) = ((n // k, k) for n, k in zip(data.shape, size, strict=True))
     whole = data[: a * i, : b * j, : c * k].reshape(a, i, b, j, c, k)
-    return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, -1)
+    return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, i * j * k)
 
 
 def blocks(data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Blocks:

@@ -63,6 +63,8 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
     if not inside.any() or cut_share(inside) > MAX_CUT:
         return None
     fits = orientation_fits(image, mask)
+    if not fits:
+        return None
     own = fits.pop(_TURNS[0])
     best = max(fits, key=fits.__getitem__)
     clear = max(own, fits[best]) >= MIN_FIT
@@ -82,8 +84,11 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
 
 
 def orientation_fits(image: Any, mask: Any) -> dict[Turn, float]:
-    """Return how well a brain fits the template's in each of 24 orientations."""
-    brain = _cube(*_coarse(image, mask))[1]
+    """Return how well a brain fits the template's in each of 24 orientations; {} of some voxels."""
+    coarse = _coarse(image, mask)
+    if not np.any(coarse[0] > 0.5):
+        return {}
+    brain = _cube(*coarse)[1]
     turned = [
         np.transpose(brain, order)[tuple(slice(None, None, sign) for sign in signs)].ravel()
         for order, signs in _TURNS
@@ -113,7 +118,8 @@ def _coarse(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     brain = np.where(inside, np.asarray(image.dataobj, dtype=np.float32), 0)
     step = np.maximum(1, _FINE_MM // spacing_of(image.affine)).astype(int)
     shape, brain = (block_means(part, step) for part in (inside.astype(np.float32), brain))
-    low, high = np.percentile(brain[shape > 0.5] / shape[shape > 0.5], (1, 99))
+    seen = brain[shape > 0.5] / shape[shape > 0.5]
+    low, high = np.percentile(seen, (1, 99)) if seen.size else (0, 0)
     brain = np.clip(brain, low * shape, high * shape)
     return shape, brain, image.affine @ from_matvec(np.diag(step), (step - 1) / 2)
 

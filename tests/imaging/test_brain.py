@@ -16,6 +16,7 @@ from shapes import AFFINE, SPACING, ellipsoid, reoriented, stored
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain import (
     BrainMask,
+    brain_of,
     compare_masks,
     extract_brain,
     looks_stripped,
@@ -24,6 +25,7 @@ from h2lo_bids.imaging.brain import (
     use_given_mask,
 )
 from h2lo_bids.imaging.masks import bounding_box, dice
+from h2lo_bids.imaging.normalise import scale_image
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 
@@ -154,6 +156,18 @@ def test_a_given_mask_of_another_place_is_noted(refused) -> None:
     # What extraction finds may be no brain: then the mask that was given is believed.
     rod = BrainMask(stored(ellipsoid((15, 90, 15))), "deepbet")
     assert len(compare_masks(given, rod, "mask.nii.gz", SCAN).notes) == 1
+
+
+def test_a_brain_of_a_few_voxels_is_no_surprise() -> None:
+    values = np.zeros((20, 20, 20))
+    values[8:12, 10, 10] = 3, 9, 4, 8  # fills no block of 2 or 3 mm
+    image = stored(values, np.eye(4))
+    found = brain_of(image, method="skip")
+    assert any("its brain mask has 0 ml" in line for line in found.notes)
+    given = BrainMask(stored(values + 1, np.eye(4)), "given")
+    assert len(compare_masks(given, found, "mask.nii.gz", image).notes) == 1
+    made = scale_image(image, found.image, contrast="T1w", scaling="robust")
+    assert 0 < made.volume.max() <= 1
 
 
 def test_masks_are_shared_only_where_the_head_stayed_and_is_seen_whole() -> None:
