@@ -16,11 +16,7 @@ from h2lo_bids.imaging.resample import conform, frame_grid, lf_grid, lf_mask, re
 from h2lo_bids.models.frame import Frame
 
 RNG = np.random.default_rng(11)
-CODES = [
-    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
-    for order in permutations(["LR", "PA", "IS"])
-    for sides in product((0, 1), repeat=3)
-]
+CODES = ["".join(code) for axes in permutations(["LR", "PA", "IS"]) for code in product(*axes)]
 
 
 def scan(shape: tuple[int, int, int] = (16, 20, 18), zooms: tuple[float, ...] = (1, 1, 1)):

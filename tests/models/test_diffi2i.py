@@ -114,20 +114,15 @@ def block_by_hand(block: TransformerBlock, x: np.ndarray, z: np.ndarray, conv) -
         scale, shift = np.split(array(kernel.weight) @ z, 2)
         return y * scale[:, None, None] + shift[:, None, None]
 
-    attention, channels = block.attention, len(x)
-    each = channels // attention.heads
+    attention, mixed = block.attention, np.zeros_like(x)
     y = entered(x, block.norm1, attention.kernel)
-    qkv = conv(conv(y, attention.project), attention.depthwise)
-    mixed = np.zeros_like(x)
-    for head in range(attention.heads):
-        for i in range(head * each, (head + 1) * each):
-            score = []
-            for j in range(head * each, (head + 1) * each):
-                q, k = qkv[i], qkv[channels + j]
-                cosine = (q * k).sum() / np.sqrt((q**2).sum() * (k**2).sum())
-                score.append(np.exp(cosine * array(attention.temperature)[head, 0, 0]))
-            for j, weight in enumerate(np.array(score) / np.sum(score)):
-                mixed[i] += weight * qkv[2 * channels + head * each + j]
+    q, k, v = np.split(conv(conv(y, attention.project), attention.depthwise), 3)
+    heads = np.array_split(range(len(x)), attention.heads)
+    for own, temperature in zip(heads, array(attention.temperature).ravel(), strict=True):
+        for i in own:
+            lengths = np.sqrt((q[i] ** 2).sum() * (k[own] ** 2).sum((1, 2)))
+            score = np.exp(temperature * (q[i] * k[own]).sum((1, 2)) / lengths)
+            mixed[i] = np.tensordot(score / score.sum(), v[own], 1)
     x = x + conv(mixed, attention.out)
 
     feed = block.feed_forward

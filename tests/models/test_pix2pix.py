@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from problems import TINY as SIZES
 from torch.nn import functional
 
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
 
-TINY = Pix2PixArchitecture(channels=2, downs=3, discriminator_channels=2, discriminator_layers=2)
+TINY = SIZES["pix2pix"]["architecture"]
 
 
 def test_forward_is_a_nested_unet() -> None:
