@@ -189,6 +189,9 @@ def check_alignments(
     share of the brain that each scan shows.
     """
     points, values = _samples(high, high_mask)
+    if not len(points):
+        text = "the high-field scan of its pair has a brain mask of a few voxels; give another one"
+        raise BadDataError(f"{scans[0].name}: {text}")
     rows: list[dict[str, float]] = []
     reasons: list[str] = []
     for scan, share in zip(scans, coverage, strict=True):

@@ -36,7 +36,7 @@ def _wrong(shift=(0, 0, 0), degrees=0.0) -> np.ndarray:
     return from_matvec(nib.eulerangles.euler2mat(x=np.radians(degrees)), shift)
 
 
-def test_the_right_place_passes_and_a_wrong_one_or_somebody_else_is_caught(head) -> None:
+def test_the_right_place_passes_and_a_wrong_one_or_somebody_else_is_caught(head, refused) -> None:
     scan = _scan(head, (70, 80, 26), (2, 2, 5))
     sound = check_alignments([ScanAt("lf", *scan, MOVE)], *head, [1])
     figures = sound["Figures"]
@@ -51,6 +51,9 @@ def test_the_right_place_passes_and_a_wrong_one_or_somebody_else_is_caught(head)
         assert any("fits" in reason for reason in verdict["Reasons"])
     noise = stored(np.random.default_rng(2).random(SHAPE), head[0].affine)
     assert check_alignments([ScanAt("lf", noise, head[1], np.eye(4))], *head, [1])["Flagged"]
+    speck = (np.indices((40, 40, 40)) == 10).all(0)  # among samples that lie 3 voxels apart
+    given = [ScanAt("lf", *scan, MOVE)], stored(1 + speck, np.eye(4)), stored(speck, np.eye(4)), [1]
+    assert "mask of a few voxels" in refused(BadDataError, check_alignments, *given)
     places = [ScanAt("axi", *scan, MOVE), ScanAt("sag", *scan, MOVE @ _wrong((40, 0, 0)))]
     reasons = check_alignments(places, *head, [1, 1])["Reasons"]
     assert any("axi and sag" in reason and "40 mm" in reason for reason in reasons)
