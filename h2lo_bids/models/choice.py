@@ -89,11 +89,6 @@ def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bund
         if not wanted:
             continue
         for bundle in _models_at(path, wanted, methods, task, one_each=True):
-            if bundle.contrast not in wanted:
-                raise UsageError(
-                    f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
-                    f"the scans are {', '.join(suffixes)}"
-                )
             bundles[bundle.contrast] = bundle
     name = methods[0] if methods else _DEFAULT[task]
     return {s: bundles.get(s) or default_bundle(s, method=name) for s in suffixes}
@@ -128,11 +123,14 @@ def _models_at(
         found = choose_bundles(path, contrasts=contrasts, methods=methods, task=task)
         places = {item.path: item.contrast for item in found}
         for contrast in contrasts if one_each else ():
-            names = [item.method for item in found if item.contrast == contrast]
+            usable = [item for item in found if item.contrast == contrast]
+            names, how = [item.method for item in usable], "choose one with --method"
+            if len({*names}) < len(names):
+                names, how = [item.path.name for item in usable], "give the folder of one"
             if len(names) > 1:
                 raise UsageError(
-                    f"--model {path}: holds {len(names)} models for {contrast}; choose one with "
-                    f"--method: {', '.join(names)}"
+                    f"--model {path}: holds {len(names)} models for {contrast}; {how}: "
+                    f"{', '.join(names)}"
                 )
     for place, own in places.items():
         bundle = load_bundle(place, contrast=own, task=task)

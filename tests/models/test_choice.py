@@ -93,6 +93,9 @@ def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Pat
         bundles_for(given, ("T1w", "T2w"))
     with pytest.raises(UsageError, match="choose one with --method: h2lo-mlp, h2lo"):
         bundles_for(settings(model=(("", tmp_path),)), ("T1w",))
+    shutil.copytree(tmp_path / "h2lo_T1w", tmp_path / "old")  # no method tells these two apart
+    with pytest.raises(UsageError, match="2 models for T1w; give the folder of one: h2lo_T1w, old"):
+        bundles_for(given, ("T1w",))
 
 
 def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> None:
