@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from h2lo_bids.errors import BadDataError
+from h2lo_bids.errors import BadDataError, MissingInputError, of_the_machine
 from h2lo_bids.imaging.masks import largest_component
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import resample
@@ -77,10 +77,12 @@ def load_network(file: Path) -> Any:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict(checkpoint["model_state_dict"])
+    except OSError as err:
+        text = f"{file}: cannot be read ({err.strerror}); check its permissions"
+        raise MissingInputError(text) from err
     except Exception as err:  # torch raises many kinds: pickle, zip, key and shape errors
-        raise BadDataError(
-            f"{file}: does not hold SynthStrip's weights; give FreeSurfer's synthstrip.1.pt"
-        ) from err
+        text = f"{file}: does not hold SynthStrip's weights; give FreeSurfer's synthstrip.1.pt"
+        raise of_the_machine(err) or BadDataError(text) from err
     return network.eval()
 
 

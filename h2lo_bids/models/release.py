@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import BadDataError, UsageError, of_the_machine
 from h2lo_bids.models.bundle import Bundle, read_hashed
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import make_architecture
@@ -95,7 +95,7 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
     except Exception as err:
         # Damaged archives surface as many types; a refused global as UnpicklingError.
         refused = re.search(r"GLOBAL ([\w.]+)", str(err))
-        raise BadDataError(
+        raise of_the_machine(err) or BadDataError(
             f"{path}: refused, since loading it would run {refused[1]}; a checkpoint holds weights"
             if refused
             else f"{path}: not a PyTorch checkpoint, or a truncated one; download it again"

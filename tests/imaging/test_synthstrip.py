@@ -55,6 +55,7 @@ def test_other_files_are_one_line_and_run_nothing(tmp_path: Path, refused) -> No
         save()
         assert "SynthStrip's weights" in refused(BadDataError, load_network, path)
     assert not made.exists()
+    assert "cannot be read" in refused(MissingInputError, load_network, tmp_path)
     path.unlink()
     assert "w.pt" in refused(MissingInputError, find_weights, path, "synthstrip")
 

@@ -18,6 +18,7 @@ from h2lo_bids.errors import (
     TemporaryError,
     UsageError,
 )
+from h2lo_bids.imaging.synthstrip import load_network
 from h2lo_bids.models.bundle import (
     load_bundle,
     load_model,
@@ -95,8 +96,11 @@ def test_weights_of_another_model_are_named(model, name, value, message, refused
 
 
 def test_weights_for_which_memory_is_too_small_are_not_called_damaged(saved, monkeypatch, refused):
-    monkeypatch.setattr("safetensors.torch.load", lambda content: np.empty(1 << 50))
-    assert "memory ran out" in refused(TemporaryError, load_model, saved)
+    (checkpoint := saved.path / "T1w.pth").touch()
+    for name in ("torch.load", "safetensors.torch.load"):
+        monkeypatch.setattr(name, lambda *_, **__: np.empty(1 << 50))
+    for read, given in ((load_model, saved), (load_bundle, checkpoint), (load_network, checkpoint)):
+        assert "memory ran out" in refused(TemporaryError, read, given)
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "weights.safetensors"])
