@@ -11,7 +11,7 @@ from typing import Any
 from h2lo_bids import __version__
 from h2lo_bids.cli.console import complain
 from h2lo_bids.cli.parser import INTERRUPTED, Parser
-from h2lo_bids.errors import H2loError
+from h2lo_bids.errors import H2loError, TemporaryError
 from h2lo_bids.settings.convert import integer, number
 from h2lo_bids.vocabulary import CONTRASTS
 
@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_dataset(plan, lambda line: print(line, flush=True))
     except H2loError as err:
         return complain("h2lo-phantom", str(err), err.exit_code)
+    except MemoryError:
+        text = "memory ran out; give a larger --resolution, or use a machine with more of it"
+        return complain("h2lo-phantom", text, TemporaryError.exit_code)
     except KeyboardInterrupt:
         text = "interrupted; delete what is in OUT, or name another folder, and run again"
         return complain("h2lo-phantom", text, INTERRUPTED)

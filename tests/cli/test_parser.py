@@ -125,6 +125,15 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def test_a_phantom_too_large_for_the_memory_is_one_line(tmp_path, monkeypatch, capsys):
+    def fill(*_):
+        return bytearray(2**60)
+
+    monkeypatch.setattr("h2lo_bids.phantom.dataset.make_dataset", fill)
+    assert phantom.main([str(tmp_path)]) == 75
+    assert "memory ran out; give a larger --resolution" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_one_line_and_code_130(tmp_path, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
