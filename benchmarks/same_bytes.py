@@ -62,8 +62,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "enhance": (
         ("site", "site", "group", *ENHANCE, "--pretrain-derivatives", "{run}/people",
          "--model", "{h2lo_T1w}"),
-        ("site", "site", "benchmark", *ENHANCE, "--arm", "real", "flip-rotate", "curve",
-         "--pretrain-derivatives", "{run}/people"),
+        ("site", "site", "benchmark", *ENHANCE, "--arm", "real", "flip-rotate", "curve"),
         ("site", "enhanced", "participant", "--task", "enhance", "--participant-label", "01",
          "--model", "{run}/site/models/pfsr_T1w", "--precision", "fp32"),
     ),
