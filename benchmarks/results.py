@@ -77,8 +77,8 @@ def table_of(path: Path) -> str:
     return "\n".join(lines)
 
 
-def figure(out: Path, contrast: str, path: Path) -> bool:
-    """Draw images, errors and histograms of the first fold's first test subject."""
+def figure(out: Path, contrast: str, path: Path) -> None:
+    """Draw images, errors and histograms of a test subject that all of the first fold have."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -86,15 +86,18 @@ def figure(out: Path, contrast: str, path: Path) -> bool:
 
     table = out / f"table1_{contrast}.tsv"
     methods = pd.read_csv(table, sep="\t")["method"] if table.is_file() else ()
-    made = {}
+    found = {}
     for method in methods:
         file = out / "folds" / contrast / method / "fold-0" / "pictures.npz"
         if method != IDENTITY and file.is_file():
             with np.load(file) as content:
-                name = sorted({key.partition("/")[0] for key in content})[0]
-                made[method] = {k: content[f"{name}/{k}"].astype(float) for k in KINDS}
-    if not made:
-        return False
+                found[method] = dict(content)
+    # An external tool may have failed on some of the subjects.
+    people = [{key.partition("/")[0] for key in content} for content in found.values()]
+    if not people or not (shared := set.intersection(*people)):
+        return
+    name = min(shared)
+    made = {m: {k: own[f"{name}/{k}"].astype(float) for k in KINDS} for m, own in found.items()}
     first = next(iter(made.values()))
     images = {title_of(IDENTITY): first["hf"]}
     images |= {title_of(m): content["predicted"] for m, content in made.items()}
@@ -124,7 +127,6 @@ def figure(out: Path, contrast: str, path: Path) -> bool:
     axis.legend(fontsize=7)
     lines.tight_layout()
     lines.savefig(path.with_name(path.stem + "_histograms.png"), dpi=100)
-    return True
 
 
 KINDS = ("hf", "lf", "predicted", "histograms")

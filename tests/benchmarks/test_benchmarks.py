@@ -120,8 +120,12 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(script, tmp_path,
     write(fold / "realism.tsv", figures, *own)
     # Of another division: not of this table.
     write(fold.with_name("fold-1") / "realism.tsv", figures, ["h2lo", 9, 9, 9])
-    kinds = {f"01/{kind}": np.ones((3, 8, 8), np.float16) for kind in script.KINDS[:3]}
-    np.savez(fold / "pictures.npz", **kinds, **{"01/histograms": np.ones((3, 4), np.float16)})
+    shapes = {"hf": (3, 8, 8), "lf": (3, 8, 8), "predicted": (3, 8, 8), "histograms": (3, 4)}
+    shown, empty = ({f"{k}/{kind}": n + np.zeros(shape) for kind, shape in shapes.items()}
+                    for n, k in ((1, "02"), (0, "01")))  # fmt: skip
+    np.savez(fold / "pictures.npz", **shown)
+    (other := out / "folds/T1w/inr/fold-0").mkdir(parents=True)
+    np.savez(other / "pictures.npz", **shown, **empty)  # of a subject that H2LO lacks
     names = ("table1_T1w", "table1_T2w", "detail_T1w", "table2_T1w")
     page.write_text("\n".join(f"<!-- {name} -->\nas it was\n<!-- end -->" for name in names))
     monkeypatch.setattr(sys, "argv", ["results.py", str(out), str(page)])
