@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -169,10 +170,10 @@ def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -
 def _read_pairs(path: Path) -> list[Pair]:
     """Map the pairs of a file into memory, one per input."""
     try:
-        lf, mask, *inputs = np.load(path, mmap_mode="r")
+        lf, mask, *inputs = np.lib.format.open_memmap(path, mode="r")
         brain = np.asarray(mask) > 0
         return [Pair(f"{path.stem}_{n}", hf, lf, brain) for n, hf in enumerate(inputs, 1)]
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, TokenError) as err:  # numpy parses a header
         raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err
 
 
