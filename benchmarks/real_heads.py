@@ -177,7 +177,9 @@ def held_out(path: Path, bundle: Bundle, model: Any) -> Iterator[str]:
     yield f"{path.stem}: {'HF image':24s} " + figures(base)
     for name, change in CHANGES.items():
         given = change(high.astype(np.float64), brain, spacing)
-        scaled = scale_brain(given, brain, spacing.tolist(), contrast=bundle.contrast)
+        scaled = scale_brain(
+            given, brain, spacing.tolist(), contrast=bundle.contrast, scaling=bundle.scaling
+        )
         options = EngineOptions(precision=native_precision("cpu"))
         found = evaluate(predict(model, scaled.volume, brain, options=options), low, high)
         better = sum((found[m] > base[m]) == (m in RISING) for m in found)
