@@ -13,6 +13,7 @@ import numpy as np
 from problems import ball_pair, small_options
 
 from h2lo_bids.bids.derivatives import pair_paths
+from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.models.frame import Frame
@@ -92,6 +93,12 @@ def final_of(
     """The job of a final model of some pairs, validated on those who are held out."""
     fold = Fold.of(0, {pair.subject for pair in pairs} - {*held}, held, ())
     return fold_of(pairs, root, FinalJob, **{"fold": fold, "options": options, **changes})
+
+
+def whole_psnr(folder: Path) -> dict[tuple[str, str], float]:
+    """The figure of each subject and method over whole volumes, of a folder's scores."""
+    scores = read_scores(folder / "scores.tsv")
+    return {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
 
 
 def write_scan(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from prepared_pairs import final_of, fold_of, write_pair, write_pairs
+from prepared_pairs import final_of, fold_of, whole_psnr, write_pair, write_pairs
 from problems import history, small_options, tiny_options, vector
 
 from h2lo_bids.errors import BadDataError, UsageError
@@ -23,7 +22,13 @@ from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.training.experiments import crossvalidation
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, fold_done, run_fold
+from h2lo_bids.training.experiments.crossvalidation import (
+    FoldJob,
+    changes,
+    fold_done,
+    read_record,
+    run_fold,
+)
 from h2lo_bids.training.experiments.final import final_steps, fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.pairs import PreparedPair, find_prepared, open_prepared, read_prepared
@@ -52,10 +57,6 @@ def array(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj, np.float64)
 
 
-def record_of(job: FoldJob) -> dict[str, Any]:
-    return json.loads((job.folder / "record.json").read_text())
-
-
 def card_of(bundle: Bundle) -> str:
     return " ".join(bundle.card.split())
 
@@ -71,11 +72,11 @@ def test_scores_are_those_of_the_bundle_on_the_test_subjects(finished):
         for region in ("foreground", "whole")
     }
     model = load_model(load_bundle(job.folder / "bundle", contrast="T1w"))
-    record = record_of(job)
+    record = read_record(job.folder)
     assert record["parameters"] == sum(p.numel() for p in model.parameters())
     best = max((r for r in history(job.folder) if r["psnr"]), key=lambda r: float(r["psnr"]))
     assert record["best_step"] == int(best["step"])
-    whole = {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
+    whole = whole_psnr(job.folder)
     for pair in job.pairs_in("test"):
         hf, lf, mask = array(pair.hf), array(pair.lf), array(pair.mask) > 0
         with torch.no_grad():
@@ -130,7 +131,7 @@ def test_a_subject_without_a_pair_and_two_grids(tmp_path):
 
 @pytest.mark.slow
 def test_the_final_model_of_a_cross_validation(finished, tmp_path):
-    first, best = finished[0], np.median([record_of(job)["best_step"] for job in finished])
+    first, best = finished[0], np.median([read_record(job.folder)["best_step"] for job in finished])
     how = {"out_dir": tmp_path, "folds": finished, "carries": True}
     job = final_of(first.pairs, tmp_path, first.options, **how)
     assert final_steps(job) == best
@@ -148,9 +149,8 @@ def test_the_final_model_of_a_cross_validation(finished, tmp_path):
     # The figures are means over folds of means over subjects.
     means = []
     for fold in finished:
-        scores = read_scores(fold.folder / "scores.tsv")
-        own = [s for s in scores if (s.method, s.region) == ("h2lo", "whole")]
-        means.append(np.mean([s.values["psnr"] for s in own]))
+        found = whole_psnr(fold.folder)
+        means.append(np.mean([found[subject, "h2lo"] for subject in fold.fold.test]))
     figures = m["cross_validation"]
     assert figures["mean"]["h2lo"]["psnr"] == pytest.approx(np.mean(means))
     assert figures["std"]["h2lo"]["psnr"] == pytest.approx(np.std(means))
@@ -200,7 +200,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(tmp_path, finished, m
     pairs = write_pairs(tmp_path / "out", COUNT, RegistrationCheck=check)  # which were asked for
     job = jobs_of(tmp_path, pairs, options=options, initial=start)[0]
     run_fold(job)
-    record, made = record_of(job), load_bundle(job.folder / "bundle")
+    record, made = read_record(job.folder), load_bundle(job.folder / "bundle")
     assert "01: doubtful registration: dice 0.5" in record["warnings"]
     assert (record["steps"], record["stalled"], record["timed_out"]) == (8, True, False)
     known = {"name": "h2lo_T1w_fold-0", "sha256": start.sha256, "pairs": "simulated"}
@@ -301,12 +301,6 @@ def test_input_and_target_change_places_and_the_foreground_stays(tmp_path):
     assert score_pair(dark, dark.hf)[0].values["wass"] == pytest.approx(expected)
 
 
-def whole_psnr(job: crossvalidation.FoldWork) -> dict[str, float]:
-    """The figure of each method on the one test subject."""
-    scores = read_scores(job.folder / "scores.tsv")
-    return {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
-
-
 def test_a_fold_enhances_and_is_told_as_such(tmp_path):
     pairs = write_pairs(tmp_path / "out", 4)
     options = tiny_options("pfsr", steps=2, validate_every=2)
@@ -314,14 +308,14 @@ def test_a_fold_enhances_and_is_told_as_such(tmp_path):
     folder = run_fold(own)
     assert fold_done(own)
     assert not (folder / "realism.tsv").exists()  # the target is no low-field image
-    record = record_of(own)
+    record = read_record(own.folder)
     assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
     # Of the test subject; voxels of 8 mm carry no band of the columns.
     assert record["detail"] == [{"identity": {}, "pfsr": {}}]
     # The baseline is the low-field image, compared with the high-field one.
     pair = read_prepared(pairs[3])
-    found = whole_psnr(own)
-    assert found["identity"] == pytest.approx(metrics.psnr(pair.lf, pair.hf), abs=1e-3)
+    psnr = metrics.psnr(pair.lf, pair.hf)
+    assert whole_psnr(folder)["04", "identity"] == pytest.approx(psnr, abs=1e-3)
     assert '"LF image"' in (folder / "scores.json").read_text()
     pictures = np.load(folder / "pictures.npz")
     np.testing.assert_allclose(pictures["04/lf"][0], pair.hf[:, :, 11], atol=1e-3)  # the target
@@ -346,6 +340,6 @@ def test_the_curve_is_the_mean_at_each_grey_level(tmp_path):
     tested, known = read_prepared(pairs[3]), sorted(levels)
     assert len(known) < 201  # others lie between their neighbours
     made = np.interp(tested.lf * 200, known, [np.mean(levels[k]) for k in known]) * tested.mask
-    found = whole_psnr(own)
-    assert found["pfsr-curve"] == pytest.approx(metrics.psnr(made, tested.hf), abs=1e-3)
-    assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)
+    for method, image in (("pfsr-curve", made), ("identity", tested.lf)):
+        wanted = pytest.approx(metrics.psnr(image, tested.hf), abs=1e-3)
+        assert whole_psnr(own.folder)["04", method] == wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -12,13 +11,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import fold_of, write_pairs
+from prepared_pairs import fold_of, whole_psnr, write_pairs
 
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
 from h2lo_bids.evaluation.metrics import psnr
-from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import Fold
-from h2lo_bids.training.experiments.crossvalidation import fold_done, run_fold
+from h2lo_bids.training.experiments.crossvalidation import fold_done, read_record, run_fold
 from h2lo_bids.training.experiments.external import Command, ExternalJob, run_command
 from h2lo_bids.training.pairs import read_prepared
 
@@ -115,25 +113,21 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
     job = fold_of(pairs, tmp_path, ExternalJob, method="sim", fold=fold, command=tool)
     lost: list[str] = []
 
-    def scored():
-        run_fold(job, lost=lost.append)
-        scores = read_scores(job.folder / "scores.tsv")
-        return {(s.subject, s.method): s.values["psnr"] for s in scores if s.region == "whole"}
-
     fourth = read_prepared(pairs[3])
     raw = np.where(fourth.mask, 300 * np.asarray(fourth.hf, np.float64) ** 2 + 5, 0)
     expected = {
         ("04", "identity"): psnr(fourth.hf, fourth.lf),
         ("04", "sim"): psnr(raw / raw.max(), fourth.lf),
     }
-    assert scored() == pytest.approx(expected, abs=1e-3)
+    assert whole_psnr(run_fold(job, lost=lost.append)) == pytest.approx(expected, abs=1e-3)
     assert not fold_done(job)
     stop.unlink()
-    assert {*scored()} == {(who, what) for who in ("03", "04") for what in ("identity", "sim")}
+    every = {(who, what) for who in ("03", "04") for what in ("identity", "sim")}
+    assert {*whole_psnr(run_fold(job))} == every
     (line,) = lost
     assert line.startswith("sub-03: sim: ended with code 1")
     assert fold_done(job)
-    record = json.loads((job.folder / "record.json").read_text())
+    record = read_record(job.folder)
     assert (record["failed"], len(record["synthesis_seconds"])) == ({}, 2)
     stamp = (job.folder / "record.json").stat().st_mtime_ns
     run_fold(job)
