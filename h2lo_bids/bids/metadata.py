@@ -21,7 +21,7 @@ class Sidecars:
     """Reads the JSON that applies to images of one dataset by BIDS inheritance, each file once."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._named, self._content = root, cache(_named), cache(_content)
+        self._root, self._named, self._content = root, cache(_named), cache(read_sidecar)
 
     def read(self, image: Path, name: Name) -> dict[str, Any]:
         """Merge the sidecars of an image."""
@@ -52,7 +52,8 @@ def _named(folder: Path) -> list[tuple[Path, Name]]:
     return [(path, name) for path, name in parsed if name is not None]
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read one sidecar alone, or raise an error that names it."""
     check_content(path)
     try:
         content = read_json(path)

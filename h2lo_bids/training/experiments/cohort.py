@@ -216,8 +216,7 @@ class Cohort:
         """Yield each pair's file, name and scan, and its low-field image if the cohort has it."""
         made_by = (self.bundle.digest, self.seed) if self.bundle else ()
         for scan in scans:
-            brought: list[Path | None] = [image.path for image in scan.low]
-            for low in [None] if self.bundle else brought:
+            for low in [None] if self.bundle else [image.path for image in scan.low]:
                 desc = str(low).rpartition("_desc-")[2].partition("_")[0]
                 name = f"{scan.name}_{self.bundle.method if self.bundle else desc}"
                 stamps = [stamp(path) for path in (scan.high, scan.mask, low) if path is not None]

@@ -149,9 +149,6 @@ def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _slices(volume: np.ndarray, x: int, y: int, z: int) -> np.ndarray:
-    side = max(volume.shape)
-    out = np.zeros((3, side, side))
-    for square, cut in zip(out, (volume[:, :, z], volume[:, y, :], volume[x]), strict=True):
-        first = [(side - n) // 2 for n in cut.shape]
-        square[first[0] : first[0] + cut.shape[0], first[1] : first[1] + cut.shape[1]] = cut
-    return out
+    side, cuts = max(volume.shape), (volume[:, :, z], volume[:, y, :], volume[x])
+    margins = [[((side - n) // 2, (side - n + 1) // 2) for n in cut.shape] for cut in cuts]
+    return np.stack([np.pad(cut, margin) for cut, margin in zip(cuts, margins, strict=True)])

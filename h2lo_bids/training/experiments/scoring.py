@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, field_strength
+from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, field_strength, read_sidecar
 from h2lo_bids.errors import BadDataError, Failed, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
@@ -20,7 +20,7 @@ from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.normalise import to_frame
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
-from h2lo_bids.io import digest, read_json, write_json
+from h2lo_bids.io import digest, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
 from h2lo_bids.models.frame import Frame
@@ -255,11 +255,7 @@ def _check_low_field(path: Path) -> None:
     sidecar = path.with_name(f"{path.name.partition('.nii')[0]}.json")
     if not sidecar.exists():
         return
-    try:
-        content = read_json(sidecar)
-    except (OSError, ValueError) as err:
-        raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
-    strength = field_strength(content if isinstance(content, dict) else {})
+    strength = field_strength(read_sidecar(sidecar))
     if (strength.tesla or 0) >= LOW_FIELD_BELOW:
         raise BadDataError(
             f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "

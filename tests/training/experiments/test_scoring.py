@@ -225,12 +225,13 @@ def test_references_are_read_one_by_one(tmp_path):
     rng = np.random.default_rng(0)
     data = np.zeros((48, 56, 48), np.float32)
     data[8:40, 6:50, 8:40] = 1 + 0.02 * rng.standard_normal((32, 44, 32))  # 1.2 litres
-    names = ("a_T1w.nii.gz", "b_T1w.nii.gz", "c_T2w.nii.gz", "d_T1w.nii.gz")
+    names = [f"{name}.nii.gz" for name in ("a_T1w", "b_T1w", "c_T2w", "d_T1w", "e_T1w")]
     for name in names:
         nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), tmp_path / name)
     (tmp_path / "b_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
     for name, field in (("a", 0.064), ("d", 3)):
         (tmp_path / f"{name}_T1w.json").write_text(f'{{"MagneticFieldStrength": {field}}}')
+    (tmp_path / "e_T1w.json").write_text("[0.064]")
     given = tuple(convert.reference(f"{tmp_path}/{n}") for n in names)
     settings = Settings(
         bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", skull_strip="skip",
@@ -240,8 +241,9 @@ def test_references_are_read_one_by_one(tmp_path):
     found = scoring.read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), failed)
     assert [*found] == ["a_T1w.nii.gz"]
     assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
-    assert [item.scan for item in failed] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]
+    assert [item.scan for item in failed] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bde"]
     assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in failed[1].line
+    assert "e_T1w.json: the sidecar is not a JSON object" in failed[2].line
 
 
 def test_a_training_subject_is_not_scored_under_another_name(tmp_path, pairs):
