@@ -44,7 +44,6 @@ def jobs_of(root: Path, pairs: tuple[PreparedPair, ...], **changes: object) -> t
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldJob, ...]:
     """Three folds that have run; to be read only."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("finished")
     noise = [{"Deviation": 0.1, "Voxel": [2.0, 2.0, 2.0]}]
     jobs = jobs_of(root, write_pairs(root / "out", COUNT, ScanNoise=noise))
