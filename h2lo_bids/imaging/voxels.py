@@ -17,7 +17,7 @@ _TOLERANCE = 0.025
 _DENSE = 128
 _LEAST = 0.25
 """Share of a voxel's response in the brain below which its neighbours are not used."""
-_POINTS = 4_000_000
+POINTS = 4_000_000
 """Positions evaluated at once: 100 MB."""
 
 
@@ -159,8 +159,8 @@ def voxel_means(
     voxels = np.argwhere(needed)
     start = reach * (np.arange(3) == axis)
     values, inside = np.zeros((2, len(voxels), count), dtype=np.float32)
-    for first in range(0, len(voxels), max(_POINTS // count, 1)):
-        block = slice(first, first + max(_POINTS // count, 1))
+    for first in range(0, len(voxels), max(POINTS // count, 1)):
+        block = slice(first, first + max(POINTS // count, 1))
         points = place((voxels[block, None] - start + nodes.offsets).reshape(-1, 3))
         nearest = np.rint(points).astype(np.int64)
         there = ((nearest >= 0) & (nearest < brain.shape)).all(axis=1)

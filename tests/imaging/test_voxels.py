@@ -72,7 +72,7 @@ def test_the_rim_holds_the_mean_of_its_brain(kind):
 
 
 def test_slices_across_the_first_axis_ask_nothing_of_a_block_beyond_the_brain(monkeypatch):
-    monkeypatch.setattr("h2lo_bids.imaging.voxels._POINTS", 64)
+    monkeypatch.setattr("h2lo_bids.imaging.voxels.POINTS", 64)
     brain, sides = np.zeros((60, 20, 20), bool), (5.0, 1.6, 1.6)
     brain[:23] = True  # to the border of the last slice; the sinc reaches further
     got = voxel_means(
