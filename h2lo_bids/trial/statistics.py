@@ -213,9 +213,9 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
     """Fit the probability of seeing a lesion to its diameter; find where it is 80 %.
 
     The logit is linear in the logarithm of the diameter; the interval is by the delta
-    method and Student's t over groups; there is none for a single group, or where a diameter parts
-    the lesions seen from those missed. There is no diameter if the fit has no rising slope; it and
-    its bounds are infinite beyond a metre.
+    method and Student's t over groups; there is none for a single group, or where a diameter
+    separates the lesions seen from those missed. There is no diameter if the fit has no rising
+    slope; it and its bounds are infinite beyond a metre.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
 
 
 def _separates(design: np.ndarray, seen: np.ndarray) -> bool:
-    """Return whether a plane parts the lesions seen from those missed: the fit then has no end."""
+    """Return whether a plane separates the lesions seen from those missed: no fit then ends."""
     # Albert and Anderson 1984, Biometrika 71:1; a share of realisations is seen and missed.
     from scipy.optimize import linprog
 
@@ -330,7 +330,7 @@ def dose_response(
     -------
     dict
         Odds of seeing a lesion per unit of the quantity, their interval, and p of no effect;
-        empty where dose and what is seen vary in no stratum, a plane parts the lesions seen
+        empty where dose and what is seen vary in no stratum, a plane separates the lesions seen
         from those missed, or there is one subject.
     """
     import statsmodels.genmod.api as sm
