@@ -124,7 +124,7 @@ def run_steps(checkout: Path, out: Path, only: Sequence[str], inputs: dict[str, 
     for dataset, name, *rest in (line for step in only for line in STEPS[step]):
         words = [word.format(**inputs, run=run) for word in rest]
         how = ["--nprocs", "1", "--omp-nthreads", "1", "-w", str(out / "work")]
-        if "participant" in words and "--pairs" not in words:
+        if "participant" in words and not {"--pairs", "enhance"} & {*words}:
             how.append("--sloppy")
         began = time.monotonic()
         run_program(checkout, "h2lo", [inputs[dataset], str(run / name), *words, *how])
