@@ -27,8 +27,8 @@ from h2lo_bids.training.options import default_options, paper_options
         ("h2lo", (1, 6), {"average": 0.9, "precision": "bf16"}),
         ("arnold", (1, 35), {}),  # in the grid, and in the simplex
         ("pix2pix", (3, 5), {"precision": "bf16"}),
-        # At the end of stage 1, at that of the prior alone, and in the joint stage.
-        ("diffi2i", (4, 5, 7), {"precision": "bf16"}),
+        # In stage 1, at its end, at that of the prior alone, and in the joint stage.
+        ("diffi2i", (2, 4, 5, 7), {"precision": "bf16"}),
         ("pfsr", (3,), {"precision": "bf16"}),
     ],
 )
