@@ -66,10 +66,10 @@ def test_time_decides_the_stage_and_the_rate_which_falls_in_each():
 
 @pytest.mark.slow
 def test_learns_the_prior_and_a_held_out_subject(tmp_path):
-    options = options_of(steps=48, learning_rate=5e-3, validate_every=48)
+    options = options_of(steps=80, learning_rate=5e-3, validate_every=80)
     result = fit(TRAIN, HELD, options, tmp_path)
-    assert result.best_psnr > result.identity_psnr + 4
-    assert [bool(r["prior"]) for r in history(tmp_path)] == [False] * 21 + [True] * 27
+    assert result.best_psnr > result.identity_psnr + 5
+    assert [bool(r["prior"]) for r in history(tmp_path)] == [False] * 35 + [True] * 45
     # From noise, and for a subject that was in no step, the chain finds stage 1's z.
     untrained = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
@@ -80,4 +80,4 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path):
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
         estimates = [t.model.estimate_prior(source, noise) for t in (untrained, task)]
     before, after = ((estimate - z).abs().mean().item() for estimate in estimates)
-    assert after < 0.5 * before
+    assert after < 0.3 * before

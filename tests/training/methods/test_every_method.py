@@ -80,8 +80,8 @@ def test_ablations_are_what_their_names_say():
 @pytest.mark.parametrize(
     ("name", "gain", "changes"),
     [
-        ("h2lo", 8, {"steps": 70, "batch": 1}),
-        ("pfsr", 1, {"steps": 30, "batch": 2, "flip_rotate": False}),
+        ("h2lo", 8, {"steps": 150, "batch": 1}),
+        ("pfsr", 1, {"steps": 60, "batch": 4, "flip_rotate": False}),
     ],
 )
 def test_learns_a_held_out_subject(tmp_path, name, gain, changes):
