@@ -84,7 +84,7 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
 
 
 def orientation_fits(image: Any, mask: Any) -> dict[Turn, float]:
-    """Return how well a brain fits the template's in each of 24 orientations; {} of some voxels."""
+    """Return how well a brain fits the template's in each of 24 orientations; {} if tiny."""
     coarse = _coarse(image, mask)
     if not np.any(coarse[0] > 0.5):
         return {}

@@ -249,8 +249,9 @@ def diameter_seen(diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray) -
 
 
 def _separates(design: np.ndarray, seen: np.ndarray) -> bool:
-    """Return whether a plane separates the lesions seen from those missed: no fit then ends."""
-    # Albert and Anderson 1984, Biometrika 71:1; a share of realisations is seen and missed.
+    """Return whether a plane separates the lesions seen from those missed."""
+    # The likelihood then has no maximum (Albert and Anderson 1984, Biometrika 71:1). A lesion
+    # seen in some realisations alone counts as seen and as missed.
     from scipy.optimize import linprog
 
     rows = np.vstack([design[seen > 0], -design[seen < 1]])

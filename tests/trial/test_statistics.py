@@ -137,11 +137,13 @@ def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     alone = st.diameter_seen(diameters, seen, np.zeros(len(seen)))  # lesions of one person
     assert alone["diameter80"] == found["diameter80"]
     assert np.isnan([alone["diameter80_low"], alone["diameter80_high"]]).all()
-    # Missed at 3 mm by all, seen at 15: no fit tells where between. Nor where 15 mm alone is seen.
-    for sizes, known in (([3.0, 15], 3), ([3, 4, 6, 8, 10, 12, 15.0], 2)):
-        parted, whose = np.tile(sizes, 5), np.repeat(np.arange(5), len(sizes))
-        found = st.diameter_seen(parted, (parted == 15) * 1.0, whose)
-        assert np.count_nonzero(np.isfinite([*found.values()])) == known
+    # All lesions of 15 mm are seen and all smaller ones are missed: the data bound nothing.
+    for sizes in ([3.0, 15], [3, 4, 6, 8, 10, 12, 15.0]):
+        separated, whose = np.tile(sizes, 5), np.repeat(np.arange(5), len(sizes))
+        found = st.diameter_seen(separated, (separated == 15) * 1.0, whose)
+        assert sizes[-2] < found.get("diameter80", 14) < 15
+        bounds = [found.get(f"diameter80_{end}", math.nan) for end in ("low", "high")]
+        assert np.isnan(bounds).all()
     # Seen as often at any size, but for a hundredth: no head has a lesion that is seen more.
     flat = st.diameter_seen(diameters[::12], np.linspace(0.5, 0.51, 8), np.arange(8))
     assert (flat["diameter80"], flat["diameter80_high"]) == (math.inf, math.inf)
