@@ -42,7 +42,7 @@ FRAME_SHAPE = (208, 256, 256)
 MARGIN = 12
 """Voxels around the brain that thick slices, blur and distortion may bring into it."""
 NEGATIVE_KEPT = 0.0
-"""Share of inverted signal in low-field T1w images: real ones have none, unlike phantoms."""
+"""Share of inverted signal in low-field T1w images: real ones have none."""
 MISREGISTRATION = 0.6
 """Root mean square in mm of a low-field scan's rigid registration error."""
 RATIO_OF = ("cortex", "csf")

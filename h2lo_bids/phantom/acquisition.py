@@ -89,17 +89,6 @@ def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return fft.ifft2(fft.ifftshift(kspace[..., *band], axes=(-2, -1))) * scale
 
 
-def taper_kspace(image: np.ndarray, taper: float) -> np.ndarray:
-    """Apply a raised cosine to the k-space of the last two axes: 0 none, 0.46 Hamming's."""
-    from scipy import fft
-
-    kspace = fft.fft2(image)
-    for axis in (-2, -1):
-        window = 1 - taper + taper * np.cos(2 * np.pi * fft.fftfreq(image.shape[axis]))
-        kspace = kspace * (window[:, None] if axis == -2 else window)
-    return fft.ifft2(kspace)
-
-
 def complex_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Return white noise with standard deviation `sigma` in each of two channels."""
     parts = rng.standard_normal((2, *shape), dtype=np.float32) * np.float32(sigma)
@@ -113,7 +102,6 @@ def acquire(
     pose: np.ndarray,
     *,
     profile: str,
-    taper: float,
     sigma: float,
     rng: np.random.Generator,
     fine: tuple[int, int] = (2, 5),
@@ -126,10 +114,10 @@ def acquire(
         Signal of the head (X, Y, Z), and its voxel indices to mm of the head.
     grid, pose
         The scan's voxels; 4 x 4 from mm of the head to mm of the scanner.
-    profile, taper
-        See `slice_profile` and `taper_kspace`; the taper smooths the noise too.
+    profile
+        See `slice_profile`.
     sigma, rng
-        Standard deviation of the noise per channel before the taper, and its source.
+        Standard deviation of the noise per channel, and its source.
     fine
         Samples per voxel in the plane and across the slice before the band limit.
     """
@@ -148,4 +136,4 @@ def acquire(
     plane = [n for axis, n in enumerate(grid.shape) if axis != across]
     image = truncate_kspace(stack, (plane[0], plane[1]))
     image = image + complex_noise(image.shape, sigma, rng)
-    return np.moveaxis(np.abs(taper_kspace(image, taper)), 0, across).astype(np.float32)
+    return np.moveaxis(np.abs(image), 0, across).astype(np.float32)

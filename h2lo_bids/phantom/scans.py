@@ -21,16 +21,16 @@ from h2lo_bids.phantom.anatomy import Anatomy, Subject, render, rigid, smooth_fi
 from h2lo_bids.phantom.physics import NAMES, NEGATIVE_KEPT
 
 WHITE = NAMES.index("white")
-NOISE = {"T1w": 0.065, "T2w": 0.14}
+NOISE = {"T1w": 0.027, "T2w": 0.084}
 """Standard deviation per channel of a low-field scan, in units of white matter."""
-DISTORTION = 2.75
+DISTORTION = 2.55
 """Root mean square in mm, see `distortion`."""
 
 _HALF_AXES = (75.0, 95.0, 85.0)
 """Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
 _COIL = {
-    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.67},
-    "T2w": {"rim": 0.6, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
+    "T1w": {"rim": 1.08, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.67},
+    "T2w": {"rim": 0.9, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
 }
 """`hot`: gain in the middle of the hot spot beyond 1."""
 _HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
@@ -57,7 +57,7 @@ def nominal_look(contrast: str, rng: np.random.Generator) -> Look:
         vessel=rng.uniform(0.45, 0.65) if t1w else rng.uniform(0.9, 1.2),
         texture=rng.uniform(0.03, 0.045),
         blur=(0.4, 0.4, 0.4),
-        noise=rng.uniform(0.06, 0.07) if t1w else rng.uniform(0.043, 0.053),
+        noise=rng.uniform(0.06, 0.07) if t1w else rng.uniform(0.077, 0.095),
         rim=rim,
         rough=0.04 if t1w else 0.215,
     )
@@ -162,7 +162,7 @@ def low_field_scan(
     values = physics.signal_of(sequence, subject.tissues)
     vessel = 0.3 if sequence.ti else 2.7
     head = render(
-        subject, values / values[WHITE], vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6)
+        subject, values / values[WHITE], vessel=vessel, texture=0.04, blur=(0.4, 0.4, 0.4)
     )
     if displacement is not None:
         head = resample(head, np.eye(4), head.shape, displacement=displacement)
@@ -174,7 +174,6 @@ def low_field_scan(
         physics.low_field_grid(contrast, acquisition),
         pose,
         profile="sinc" if acquisition == "iso" else "gauss",
-        taper=0.15,
         sigma=NOISE[contrast] * rng.uniform(0.9, 1.1),
         rng=rng,
         fine=(1 if coarse else 2, 2 if acquisition == "iso" or coarse else 4),

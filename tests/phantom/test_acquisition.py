@@ -22,7 +22,7 @@ def test_truncation_leaves_a_band_limited_image_unchanged() -> None:
 def test_noise_is_rayleigh_in_the_background_and_rician_in_tissue() -> None:
     grid = Grid((60, 62, 40), (1.6, 1.6, 5.0))
     empty = np.zeros((20, 20, 20), np.float32)
-    how = {"profile": "gauss", "taper": 0.0, "sigma": 0.3, "rng": np.random.default_rng(2)}
+    how = {"profile": "gauss", "sigma": 0.3, "rng": np.random.default_rng(2)}
     scan = acquire(empty, np.eye(4), grid, np.eye(4), **how)
     assert scan.mean() == pytest.approx(0.3 * np.sqrt(np.pi / 2), rel=0.01)
     assert scan.std() == pytest.approx(0.3 * np.sqrt(2 - np.pi / 2), rel=0.02)
@@ -43,7 +43,7 @@ def test_a_moved_blob_lands_where_the_pose_says(shape, zooms) -> None:
     blob = np.exp(-0.5 * np.sum((where - centre[:, None, None, None]) ** 2, axis=0) / 5.0**2)
     pose = rigid(np.array([10.0, -5.0, 20.0]), np.array([3.0, -2.0, 4.0]))
     grid = Grid(shape, zooms)
-    how = {"profile": "gauss", "taper": 0.1, "sigma": 0.0, "rng": np.random.default_rng(0)}
+    how = {"profile": "gauss", "sigma": 0.0, "rng": np.random.default_rng(0)}
     scan = acquire(blob.astype(np.float32), affine, grid, pose, **how)
     assert scan.shape == shape
     index = np.indices(shape).reshape(3, -1)
