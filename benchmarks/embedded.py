@@ -45,7 +45,7 @@ SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
 PAIR_SEED = 1000
 """Added to a label map's number: the pairs stay the same when the fit's seed changes."""
-STEPS = 4000
+STEPS = 3500
 SPACING = (1.0, 1.0, 1.0)
 
 USE = (
@@ -107,7 +107,7 @@ def embedded_options(seed: int = 42, steps: int = STEPS, precision: str = "bf16"
         checkpoint_every=50,
         validation_crops=96,
         augmentation=Augmentation(
-            flip=0.5, shift=4, scale=0.05, gamma=0.35, bias=0.1, noise=0.02, outliers=0.001
+            flip=0.5, shift=4, scale=0.05, gamma=0.45, bias=0.1, noise=0.02, outliers=0.001
         ),
         scaling="robust",
     )
