@@ -30,7 +30,7 @@ _HALF_AXES = (75.0, 95.0, 85.0)
 """Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
 _COIL = {
     "T1w": {"rim": 1.08, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.67},
-    "T2w": {"rim": 0.9, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
+    "T2w": {"rim": 0.85, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
 }
 """`hot`: gain in the middle of the hot spot beyond 1."""
 _HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
